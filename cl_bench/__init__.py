@@ -1,0 +1,49 @@
+"""cl-bench: one benchmark harness for continual learning and test-time adaptation.
+
+Names are loaded when first used, so that ``import cl_bench`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "AccuracyMatrix": "matrix",
+    "Adapter": "adapters",
+    "AdapterSet": "adapters",
+    "Backbone": "backbones",
+    "Batch": "types",
+    "CosineHead": "heads",
+    "Experience": "types",
+    "Head": "heads",
+    "LabelSpace": "types",
+    "LinearHead": "heads",
+    "Method": "method",
+    "PrototypeHead": "heads",
+    "Rng": "rng",
+    "Scenario": "scenario",
+    "TensorData": "data",
+    "TestSet": "types",
+    "UserError": "errors",
+    "attach": "adapters",
+    "batches": "data",
+    "check_method": "testing",
+    "check_scenario": "testing",
+    "columns_of": "heads",
+    "select": "heads",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'cl_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,5 @@
+"""Data sets that fit the contracts, and loaders for the formats this field publishes in."""
+
+from .tensor import TensorData, batches
+
+__all__ = ["TensorData", "batches"]

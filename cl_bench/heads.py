@@ -1,0 +1,176 @@
+"""Classifier heads that grow as classes arrive. Columns follow ``head.space``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .types import LabelSpace
+
+__all__ = ["CosineHead", "FixedHead", "Head", "LinearHead", "PrototypeHead", "columns_of", "select"]
+
+
+def columns_of(labels: Tensor, space: LabelSpace) -> Tensor:
+    """Global label ids (N,) to columns of ``space`` (N,).
+
+    Raises:
+        ValueError: if a label is not in the space.
+    """
+    if len(space) == 0:
+        raise ValueError("the label space is empty")
+    top = max(space.ids)
+    table = torch.full((top + 1,), -1, dtype=torch.int64)
+    table[list(space.ids)] = torch.arange(len(space))
+    table = table.to(labels.device)
+    columns = torch.where(labels <= top, table[labels.clamp(0, top)], -1)
+    if columns.device.type == "cpu" and bool((columns < 0).any()):  # reading it on a GPU would wait for every step
+        unknown = sorted(set(labels[columns < 0].tolist()))[:5]
+        raise ValueError(f"labels {unknown} are not in the label space of {len(space)} classes")
+    return columns
+
+
+def select(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
+    """Logits over ``have`` (N, len(have)) re-ordered to ``want`` (N, len(want)); classes unknown to the head get -inf."""
+    if have.ids == want.ids:
+        return logits
+    at = {label: k for k, label in enumerate(have.ids)}
+    known = [k for k, label in enumerate(want.ids) if label in at]
+    if len(known) == len(want):
+        return logits[:, [at[i] for i in want.ids]]
+    out = logits.new_full((len(logits), len(want)), -torch.inf)
+    out[:, known] = logits[:, [at[want.ids[k]] for k in known]]
+    return out
+
+
+class Head(nn.Module):
+    """Features (N, num_features) to logits (N, len(space)); ``grow`` adds classes and keeps what is known."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.space = LabelSpace()
+
+    def grow(self, space: LabelSpace) -> None:
+        """Make room for the classes of ``space`` that are new; call it before optimizers exist."""
+        self.space = self.space | space
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """Global label ids to columns of this head's logits."""
+        return columns_of(labels, self.space)
+
+    def _grown(self, old: Tensor | None, rows: int, fresh: Tensor) -> nn.Parameter:
+        """``fresh`` with the first rows taken from ``old``."""
+        with torch.no_grad():
+            if old is not None and rows:
+                fresh = fresh.to(old)
+                fresh[:rows] = old
+        return nn.Parameter(fresh)
+
+
+class LinearHead(Head):
+    """An affine classifier; new rows are drawn as ``nn.Linear`` draws them unless ``std`` says N(0, std^2)."""
+
+    def __init__(self, num_features: int, bias: bool = True, std: float | None = None) -> None:
+        super().__init__(num_features)
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(0, num_features))
+        self.bias = nn.Parameter(torch.empty(0)) if bias else None
+
+    def grow(self, space: LabelSpace) -> None:
+        old = len(self.space)
+        super().grow(space)
+        n = len(self.space)
+        if n == old:
+            return
+        bound = 1 / math.sqrt(self.num_features)
+        weight = torch.empty(n, self.num_features)
+        if self.std is None:
+            weight.uniform_(-bound, bound)
+        else:
+            weight.normal_(0.0, self.std)
+        self.weight = self._grown(self.weight, old, weight.to(self.weight))
+        if self.bias is not None:
+            bias = torch.zeros(n) if self.std is not None else torch.empty(n).uniform_(-bound, bound)
+            self.bias = self._grown(self.bias, old, bias.to(self.bias))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight, self.bias)
+
+
+class CosineHead(Head):
+    """``scale * cos(f, w_c)`` with a learnable scale that starts at 1 and rows drawn from U(+-1/sqrt(d)): the head of
+    LUCIR (Hou et al., CVPR 2019) as the pretrained-model methods use it."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.weight = nn.Parameter(torch.empty(0, num_features))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def grow(self, space: LabelSpace) -> None:
+        old = len(self.space)
+        super().grow(space)
+        if len(self.space) > old:
+            bound = 1 / math.sqrt(self.num_features)
+            fresh = torch.empty(len(self.space), self.num_features).uniform_(-bound, bound)
+            self.weight = self._grown(self.weight, old, fresh.to(self.weight))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class PrototypeHead(Head):
+    """Cosine to class means; nothing is trained. ``add`` accumulates sums and counts, so data may come in parts."""
+
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.register_buffer("sums", torch.zeros(0, num_features))
+        self.register_buffer("counts", torch.zeros(0))
+
+    def grow(self, space: LabelSpace) -> None:
+        new = len(self.space | space) - len(self.space)
+        super().grow(space)
+        self.sums = torch.cat([self.sums, self.sums.new_zeros(new, self.num_features)])
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(new)])
+
+    @torch.no_grad()
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Count features (N, d) of global ``labels`` (N,) into their classes' means."""
+        at = self.columns(labels)
+        self.sums.index_add_(0, at, features.to(self.sums))
+        self.counts.index_add_(0, at, torch.ones_like(at, dtype=self.counts.dtype))
+
+    @property
+    def prototypes(self) -> Tensor:
+        """Class means (C, d); a class without data has a zero row."""
+        return self.sums / self.counts.clamp(min=1).unsqueeze(1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+
+
+class FixedHead(Head):
+    """A classifier that came with the weights, answering for ``space``; it does not grow."""
+
+    def __init__(self, layer: nn.Module, space: LabelSpace, num_features: int) -> None:
+        super().__init__(num_features)
+        self.layer = layer
+        self.space = space
+
+    def grow(self, space: LabelSpace) -> None:
+        new = [i for i in space.ids if i not in self.space.ids]
+        if new:
+            raise ValueError(f"this classifier came with its weights and cannot grow to classes {new[:5]}")
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight (C, d)."""
+        return self.layer.weight  # type: ignore[return-value]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(features)

@@ -1,0 +1,169 @@
+"""The contract of a method: one class, a LightningModule, that learns experiences and answers for images."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .heads import FixedHead, Head, LinearHead, columns_of, select
+from .rng import Rng
+from .types import Batch, Experience, LabelSpace
+
+if TYPE_CHECKING:
+    from .backbones import Backbone
+
+__all__ = ["Method"]
+
+
+class Method(LightningModule):
+    """Learns a sequence of experiences and answers for test images.
+
+    A subclass writes down its algorithm and nothing else. Every hyper-parameter is a keyword of ``__init__`` with the
+    published default, kept under its own name; there is no config object. The base class is a working method: it
+    fine-tunes the backbone and a growing linear head with cross-entropy.
+
+    The runner calls, per experience: ``begin(exp)`` -> Lightning's ``fit`` (``training_step``,
+    ``configure_optimizers`` and any other Lightning hook) for ``epochs_for(exp)`` epochs -> ``end(exp)``. For a
+    test stream it calls ``deploy(source)`` once and then ``predict`` for each arriving batch.
+
+    What a method can see: images and labels of the experience at hand, what it stored itself, and the images of test
+    batches. It never holds a test set, test labels, or an identity of the experience behind a test image.
+
+    Attributes:
+        needs: what the scenario must reveal (``Scenario.gives``).
+        adapts: True for test-time adaptation: ``predict`` changes the model.
+        family, paper: shown by ``cl-bench list methods``.
+        exempt: checks of :mod:`cl_bench.testing` that do not apply, each with its reason; printed by the checker.
+        backbone: images (N, 3, H, W) in [0, 1] to features (N, num_features).
+        head: features to logits over ``head.space``.
+        rng: the method's own generators, ``self.rng.on(device)``; seeded by the runner. ``predict`` must draw from
+            these alone.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    adapts: ClassVar[bool] = False
+    family: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    exempt: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, backbone: Backbone, *, lr: float = 1e-3, epochs: int = 5, batch_size: int = 32) -> None:
+        super().__init__()
+        self.lr, self.epochs, self.batch_size = lr, epochs, batch_size
+        self.backbone = backbone
+        self.head: Head = self.make_head()
+        self.rng = Rng()
+        self.seen = LabelSpace()
+        self.current = LabelSpace()
+
+    def make_head(self) -> Head:
+        """The classifier: the one that came with the weights where there is one, else a growing linear head."""
+        if isinstance(self.backbone.head, Head):
+            return self.backbone.head
+        if self.backbone.head is not None:
+            n = len(self.backbone.classes)
+            space = LabelSpace(tuple(range(n)), tuple(self.backbone.classes))
+            return FixedHead(self.backbone.head, space, self.backbone.num_features)
+        return LinearHead(self.backbone.num_features)
+
+    # ------------------------------------------------------------------ learning
+    def begin(self, exp: Experience) -> None:
+        """Before optimizers exist: grow the head, add an adapter. Call ``super().begin(exp)``."""
+        self.current = exp.space
+        self.seen = self.seen | exp.space
+        self.head.grow(exp.space)
+
+    def training_data(self, exp: Experience) -> Dataset:
+        """What ``fit`` iterates over; joint training returns all that it stored."""
+        return exp.data
+
+    def epochs_for(self, exp: Experience) -> int:
+        """Passes of ``fit`` over the training data; 0 skips ``fit``."""
+        return self.epochs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to logits over ``head.space``."""
+        return self.head(self.backbone.forward_features(x))
+
+    def loss(self, logits: Tensor, y: Tensor, among: LabelSpace | None = None) -> Tensor:
+        """Cross-entropy of global labels ``y``; ``among`` restricts the softmax to some classes ("masked CE")."""
+        among = among or self.head.space
+        return F.cross_entropy(select(logits, self.head.space, among), columns_of(y, among))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Lightning's hook; the working default is cross-entropy over all classes seen so far."""
+        return self.loss(self(batch.x), batch.y)
+
+    def configure_optimizers(self) -> Any:
+        """Lightning's hook; AdamW on what is trainable. None is fine for gradient-free methods."""
+        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+
+    def end(self, exp: Experience) -> None:
+        """After ``fit``: Fisher, exemplars, prototypes, merging."""
+
+    # ------------------------------------------------------------------ answering
+    def deploy(self, source: Experience | None) -> None:
+        """Before a test stream; ``source`` is given only to methods whose ``needs`` name it."""
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        """Logits (N, len(space)) for images ``x``; a test-time method overrides it: adapt and answer, one step."""
+        return select(self(x), self.head.space, space)
+
+    def answer(self, x: Tensor, space: LabelSpace) -> Tensor:
+        """Like :meth:`predict` but never adapting: used where a stream is too fast for the method. A test-time method
+        answers from its current state."""
+        return select(self(x), self.head.space, space)
+
+    def feedback(self, x: Tensor, y: Tensor) -> None:
+        """Late labels of the stream, where the scenario gives ``labels`` and the method needs them."""
+
+    def stored_samples(self) -> int:
+        """How many training images the method keeps; counted into the record."""
+        return sum(getattr(m, "samples", 0) for m in self.modules())
+
+    # ------------------------------------------------------------------ given, final
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Hands predictions to the engine. The batch is images and row numbers: labels are not here to be seen."""
+        x, rows = batch
+        sink = self.__dict__["_answers"]
+        with torch.set_grad_enabled(self.adapts):
+            sink(dataloader_idx, rows, self.predict(x, sink.space(dataloader_idx)))
+
+    def mark(self) -> None:
+        """Remember this state for :meth:`reset`: one deep copy of model, optimizers and everything else together."""
+        self.__dict__.pop("_marked", None)
+        self.__dict__["_marked"] = copy.deepcopy(self._own_state())
+
+    def reset(self) -> None:
+        """Back to the last :meth:`mark`, bit for bit: weights, buffers, optimizers, memories, counters, generators.
+
+        Raises:
+            RuntimeError: if nothing was marked.
+        """
+        if "_marked" not in self.__dict__:
+            raise RuntimeError("reset() before mark()")
+        fresh = copy.deepcopy(self.__dict__["_marked"])
+        for key in self._own_state().keys() - fresh.keys():
+            del self.__dict__[key]
+        self.__dict__.update(fresh)
+
+    def _own_state(self) -> dict[str, Any]:
+        """All attributes but Lightning's own and the mark itself."""
+        return {k: v for k, v in self.__dict__.items() if k not in _LIGHTNING and not k.startswith(("_marked", "_answers"))}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Method:
+        """A copy that shares neither Trainer nor mark with the original."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        LightningModule.__init__(twin)
+        twin.__dict__.update(copy.deepcopy(self._own_state(), memo))
+        return twin
+
+
+# Attributes that Lightning keeps on a module: runtime wiring, not state of a method.
+_LIGHTNING = frozenset(LightningModule().__dict__) - frozenset(nn.Module().__dict__) - {"_device", "_dtype"}
