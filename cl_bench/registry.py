@@ -1,0 +1,238 @@
+"""Finds methods, scenarios, backbones and adapter kinds by name, through entry points, one import at a time.
+
+An entry point of a group names either one object (``package.module:Class``) or a package. A package is scanned: every
+file's ``__all__`` lists what it offers, read from the source without importing it, so that listing a hundred methods
+imports none and a new method is one new file. Our own methods come in by the same door as a third party's.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+__all__ = ["GROUPS", "Entry", "describe", "entries", "find", "load_path", "name_of"]
+
+GROUPS = {
+    "methods": "cl_bench.methods",
+    "scenarios": "cl_bench.scenarios",
+    "backbones": "cl_bench.backbones",
+    "adapters": "cl_bench.adapters",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name: where its object lives and what its source says of it."""
+
+    name: str
+    target: str
+    distribution: str
+    summary: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Any:
+        """Import exactly this object; a failing import keeps its own traceback."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+def snake(name: str) -> str:
+    """``LabelShiftAdapter`` -> ``label_shift_adapter``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def find(group: str, name: str) -> Any:
+    """The object called ``name`` in ``group`` (``cl_bench.methods``, ...), imported now.
+
+    ``name`` may also be ``package.module:Class`` or ``path/to/file.py:Class``.
+
+    Raises:
+        UserError: for an unknown name, with the nearest ones, or one that two distributions claim.
+    """
+    if ":" in name:
+        return load_path(name)
+    known = entries(group)
+    if name in known:
+        return known[name].load()
+    kind = group.rpartition(".")[2]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"see `cl-bench list {kind}`."
+    raise UserError(f"no {kind.rstrip('s')} is called {name!r}; {hint}")
+
+
+def load_path(path: str) -> Any:
+    """The object at ``package.module:Class`` or ``path/to/file.py:Class``.
+
+    Raises:
+        UserError: if the file, the module or the attribute is not there. An error inside the module passes unchanged.
+    """
+    where, _, attribute = path.rpartition(":")
+    if where.endswith(".py"):
+        file = Path(where).expanduser().resolve()
+        if not file.is_file():
+            raise UserError(f"there is no file {where}; give path/to/file.py:Class.")
+        module = _import_file(file)
+    else:
+        try:
+            found = importlib.util.find_spec(where)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise UserError(f"there is no module {where!r}; give package.module:Class or path/to/file.py:Class.")
+        module = importlib.import_module(where)
+    if not hasattr(module, attribute):
+        near = difflib.get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")], n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"{where} has no {attribute!r}.{hint}")
+    return getattr(module, attribute)
+
+
+def _import_file(file: Path) -> Any:
+    """A module from a file outside any package, under a stable name so that its classes keep their identity."""
+    name = f"cl_bench_user_{file.stem}"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(file):
+        return known
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def name_of(group: str, target: type) -> str:
+    """The registered name of a class, or ``module:Class`` when it has none."""
+    path = f"{target.__module__}:{target.__qualname__}"
+    for entry in entries(group).values():
+        if entry.target == path:
+            return entry.name
+    file = getattr(sys.modules.get(target.__module__), "__file__", None)
+    if target.__module__.startswith("cl_bench_user_") and file:
+        return f"{Path(file).name}:{target.__qualname__}"
+    return path
+
+
+@lru_cache(maxsize=None)
+def entries(group: str) -> dict[str, Entry]:
+    """All names of a group, sorted; nothing is imported.
+
+    Raises:
+        UserError: if two distributions claim one name, or an entry points nowhere.
+    """
+    found: dict[str, Entry] = {}
+    for point in entry_points(group=group):
+        for entry in _expand(point):
+            other = found.get(entry.name)
+            if other is not None and other.target != entry.target:
+                raise UserError(
+                    f"{entry.name!r} in {group} is claimed by {other.distribution} and {entry.distribution}; "
+                    "uninstall one or rename it."
+                )
+            found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def _expand(point: EntryPoint) -> Iterator[Entry]:
+    distribution = point.dist.name if point.dist is not None else "?"
+    if ":" in point.value:
+        module, _, attribute = point.value.partition(":")
+        file = _source_of(module, point, distribution)
+        summary, facts = describe(file, attribute) if file else ("", {})
+        yield Entry(point.name, point.value, distribution, summary, facts)
+        return
+    init = _source_of(point.value, point, distribution)
+    if init is None:
+        return
+    for file in sorted(init.parent.rglob("*.py")):
+        inside = file.relative_to(init.parent).with_suffix("").parts
+        if any(part.startswith("_") for part in inside) or "test" in inside:
+            continue
+        module = ".".join([point.value, *inside])
+        for name, summary, facts in _offers(file):
+            yield Entry(name, f"{module}:{facts.pop('class')}", distribution, summary, facts)
+
+
+def _source_of(module: str, point: EntryPoint, distribution: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None:
+        raise UserError(f"{distribution} registers {point.name} = {point.value}, but there is no module {module!r}.")
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+@lru_cache(maxsize=None)
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError as fault:
+        raise UserError(f"{file} does not parse: {fault.msg} (line {fault.lineno}).") from fault
+
+
+def _offers(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, summary, facts) of every class and function that the file's ``__all__`` lists."""
+    tree = _parse(file)
+    offered: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            offered = list(ast.literal_eval(node.value))
+    rows = []
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name in offered:
+            summary, facts = _facts(node)
+            if facts.get("abstract"):
+                continue
+            plain = file.stem.replace("_", "")
+            name = facts.pop("name", None) or (file.stem if node.name.lower() == plain else snake(node.name))
+            rows.append((name, summary, {**facts, "class": node.name}))
+    return rows
+
+
+def describe(file: Path, attribute: str) -> tuple[str, dict[str, Any]]:
+    """First docstring line and literal class attributes of ``attribute`` in ``file``, without importing it."""
+    for node in _parse(file).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
+            return _facts(node)
+    return "", {}
+
+
+def _facts(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, dict[str, Any]]:
+    doc = ast.get_docstring(node) or ""
+    facts: dict[str, Any] = {}
+    for item in node.body if isinstance(node, ast.ClassDef) else []:
+        target: ast.expr | None = None
+        if isinstance(item, ast.AnnAssign) and item.value is not None:
+            target = item.target
+        elif isinstance(item, ast.Assign):
+            target = item.targets[0]
+        if isinstance(target, ast.Name):
+            try:
+                facts[target.id] = _literal(item.value)  # type: ignore[union-attr, arg-type]
+            except ValueError:
+                continue  # computed at run time: not a fact that the source states
+    return " ".join(doc.split("\n\n")[0].split()), facts
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "frozenset":
+        return sorted(ast.literal_eval(node.args[0])) if node.args else []
+    return ast.literal_eval(node)
