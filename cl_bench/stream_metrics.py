@@ -2,7 +2,7 @@
 
 Definitions: online error of a domain = wrong / seen, of the answers given when each batch arrived (images missed by a
 method that is too slow count as wrong; they are in ``total``); mean error = unweighted mean over domains, pooled error
-= over images; drift = error at the last visit minus error at the first (Döbler et al. 2024; Press et al. 2023). Expected
+= over images; drift = error at the last visit minus the error at the first (Döbler 2024; Press et al. 2023). Expected
 calibration error with 15 equal-width bins on the highest probability (Guo et al. 2017). numpy only.
 """
 
