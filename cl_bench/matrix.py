@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,12 @@ class AccuracyMatrix:
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    @cached_property
     def percent(self) -> NDArray[np.float64]:
-        """R, float (T, C), in percent; NaN where not measured."""
-        return np.where(self.total > 0, 100.0 * self.correct / np.maximum(self.total, 1), np.nan)
+        """R, float (T, C), in percent, read-only; NaN where not measured."""
+        rates = np.where(self.total > 0, 100.0 * self.correct / np.maximum(self.total, 1), np.nan)
+        rates.setflags(write=False)
+        return rates
 
     def __getitem__(self, index: Any) -> Any:
         return self.percent[index]
