@@ -1,0 +1,41 @@
+"""Joint training: the upper bound, allowed to keep every image it has seen."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from torch.utils.data import Dataset
+
+from cl_bench import Backbone, Experience, Method
+from cl_bench.memory import Archive
+
+__all__ = ["Joint"]
+
+
+class Joint(Method):
+    """Trains on everything seen so far, from the initial weights at every experience (upper bound).
+
+    What it stores is counted: the archive's images appear in the record's growth. The same number of epochs is spent
+    on the growing data, so each row of the matrix is the model that one would have trained on all data until then.
+    """
+
+    family: ClassVar[str] = "baseline"
+    paper: ClassVar[str] = "upper bound"
+
+    def __init__(self, backbone: Backbone, *, lr: float = 1e-3, epochs: int = 5, batch_size: int = 32) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.archive = Archive()
+        self.initial = copy.deepcopy(self.backbone.state_dict())
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        self.archive.add(exp.data)
+        if len(self.archive.parts) > 1:
+            self.backbone.load_state_dict(self.initial)
+            device = self.device
+            self.head = self.make_head().to(device)
+            self.head.grow(self.seen)
+
+    def training_data(self, exp: Experience) -> Dataset:
+        return self.archive.all()
