@@ -1,0 +1,26 @@
+"""Statistics for few, paired runs: tests, intervals, effect sizes and ranks, honest about small samples.
+
+Two methods are compared on the pairs (seed, class order) that both have. Every result carries n and the smallest
+p-value that n can give, so that "not significant" is never mistaken for "equal". numpy, and scipy only where called.
+"""
+
+from __future__ import annotations
+
+from .intervals import Interval, bca_interval, t_interval
+from .paired import (
+    PairedTest,
+    cliffs_delta,
+    cliffs_magnitude,
+    compare_pair,
+    holm,
+    indistinguishable_from_best,
+    pair,
+    sign_flip_test,
+    smallest_p,
+    wilcoxon_test,
+)
+from .ranks import RankTest, average_ranks, cliques, friedman, nemenyi_critical_difference, nemenyi_p_values
+
+__all__ = ["Interval", "PairedTest", "RankTest", "average_ranks", "bca_interval", "cliffs_delta", "cliffs_magnitude",
+           "cliques", "compare_pair", "friedman", "holm", "indistinguishable_from_best", "nemenyi_critical_difference",
+           "nemenyi_p_values", "pair", "sign_flip_test", "smallest_p", "t_interval", "wilcoxon_test"]

@@ -1,0 +1,87 @@
+"""Confidence intervals for a mean: Student's t, and the bias-corrected and accelerated bootstrap.
+
+Sources: Student 1908; Efron 1987 (BCa). Both take the values of n independent runs; what a mean over three seeds is
+worth shows in the width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["Interval", "bca_interval", "t_interval"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its spread. ``low``/``high`` are NaN where n < 2: one run says nothing of its spread."""
+
+    mean: float
+    low: float
+    high: float
+    std: float
+    n: int
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's length (for a symmetric one: the number after the plus-minus sign)."""
+        return (self.high - self.low) / 2
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=float).ravel()
+    return array[np.isfinite(array)]
+
+
+def _spread(x: np.ndarray) -> tuple[float, float]:
+    if x.size == 0:
+        return math.nan, math.nan
+    return float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else math.nan
+
+
+def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval; values that are not finite are left out (and not counted in n)."""
+    from scipy.special import stdtrit
+
+    x = _finite(values)
+    mean, std = _spread(x)
+    if x.size < 2:
+        return Interval(mean, math.nan, math.nan, std, int(x.size))
+    half = float(stdtrit(x.size - 1, 0.5 + confidence / 2)) * std / math.sqrt(x.size)
+    return Interval(mean, mean - half, mean + half, std, int(x.size))
+
+
+def bca_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Interval:
+    """Mean with the BCa bootstrap interval, from a seeded generator.
+
+    Equal values give an interval of length zero. With fewer than about eight runs the bootstrap covers less than it
+    says: use :func:`t_interval` there.
+    """
+    x = _finite(values)
+    mean, std = _spread(x)
+    n = int(x.size)
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, std, n)
+    if np.ptp(x) == 0:
+        return Interval(mean, mean, mean, 0.0, n)
+    generator = np.random.default_rng(seed)
+    means = x[generator.integers(0, n, size=(resamples, n))].mean(axis=1)
+    normal = NormalDist()
+    # Ties with the observed mean count half: with few runs many resamples are the sample itself.
+    below = ((means < mean).sum() + 0.5 * (means == mean).sum()) / resamples
+    bias = normal.inv_cdf(float(np.clip(below, 1 / (2 * resamples), 1 - 1 / (2 * resamples))))
+    jackknife = (x.sum() - x) / (n - 1)
+    u = jackknife.mean() - jackknife
+    acceleration = float((u ** 3).sum() / (6 * (u ** 2).sum() ** 1.5))
+
+    def corrected(p: float) -> float:
+        z = bias + normal.inv_cdf(p)
+        return normal.cdf(bias + z / (1 - acceleration * z))
+
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [corrected(tail), corrected(1 - tail)])
+    return Interval(mean, float(low), float(high), std, n)
