@@ -122,6 +122,10 @@ class Method(LightningModule):
     def feedback(self, x: Tensor, y: Tensor) -> None:
         """Late labels of the stream, where the scenario gives ``labels`` and the method needs them."""
 
+    def counters(self) -> dict[str, int | float]:
+        """Plain counts for the record: optimizer steps, samples selected, resets, skipped non-finite losses."""
+        return {}
+
     def stored_samples(self) -> int:
         """How many training images the method keeps; counted into the record."""
         return sum(getattr(m, "samples", 0) for m in self.modules())
@@ -131,8 +135,9 @@ class Method(LightningModule):
         """Hands predictions to the engine. The batch is images and row numbers: labels are not here to be seen."""
         x, rows = batch
         sink = self.__dict__["_answers"]
-        with torch.set_grad_enabled(self.adapts):
-            sink(dataloader_idx, rows, self.predict(x, sink.space(dataloader_idx)))
+        answer = self.answer if sink.missing else self.predict
+        with torch.set_grad_enabled(self.adapts and not sink.missing):
+            sink(dataloader_idx, rows, answer(x, sink.space(dataloader_idx)))
 
     def mark(self) -> None:
         """Remember this state for :meth:`reset`: one deep copy of model, optimizers and everything else together."""

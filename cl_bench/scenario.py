@@ -31,12 +31,14 @@ class Scenario(ABC):
             (domain-incremental, test-time streams).
         reset: what the runner does in the stream: ``never``, before every ``domain``, or before every ``batch``.
         test_batch_size: how many test images arrive at once.
+        backbone: the registered backbone that a run uses when none is named.
         max_epochs: a cap on passes over an experience (1 for online scenarios), or None.
     """
 
     gives: ClassVar[frozenset[str]] = frozenset({"boundaries"})
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    backbone: ClassVar[str] = "glyph_vit"
     answers: Literal["seen", "task", "all"] = "seen"
     reset: Literal["never", "domain", "batch"] = "never"
     test_batch_size: int = 256

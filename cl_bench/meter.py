@@ -1,0 +1,116 @@
+"""Counts what a run costs: images through the backbone forward and backward, memory, parameters."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Meter", "parameter_counts", "peak_memory", "reset_peak_memory", "state_bytes"]
+
+_NORMS = ("Norm",)
+
+
+class Meter:
+    """Forward and backward images of a backbone and of every copy of it (teachers, anchors).
+
+    Hooks sit on the first and the last layer that a probe image passes; copies of the module carry the hooks along and
+    share the counts. The last layer is never a normalisation, because test-time methods replace those.
+    """
+
+    def __init__(self) -> None:
+        self.forward_images = 0
+        self.backward_images = 0
+
+    def attach(self, backbone: nn.Module, image: Tensor) -> None:
+        """Watch ``backbone``; ``image`` is one example (1, 3, H, W), passed once without gradient."""
+        order: list[nn.Module] = []
+        leaves = [m for m in backbone.modules() if next(m.parameters(recurse=False), None) is not None]
+        handles = [m.register_forward_hook(lambda mod, i, o: order.append(mod)) for m in leaves]
+        flags = {m: m.training for m in backbone.modules()}
+        backbone.eval()
+        try:
+            with torch.no_grad():
+                backbone.forward_features(image)  # type: ignore[operator]
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, flag in flags.items():
+                module.training = flag
+        solid = [m for m in order if not any(n in type(m).__name__ for n in _NORMS)]
+        if not solid:
+            raise ValueError("no layer with parameters was passed by an image")
+        solid[0].register_forward_hook(self._entered)
+        solid[-1].register_forward_hook(self._left)
+
+    def _entered(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.forward_images += len(inputs[0])
+
+    def _left(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        if isinstance(out, Tensor) and out.requires_grad:
+            out.register_hook(self._counted(len(out)))
+
+    def _counted(self, images: int) -> Callable[[Tensor], None]:
+        def count(gradient: Tensor) -> None:
+            self.backward_images += images
+
+        return count
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
+        return self  # a copied backbone is counted into the same run
+
+
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """Total and trainable parameters; a tensor shared by two modules counts once."""
+    unique = {id(p): p for p in module.parameters()}.values()
+    return {"total": sum(p.numel() for p in unique), "trainable": sum(p.numel() for p in unique if p.requires_grad)}
+
+
+def state_bytes(value: Any, seen: set[int] | None = None) -> int:
+    """Bytes of all tensors reachable from ``value`` through modules, containers and optimizers, each once."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, torch.optim.Optimizer):
+        return state_bytes(value.param_groups, seen) + state_bytes(dict(value.state), seen)
+    if isinstance(value, nn.Module):
+        skip = {k for k in value.__dict__ if "hook" in k or k in ("_trainer", "_fabric", "_marked", "_answers")}
+        return sum(state_bytes(v, seen) for k, v in value.__dict__.items() if k not in skip)
+    if isinstance(value, dict):
+        return sum(state_bytes(v, seen) for v in value.values())
+    if isinstance(value, (list, tuple, set)):
+        return sum(state_bytes(v, seen) for v in value)
+    return 0
+
+
+def reset_peak_memory() -> None:
+    """Start counting the peak anew where the platform can."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux, or not permitted: the peak is then the process's since its start
+
+
+def peak_memory() -> int:
+    """Peak bytes since :func:`reset_peak_memory`: on the GPU if one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no /proc on this platform: fall through to getrusage
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
