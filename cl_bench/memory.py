@@ -8,13 +8,11 @@ Every draw takes an explicit generator.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from .data.tensor import as_float, concat
-from .types import Batch, Dataset
+from .data.tensor import TensorData, as_float
+from .types import Batch
 
 __all__ = ["Archive", "ClassBalanced", "Herding", "Memory", "Reservoir", "as_uint8"]
 
@@ -205,21 +203,26 @@ def herd(features: Tensor, n: int) -> Tensor:
 
 
 class Archive(nn.Module):
-    """Every data set ever given, by reference; what joint training is allowed to keep, and counted as such."""
+    """Every image ever given, as buffers: what joint training is allowed to keep, and counted as such."""
+
+    x: Tensor
+    y: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts: list[Dataset] = []
+        self.register_buffer("x", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("y", torch.zeros(0, dtype=torch.int64))
 
     @property
     def samples(self) -> int:
         """How many images are stored."""
-        return sum(len(part) for part in self.parts)  # type: ignore[arg-type]
+        return len(self.y)
 
-    def add(self, data: Dataset) -> None:
+    def add(self, data: TensorData) -> None:
         """Keep all of ``data``."""
-        self.parts.append(data)
+        x, y = data.x.to(self.x.device), data.y.to(self.y.device)
+        self.x, self.y = (torch.cat([self.x, x]), torch.cat([self.y, y])) if len(self.y) else (x, y)
 
-    def all(self) -> Any:
+    def all(self) -> TensorData:
         """Everything as one data set."""
-        return concat(self.parts)
+        return TensorData(self.x, self.y)

@@ -8,45 +8,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from cl_bench import Experience, LabelSpace, Scenario, TensorData, TestSet, UserError
+from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.tensor import labels_of
 from cl_bench.types import Transform
+
+from ._data import digest_of, pick
 
 __all__ = ["ClassIncremental"]
 
 Answers = Literal["seen", "task", "all"]
-
-
-class Rows(Dataset):
-    """Some rows of a data set that is too large to hold as one tensor; items are read when asked for."""
-
-    def __init__(self, data: Dataset, rows: Tensor, y: Tensor) -> None:
-        self.data, self.rows, self.y = data, rows, y
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.data[int(self.rows[index])][0], self.y[index]
-
-
-def take(data: Dataset, rows: Tensor, y: Tensor | None = None) -> Dataset:
-    """The rows ``rows`` of ``data`` with labels ``y`` (its own when None)."""
-    labels = labels_of(data)[rows] if y is None else y
-    if isinstance(data, TensorData):
-        return TensorData(data.x[rows], labels)
-    return Rows(data, rows, labels)
-
-
-def digest_of(data: Dataset) -> str:
-    """What tells two data sets apart: their own digest where they have one (TensorData, the file loaders)."""
-    digest = getattr(data, "digest", None)
-    if digest is None:
-        raise TypeError(f"{type(data).__name__} has no digest(); a scenario's data must be identifiable")
-    return str(digest() if callable(digest) else digest)
 
 
 def class_order(order: int | Sequence[int] | None, classes: int) -> tuple[int, ...]:
@@ -205,7 +177,7 @@ class ClassIncremental(Scenario):
         if per_class:
             firsts = [rows[y[rows] == label][:per_class] for label in space]
             rows = torch.cat(firsts).sort().values
-        return take(data, rows)
+        return pick([data], rows)
 
 
 def gives_of(answers: str, named: bool) -> frozenset[str]:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.utils.data import Dataset
 
-from cl_bench.data.digits import digits
+from cl_bench.data.digits import DIGIT_NAMES, digits
 
 from .split import Answers, ClassIncremental
 
@@ -14,7 +14,7 @@ __all__ = ["SplitDigits"]
 
 
 class SplitDigits(ClassIncremental):
-    """Handwritten digits, two new classes per experience (five experiences by default)."""
+    """Handwritten digits, two new classes per experience: five experiences, nothing to download."""
 
     family: ClassVar[str] = "class-incremental"
     paper: ClassVar[str] = "Split-MNIST protocol: Zenke et al., ICML 2017; data: Alpaydin & Kaynak, UCI optdigits, 1998"
@@ -32,7 +32,7 @@ class SplitDigits(ClassIncremental):
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
 
     def class_names(self) -> tuple[str, ...]:
-        return tuple(str(i) for i in range(10))
+        return DIGIT_NAMES
 
     def load(self, part: Literal["train", "test"]) -> Dataset:
         return digits(part)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch.utils.data import Dataset
 
-from cl_bench import Backbone, Experience, Method
+from cl_bench import Backbone, Experience, Method, TensorData
+from cl_bench.data.tensor import concat
 from cl_bench.memory import Archive
 
 __all__ = ["Joint"]
@@ -26,16 +27,24 @@ class Joint(Method):
     def __init__(self, backbone: Backbone, *, lr: float = 1e-3, epochs: int = 5, batch_size: int = 32) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.archive = Archive()
-        self.initial = copy.deepcopy(self.backbone.state_dict())
+        self.files: list[Dataset] = []  # data sets that are read from disk item by item are kept by reference
+        self.initial = copy.deepcopy(dict(self.backbone.state_dict()))
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
-        self.archive.add(exp.data)
-        if len(self.archive.parts) > 1:
+        first = not self.stored_samples()
+        if isinstance(exp.data, TensorData):
+            self.archive.add(exp.data)
+        else:
+            self.files.append(exp.data)
+        if not first:
             self.backbone.load_state_dict(self.initial)
-            device = self.device
-            self.head = self.make_head().to(device)
+            self.head = self.make_head().to(self.device)
             self.head.grow(self.seen)
 
     def training_data(self, exp: Experience) -> Dataset:
-        return self.archive.all()
+        held: list[Dataset] = [self.archive.all()] if self.archive.samples else []
+        return concat([*held, *self.files])
+
+    def stored_samples(self) -> int:
+        return super().stored_samples() + sum(len(f) for f in self.files)  # type: ignore[arg-type]
