@@ -119,11 +119,13 @@ class _Encoder:
         for key, item in source.items():
             if key in _HOOKS or key.startswith("_is_full"):
                 continue
+            objects, tensors = dict(self.numbers), dict(self.tensors)
             try:
                 state[key] = self(item, f"{path}.{key}")
             except UserError:
                 if isinstance(value, Method):
                     raise
+                self.numbers, self.tensors = objects, tensors  # nothing may refer into what was not written
                 state[key] = {"t": "keep"}  # wiring of a library's layer (a function, a config): built, not learned
         return {"t": "module", "n": n, "class": _path(owner), "parametrized": owner is not type(value), "v": state}
 

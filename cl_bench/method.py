@@ -171,4 +171,6 @@ class Method(LightningModule):
 
 
 # Attributes that Lightning keeps on a module: runtime wiring, not state of a method.
-_LIGHTNING = frozenset(LightningModule().__dict__) - frozenset(nn.Module().__dict__) - {"_device", "_dtype"}
+_LIGHTNING = frozenset(LightningModule().__dict__) - frozenset(nn.Module().__dict__) - {"_device", "_dtype"} | {
+    "_hparams", "_hparams_initial", "_hparams_name", "_hparams_property", "_metric_attributes", "_jit_is_scripting",
+}

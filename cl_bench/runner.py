@@ -42,12 +42,13 @@ class Plan:
     """Everything a run is made of, built; ``config`` is the same as plain data, enough to build it again.
 
     Attributes:
-        build: backbone -> method.
+        build: backbone -> method; ``method`` is its class, whose ``needs`` are checked before any work.
         names: what the record calls them: {"scenario": {"name", "class_path", "args"}, "method": ..., "backbone": ...}.
     """
 
     scenario: Scenario
     backbone: Backbone
+    method: type[Method]
     build: Callable[[Backbone], Method]
     names: dict[str, dict[str, Any]]
     seed: int = 0
@@ -109,7 +110,6 @@ class _Run:
         self.meter = Meter()
         self.tests = list(plan.scenario.test_sets())
         self.rows: list[str] = []
-        self.learned: list[int | None] = []
         self.correct: list[list[int | None]] = []
         self.total: list[list[int | None]] = []
         self.entries: list[StreamEntry] = []
@@ -174,7 +174,6 @@ class _Run:
     def matrix(self) -> AccuracyMatrix:
         return AccuracyMatrix.from_json({
             "rows": self.rows, "columns": [t.name for t in self.tests], "correct": self.correct, "total": self.total,
-            "learned": self.learned,
         })
 
     def event(self, kind: str, **facts: Any) -> None:
@@ -194,7 +193,7 @@ class _Run:
         self.seconds[name] += time.perf_counter() - started
 
     # ---------------------------------------------------------------- position, for a resume
-    _POSITION = ("rows", "learned", "correct", "total", "growth", "counts", "seconds", "warnings", "speed", "step",
+    _POSITION = ("rows", "correct", "total", "growth", "counts", "seconds", "warnings", "speed", "step",
                  "in_stream", "trainable", "predictions")
 
     def position(self) -> dict[str, Any]:
@@ -245,8 +244,6 @@ class _Run:
             correct[k], total[k] = result.correct, result.total
             self._keep(f"{row}/{self.tests[k].name}", result)
         self.rows.append(row)
-        names = [t.name for t in self.tests]
-        self.learned.append(names.index(row) if row in names else None)
         self.correct.append(correct)
         self.total.append(total)
 
@@ -332,7 +329,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
     device = resolve_device(plan.compute.device)
     with _process(plan.compute):
         reset_peak_memory()
-        lacking = _needs(plan)
+        lacking = plan.method.needs - plan.scenario.gives
         if lacking:
             raise UserError(
                 f"method {plan.names['method']['name']} needs {', '.join(sorted(lacking))}, which scenario "
@@ -377,12 +374,6 @@ def _fail(state: _Run, fault: BaseException) -> None:
     state.writer.event(kind="error", message=sentence, traceback=traceback.format_exc())
     if state.record:
         state.write(status="stopped" if stopped else "failed", error=" ".join(sentence.split())[:500], finished=utc_now())
-
-
-def _needs(plan: Plan) -> frozenset[str]:
-    cls = plan.names["method"].get("class")
-    wanted = frozenset(cls.needs) if cls is not None else frozenset()
-    return wanted - plan.scenario.gives
 
 
 def _watch(meter: Meter, method: Method, scenario: Scenario) -> None:

@@ -1,0 +1,300 @@
+"""Typed configuration: a method's own signature is its schema, its docstring its help. Parsed by jsonargparse."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError
+from .registry import GROUPS, entries, find, name_of
+
+__all__ = ["build", "config_file", "parse", "plan_from"]
+
+_ROOTS = {"scenario": "cl_bench.scenarios", "method": "cl_bench.methods", "backbone": "cl_bench.backbones"}
+# A parameter that wraps another scenario is called "of", one that wraps another method "host".
+_NESTED = {"of": "cl_bench.scenarios", "host": "cl_bench.methods"}
+
+
+def config_file(name: str) -> Path:
+    """A config by path, or one that ships with cl-bench by name ("quickstart", "run/split_digits_codyra").
+
+    Raises:
+        UserError: where there is no such file, with the nearest names.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    home = Path(__file__).resolve().parent / "configs"
+    home = home if home.is_dir() else home.parent.parent / "configs"
+    shipped = {str(f.relative_to(home).with_suffix("")): f for f in sorted(home.rglob("*.yaml"))}
+    for key, file in shipped.items():
+        if name in (key, f"{key}.yaml", f"configs/{key}.yaml", key.partition("/")[2]):
+            return file
+    short = [k.partition("/")[2] for k in shipped]
+    near = difflib.get_close_matches(name, [*shipped, *short], n=3)
+    raise UserError(f"there is no config {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else
+                    f"give a file, or one of {', '.join(sorted(short))}."))
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file, safe-loaded.
+
+    Raises:
+        UserError: where it cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise UserError(f"cannot read {path}: {fault.strerror}.") from fault
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(fault).split())}.") from fault
+
+
+def _resolve(group: str, name: str) -> str:
+    """A registered name or ``file.py:Class`` to the dotted class path that jsonargparse wants."""
+    if re.fullmatch(r"[\w]+(\.[\w]+)+", name) and name not in entries(group):
+        name = ":".join(name.rsplit(".", 1))
+    target = find(group, name)
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def _names_to_paths(value: Any, group: str) -> Any:
+    """Short names inside one of the three roots to class paths; everything else unchanged."""
+    if isinstance(value, str):
+        return {"class_path": _resolve(group, value)}
+    if not isinstance(value, Mapping):
+        return value
+    if "class_path" not in value and value:
+        raise UserError(f"{group.rpartition('.')[2].rstrip('s')} must be a name, or a mapping with class_path and "
+                        f"init_args, not one with {', '.join(map(str, value))}.")
+    args = {
+        k: _names_to_paths(v, _NESTED[k]) if k in _NESTED and v is not None else v
+        for k, v in (value.get("init_args") or {}).items()
+    }
+    return {**value, "class_path": _resolve(group, str(value["class_path"])), **({"init_args": args} if args else {})}
+
+
+def _argv_to_paths(argv: Sequence[str]) -> list[str]:
+    """The same for command-line tokens ``--method codyra`` and ``--scenario.of=digits_c``."""
+    out: list[str] = []
+    expect: str | None = None
+    for token in argv:
+        if expect is not None and not token.startswith("--"):
+            out.append(_resolve(expect, token))
+            expect = None
+            continue
+        expect = None
+        option, equals, value = token.partition("=")
+        if option.startswith("--"):
+            parts = option[2:].split(".")
+            group = None
+            if parts[0] in _ROOTS:
+                group = _ROOTS[parts[0]] if len(parts) == 1 else _NESTED.get(parts[-1])
+                if parts[-1] == "help":
+                    group = _ROOTS[parts[0]]
+            if group is not None and equals:
+                token = f"{option}={_resolve(group, value)}"
+            elif group is not None:
+                expect = group
+        out.append(token)
+    return out
+
+
+def parser() -> Any:
+    """The parser of ``cl-bench run``; imports torch, because its types are the contracts themselves."""
+    from jsonargparse import ArgumentParser
+
+    from .backbones import Backbone
+    from .engine import Compute
+    from .method import Method
+    from .scenario import Scenario
+    from .source import SourceRecipe
+
+    p = ArgumentParser(prog="cl-bench run", exit_on_error=False, description="Run one method on one scenario.")
+    p.add_argument("--config", action="config", help="a YAML file with any of these keys; later options win")
+    p.add_argument("--scenario", type=Scenario, help="a name of `cl-bench list scenarios`, or a class path")
+    p.add_argument("--method", type=Callable[[Backbone], Method], help="a name, package.module:Class or file.py:Class")
+    p.add_argument("--backbone", type=Backbone | None, default=None, help="default: the scenario's own")
+    p.add_argument("--seed", type=int, default=0, help="one seed makes every random draw")
+    p.add_argument("--checkpoint", type=bool, default=True, help="keep what it takes to resume after a stop")
+    p.add_dataclass_arguments(Compute, "compute", help="where and how to compute")
+    p.add_dataclass_arguments(SourceRecipe, "source", help="how the source of a test stream is trained")
+    return p
+
+
+def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Plain data of a run: class paths and resolved arguments, every default filled in.
+
+    Args:
+        argv: options; ``--config FILE`` may be among them.
+        config: a config as a mapping, applied before ``argv``.
+
+    Raises:
+        UserError: for anything that does not fit, in one sentence.
+    """
+    argv, base = _split_config(list(argv), dict(config or {}))
+    for root, group in _ROOTS.items():
+        if base.get(root) is not None:
+            base[root] = _names_to_paths(base[root], group)
+    p = parser()
+    tokens = _argv_to_paths(_short(argv))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            if base:
+                start = p.parse_object(base, defaults=False)
+                found = p.parse_args(tokens, namespace=start)
+            else:
+                found = p.parse_args(tokens)
+    except SystemExit:
+        raise
+    except UserError:
+        raise
+    except Exception as fault:
+        raise UserError(_sentence(str(fault), p)) from fault
+    for need in ("scenario", "method"):
+        if found.get(need) is None:
+            raise UserError(f"name a {need} with --{need} NAME; `cl-bench list {need}s` shows them.")
+    if found.get("backbone") is None:
+        cls = _class(found.scenario.class_path)
+        default = p.parse_object({"backbone": {"class_path": _resolve(_ROOTS["backbone"], _backbone_of(found, cls))}},
+                                 defaults=False)
+        found.backbone = default.backbone
+    plain = {k: v for k, v in found.as_dict().items() if k not in ("config", "help")}
+    return plain
+
+
+def _backbone_of(found: Any, cls: Any) -> str:
+    """The scenario's default backbone; a wrapper's is that of what it wraps."""
+    inner = (found.scenario.get("init_args") or {}).get("of")
+    if inner is not None and "backbone" not in vars(cls):
+        return _backbone_of({"scenario": inner} and _Holder(inner), _class(inner.class_path))
+    return str(cls.backbone)
+
+
+class _Holder:
+    def __init__(self, scenario: Any) -> None:
+        self.scenario = scenario
+
+
+def _split_config(argv: list[str], base: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Take ``--config FILE`` out of ``argv``; later files win key by key."""
+    rest: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        option, equals, value = token.partition("=")
+        if option != "--config":
+            rest.append(token)
+            continue
+        name = value if equals else next(tokens, "")
+        data = read_yaml(config_file(name))
+        if not isinstance(data, Mapping):
+            raise UserError(f"{name} must hold a mapping with keys such as scenario and method.")
+        base.update(data)
+    return rest, base
+
+
+def _short(argv: Sequence[str]) -> list[str]:
+    """``--device cpu`` for ``--compute.device cpu``, and so for the other fields of Compute."""
+    from .engine import Compute
+
+    names = {f"--{f.name}" for f in fields(Compute)}
+    return [f"--compute.{t[2:]}" if t.partition("=")[0] in names else t for t in argv]
+
+
+def _sentence(message: str, p: Any) -> str:
+    """jsonargparse's nested message as one sentence that says what to do."""
+    text = " ".join(message.split())
+    option = re.search(r"Option '(\w+)' is not accepted.*?class_path='([\w.]+)'", text)
+    if option:
+        accepted = [n for n in inspect.signature(_class(option[2])).parameters if n != "backbone"]
+        near = difflib.get_close_matches(option[1], accepted, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(accepted) or 'no options'}."
+        return f"{option[2].rpartition('.')[2]} has no option {option[1]!r}; {hint}"
+    unknown = re.search(r"(?:Unrecognized arguments:|unrecognized arguments:|Key) ['\"]?(-{0,2}[\w.]+)['\"]?", text)
+    if unknown and ("nrecognized" in text or "not expected" in text or "does not exist" in text):
+        keys = [a.dest for a in p._actions if a.dest not in ("help", "config")]
+        key = unknown[1].lstrip("-")
+        near = difflib.get_close_matches(key, [*keys, *(k.rpartition(".")[2] for k in keys)], n=2)
+        hint = f"did you mean --{' or --'.join(near)}?" if near else "see `cl-bench run --help`."
+        return f"there is no option {key!r}; {hint}"
+    wrong = re.search(r'Parser key "(\w[\w.]*)": Expected an? (.*?)\.? Got value: (\S+?)[.,]? ', text + " ")
+    if wrong:
+        kind = re.sub(r"<class '([\w.]+)'>", r"\1", wrong[2]).replace("__main__.", "")
+        return f"{wrong[1]} must be {kind}, not {wrong[3]!r}."
+    return text.rstrip(".") + "."
+
+
+def _class(path: str) -> Any:
+    from jsonargparse._util import import_object
+
+    return import_object(path)
+
+
+def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """(scenario, backbone, backbone -> method) from what :func:`parse` returned."""
+    p = parser()
+    try:
+        made = p.instantiate(p.parse_object({k: config[k] for k in ("scenario", "backbone", "method")}))
+    except UserError:
+        raise
+    except (ValueError, TypeError) as fault:
+        inner = fault
+        while inner.__cause__ is not None or inner.__context__ is not None:
+            inner = inner.__cause__ or inner.__context__  # type: ignore[assignment]
+            if isinstance(inner, UserError):
+                raise inner from fault
+        raise UserError(_sentence(str(fault), p)) from fault
+    return made.scenario, made.backbone, made.method
+
+
+def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """What a record calls one of the three parts."""
+    part = config[root]
+    cls = _class(part["class_path"])
+    args = dict(part.get("init_args") or {})
+    defaults = {
+        k: v.default for k, v in inspect.signature(cls).parameters.items() if v.default is not inspect.Parameter.empty
+    }
+    changed = {k: v for k, v in args.items() if k in defaults and v != defaults[k] or k not in defaults}
+    name = name_of(_ROOTS[root], cls)
+    label = name + (f"({', '.join(f'{k}={_brief(v)}' for k, v in changed.items())})" if changed else "")
+    facts = {"name": name, "class_path": part["class_path"], "args": args, "label": label}
+    if root == "method":
+        facts.update(family=cls.family, paper=cls.paper, summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+    if root == "scenario":
+        facts.update(name=label, family=cls.family, paper=cls.paper)
+    return facts
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping) and "class_path" in value:
+        cls = _class(str(value["class_path"]))
+        for group in GROUPS.values():
+            if name_of(group, cls) in entries(group):
+                return name_of(group, cls)
+        return cls.__name__
+    return str(value)
+
+
+def plan_from(config: Mapping[str, Any], suite: str | None = None) -> Any:
+    """A :class:`cl_bench.runner.Plan` from the plain data of :func:`parse`."""
+    from .engine import Compute
+    from .runner import Plan
+    from .source import SourceRecipe
+
+    scenario, backbone, method = build(config)
+    return Plan(
+        scenario=scenario, backbone=backbone, build=method, method=_class(config["method"]["class_path"]),
+        names={root: _named(config, root) for root in _ROOTS}, seed=int(config.get("seed", 0)),
+        compute=Compute(**dict(config.get("compute") or {})), recipe=SourceRecipe(**dict(config.get("source") or {})),
+        suite=suite, checkpoint=bool(config.get("checkpoint", True)), config=dict(config),
+    )
