@@ -31,7 +31,7 @@ def digest_of(data: Dataset) -> str:
     """What identifies a data set's content: its own digest where it has one, else one of its labels."""
     own = getattr(data, "digest", None)
     if own is not None:
-        return str(own())
+        return str(own() if callable(own) else own)
     return hashlib.sha256(labels_of(data).numpy().tobytes()).hexdigest()[:16]
 
 
@@ -130,4 +130,5 @@ def view(test: TestSet, rows: Any, shelf: Shelf | None = None, name: str = "") -
     """``test`` with its rows re-ordered, dropped or repeated; per-row domains go along."""
     at = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
     per_row = None if test.rows is None else (test.rows[0], np.asarray(test.rows[1])[at.numpy()])
-    return replace(test, name=name or test.name, data=pick([test.data], at, shelf), rows=per_row)
+    domain = test.domain or (test.name if name else "")
+    return replace(test, name=name or test.name, domain=domain, data=pick([test.data], at, shelf), rows=per_row)

@@ -173,6 +173,7 @@ class StreamWrapper(Scenario):
     """
 
     family: ClassVar[str] = "test-time stream"
+    reorders: ClassVar[bool] = False  # True: draws an order of images, anew at every visit
 
     def __init__(self, of: Scenario | None = None) -> None:
         if of is None:
@@ -248,6 +249,11 @@ def drawn(scenario: Scenario, visit: int) -> Sequence[TestSet]:
     if not tests:
         raise UserError(f"{type(scenario).__name__} has no test-time stream to rearrange; wrap one that streams.")
     return tests
+
+
+def draws(scenario: Scenario) -> bool:
+    """Whether a stream is another one at each visit."""
+    return isinstance(scenario, StreamWrapper) and (scenario.reorders or draws(scenario.of))
 
 
 def at_severity(scenario: Scenario, severity: int) -> Sequence[TestSet]:

@@ -16,11 +16,11 @@ __all__ = ["DigitsC"]
 
 
 class DigitsC(ComputedCorruptions):
-    """Corrupted handwritten digits: 15 corruptions of 360 images (32 x 32), one after another, without reset.
+    """Corrupted handwritten digits: 15 corruptions of 359 images (32 x 32), one after another, without reset.
 
     Corruptions and strengths of "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations" (ICLR
     2019) at CIFAR's size, in the standard order, on scikit-learn's digits; the continual protocol of CoTTA (CVPR 2022).
-    ``source`` is the clean training split (1,437 images), the one test set the clean test split: by it forgetting of
+    ``source`` is the clean training split (1,438 images), the one test set the clean test split: by it forgetting of
     the source is measured. Nothing reveals where one corruption ends.
 
     Args:
@@ -28,8 +28,8 @@ class DigitsC(ComputedCorruptions):
         corruptions: "standard" (15), "extra" (4), "all" (19), "rotta" (the 15 in RoTTA's order), or names.
         noise_seed: of the corruptions' own noise.
         order: None = as listed; a number draws another order of the domains.
-        test_batch_size: 60 divides 360, so no batch is smaller than the others, and gives six adaptation steps per
-            corruption with about six images per class in each.
+        test_batch_size: 60 gives six adaptation steps per corruption with about six images per class in each, and the
+            last batch (59) is no smaller than the others.
     """
 
     paper: ClassVar[str] = "Hendrycks and Dietterich, ICLR 2019; Wang et al., CVPR 2022"
