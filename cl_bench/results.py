@@ -244,9 +244,13 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, float | None]:
         """Recorded metrics (percent or points), completed by what the matrix and the stream give."""
-        matrix = self.matrix.so_far()
-        values = {**(matrix.all_metrics() if matrix.rows else {}), **self.stream.all_metrics()}
-        for name, value in self.record["metrics"].items():
+        given = self.record["metrics"]
+        values: dict[str, float | None] = {}
+        if "average_accuracy" not in given and (matrix := self.matrix.so_far()).rows:
+            values |= matrix.all_metrics()
+        if "mean_error" not in given:
+            values |= self.stream.all_metrics()
+        for name, value in given.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if number or name not in values:
                 values[name] = float(value) if number else None
@@ -389,12 +393,8 @@ def git_state(folder: str | Path | None = None) -> dict[str, Any]:
 
 def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
     """What a run ran on: python, platform, device, threads, package versions (None = not installed), git, ops."""
-    packages: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = None
+    installed = {str(d.metadata["Name"]).lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    packages = {name: installed.get(name) for name in PACKAGES}
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
             "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
             "git": git_state(), "ops_backend": ops_backend}

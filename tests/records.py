@@ -55,7 +55,7 @@ def record(scenario: str = "split_digits", method: str = "codyra", seed: int = 0
         "backbone": {"name": backbone, "args": {}, "sha256": "ab" * 32, "preprocess": {"size": 32}, "source": "card"},
         "seed": seed, "order": order,
         "config": {"scenario": scenario, "method": {"name": method, **(args or {"lr": 0.001})}, "seed": seed},
-        "fingerprint": fingerprint(scenario=scenario, weights="ab" * 4, test_batch_size=64, **(fields or {})),
+        "fingerprint": fingerprint(**{"scenario": scenario, "weights": "ab" * 4, "test_batch_size": 64, **(fields or {})}),
         "experiences": [], "test_sets": [],
         "matrix": (matrix or AccuracyMatrix.empty((), ())).to_json(), "stream": (stream or Stream(())).to_json(),
         "metrics": metrics or {},
@@ -127,7 +127,7 @@ def write_learner(folder: Path, method: str, seed: int, order: int | None = None
                   **over: Any) -> Path:
     """One class-incremental run."""
     family, _, _, seconds, share = LEARNERS[method]
-    matrix = learner_matrix(method, seed + 100 * (order or 0) + 1000 * len(scenario))
+    matrix = learner_matrix(method, seed + 100 * (order or 0) + 1000 * sum(map(ord, scenario)))
     name = f"{scenario}-{method}-s{seed}" + ("" if order is None else f"-o{order}")
     run = record(scenario, method, seed, order=order, matrix=matrix, family=family, metrics=matrix.all_metrics(),
                  seconds=seconds * (1 + 0.03 * seed), trainable=int(310_000 * share),

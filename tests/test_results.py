@@ -190,7 +190,7 @@ def test_no_heavy_import():
 
 def test_surroundings(tmp_path):
     env = environment(device="cpu", threads=2)
-    assert env["packages"]["numpy"] == np.__version__ and plain(env) == env
+    assert env["packages"]["numpy"] == np.__version__ and env["packages"]["open-clip-torch"] and plain(env) == env
     assert git_state(tmp_path) == {"commit": None, "dirty": None}
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for args in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "x"]):

@@ -7,8 +7,9 @@ Romano et al. 2006. Up to 16 pairs are enumerated exactly (also with ties), more
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +23,7 @@ EXACT_UP_TO = 16
 RESAMPLES = 20_000
 
 
-def pair(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> tuple[np.ndarray, np.ndarray]:
+def pair(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[np.ndarray, np.ndarray]:
     """Values of two methods on the keys, (seed, order), that both have and where both are finite, in key order."""
     keys = [k for k in sorted(a, key=repr) if k in b and math.isfinite(a[k]) and math.isfinite(b[k])]
     return np.array([a[k] for k in keys], dtype=float), np.array([b[k] for k in keys], dtype=float)
@@ -124,7 +125,7 @@ class PairedTest:
         return self.smallest_p <= 0.05
 
 
-def compare_pair(a: Mapping[Hashable, float], b: Mapping[Hashable, float], seed: int = 0) -> PairedTest:
+def compare_pair(a: Mapping[Any, float], b: Mapping[Any, float], seed: int = 0) -> PairedTest:
     """All paired statistics of two methods given as ``{(seed, order): value}``. Without a common pair the p-values
     are NaN: nothing was tested."""
     x, y = pair(a, b)
@@ -135,7 +136,7 @@ def compare_pair(a: Mapping[Hashable, float], b: Mapping[Hashable, float], seed:
                       cliffs_delta(x, y))
 
 
-def indistinguishable_from_best(values: Mapping[str, Mapping[Hashable, float]], higher_is_better: bool = True,
+def indistinguishable_from_best(values: Mapping[str, Mapping[Any, float]], higher_is_better: bool = True,
                                 alpha: float = 0.05) -> tuple[str | None, dict[str, float]]:
     """The method with the best mean, and for each other method the Holm-adjusted sign-flip p against it.
 
