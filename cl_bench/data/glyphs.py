@@ -1,9 +1,10 @@
 """Characters rendered from the fonts that matplotlib ships: an unlimited, deterministic image source.
 
-Every character of every font is drawn once into an atlas of signed distances to its outline (Green, "Improved alpha-tested
-magnification for vector textures and special effects", SIGGRAPH 2007) and, beside it, of distances to its skeleton (thinning of
-Zhang and Suen, CACM 1984). A distance makes variation cheap on whole batches of tensors: stroke width is an offset, blur is a
-softness, and a skeleton drawn with a chosen width looks more like a pen than like print.
+Every character of every font is drawn once into an atlas of signed distances to its outline (Green, "Improved
+alpha-tested magnification for vector textures and special effects", SIGGRAPH 2007) and, beside it, of distances to
+its skeleton (thinning of Zhang and Suen, CACM 1984). A distance makes variation cheap on whole batches of tensors:
+stroke width is an offset, blur is a softness, and a skeleton drawn with a chosen width looks more like a pen than
+like print.
 
 Ink is bright on a dark ground, as in the handwritten digits of `cl_bench.data.digits`.
 """
@@ -30,24 +31,64 @@ DIGITS: tuple[str, ...] = tuple(string.digits)
 
 # Held out of every pretraining, one or two from each family, so that "accuracy on unseen fonts" means unseen fonts.
 HELD_OUT_FONTS: tuple[str, ...] = (
-    "DejaVuSans-BoldOblique", "DejaVuSerif-Italic", "STIXGeneralBolIta", "cmss10", "DejaVuSansMono", "STIXGeneral:sans-italic",
-)  # fmt: skip
+    "DejaVuSans-BoldOblique",
+    "DejaVuSerif-Italic",
+    "STIXGeneralBolIta",
+    "cmss10",
+    "DejaVuSansMono",
+    "STIXGeneral:sans-italic",
+)
 TRAIN_FONTS: tuple[str, ...] = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSansMono-BoldOblique", "DejaVuSansMono-Oblique",
-    "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
-    "cmb10", "cmmi10", "cmr10", "cmti10", "cmtt10", "STIXGeneral:script", "STIXGeneral:bold-script", "STIXGeneral:sans",
-    "STIXGeneral:sans-bold", "STIXGeneral:sans-bold-italic", "STIXGeneral:monospace",
-)  # fmt: skip
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-BoldItalic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+    "cmb10",
+    "cmmi10",
+    "cmr10",
+    "cmti10",
+    "cmtt10",
+    "STIXGeneral:script",
+    "STIXGeneral:bold-script",
+    "STIXGeneral:sans",
+    "STIXGeneral:sans-bold",
+    "STIXGeneral:sans-bold-italic",
+    "STIXGeneral:monospace",
+)
 FONTS: tuple[str, ...] = TRAIN_FONTS + HELD_OUT_FONTS
 
 # Unicode keeps further alphabets as "mathematical alphanumeric symbols": (first capital, first digit or None).
 _STYLES: dict[str, tuple[int, int | None]] = {
-    "script": (0x1D49C, None), "bold-script": (0x1D4D0, None), "sans": (0x1D5A0, 0x1D7E2), "sans-bold": (0x1D5D4, 0x1D7EC),
-    "sans-italic": (0x1D608, None), "sans-bold-italic": (0x1D63C, None), "monospace": (0x1D670, 0x1D7F6),
-}  # fmt: skip
+    "script": (0x1D49C, None),
+    "bold-script": (0x1D4D0, None),
+    "sans": (0x1D5A0, 0x1D7E2),
+    "sans-bold": (0x1D5D4, 0x1D7EC),
+    "sans-italic": (0x1D608, None),
+    "sans-bold-italic": (0x1D63C, None),
+    "monospace": (0x1D670, 0x1D7F6),
+}
 # Script letters that Unicode had assigned earlier, in "letterlike symbols".
-_SCRIPT_HOLES = {"B": 0x212C, "E": 0x2130, "F": 0x2131, "H": 0x210B, "I": 0x2110, "L": 0x2112, "M": 0x2133, "R": 0x211B,
-                 "e": 0x212F, "g": 0x210A, "o": 0x2134}  # fmt: skip
+_SCRIPT_HOLES = {
+    "B": 0x212C,
+    "E": 0x2130,
+    "F": 0x2131,
+    "H": 0x210B,
+    "I": 0x2110,
+    "L": 0x2112,
+    "M": 0x2133,
+    "R": 0x211B,
+    "e": 0x212F,
+    "g": 0x210A,
+    "o": 0x2134,
+}
 
 _CELL = 64  # atlas cell, pixels
 _BODY = 46  # height of a character in its cell; the margin keeps strokes inside after widening
@@ -56,11 +97,13 @@ _CHUNK = 256  # images drawn per call of the generator; fixed, so that a longer 
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """How far characters vary. Lengths are fractions of the image side unless said otherwise; (low, high) pairs are uniform.
+    """How far characters vary. Lengths are fractions of the image side unless said otherwise; (low, high) pairs are
+    uniform.
 
-    rotation (degrees) and shear are half-widths about zero; elastic is the standard deviation of a smooth displacement on a
-    4 x 4 grid; pen is the share drawn from the skeleton with a stroke of pen_width; low_resolution is the share shrunk to
-    8 x 8 pixels and enlarged again; texture is the amplitude of a smooth background; tint of a colour cast.
+    rotation (degrees) and shear are half-widths about zero; elastic is the standard deviation of a smooth
+    displacement on a 4 x 4 grid; pen is the share drawn from the skeleton with a stroke of pen_width; low_resolution
+    is the share shrunk to 8 x 8 pixels and enlarged again; texture is the amplitude of a smooth background; tint of a
+    colour cast.
     """
 
     rotation: float = 12.0
@@ -82,7 +125,7 @@ class Variation:
 
 
 class Atlas(NamedTuple):
-    """Distances in atlas pixels, positive inside the ink: outline and skeleton, each (fonts, characters, cell, cell)."""
+    """Distances in atlas pixels, positive inside the ink, each (fonts, characters, cell, cell)."""
 
     outline: Tensor
     skeleton: Tensor
@@ -102,9 +145,13 @@ def fonts_for(classes: str, fonts: Sequence[str] | None = None) -> tuple[str, ..
         if name not in FONTS:
             raise UserError(f'Unknown font "{name}": use some of {", ".join(FONTS)}.')
     needs_digits = set(DIGITS) & set(characters(classes))
-    kept = tuple(f for f in (fonts or FONTS) if not needs_digits or _STYLES.get(f.partition(":")[2], (0, 0))[1] is not None)
+    kept = tuple(
+        f for f in (fonts or FONTS) if not needs_digits or _STYLES.get(f.partition(":")[2], (0, 0))[1] is not None
+    )
     if not kept:
-        raise UserError(f'None of the fonts {", ".join(fonts or ())} holds the characters "{classes}": name another font.')
+        raise UserError(
+            f'None of the fonts {", ".join(fonts or ())} holds the characters "{classes}": name another font.'
+        )
     return kept
 
 
@@ -121,12 +168,16 @@ def _code_point(character: str, style: str) -> str:
 
 
 def _draw(character: str, font: str) -> np.ndarray:
-    """One character, cut to its ink, scaled to the body height (or to the cell's width if it is broad) and centred: float (cell, cell)."""
+    """One character, cut to its ink, scaled to the body height (or to the cell's width if it is broad) and centred:
+    float (cell, cell).
+    """
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
     name, _, style = font.partition(":")
-    face = ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", f"{name}.ttf"), 96, layout_engine=ImageFont.Layout.BASIC)
+    face = ImageFont.truetype(
+        os.path.join(get_data_path(), "fonts", "ttf", f"{name}.ttf"), 96, layout_engine=ImageFont.Layout.BASIC
+    )
     page = Image.new("L", (288, 288))
     ImageDraw.Draw(page).text((96, 72), _code_point(character, style), fill=255, font=face)
     ink = page.crop(page.getbbox())
@@ -210,13 +261,16 @@ def glyphs(
 ) -> TensorData:
     """n characters as uint8 (n, 3, size, size); label = position in `characters(classes)`.
 
-    The same seed gives the same images, and a longer set begins with the shorter one. `fonts` names some of `FONTS` (for example
-    `HELD_OUT_FONTS`); fonts without digits are left out when digits are asked for. Unknown names raise `UserError`.
+    The same seed gives the same images, and a longer set begins with the shorter one. `fonts` names some of `FONTS`
+    (for example `HELD_OUT_FONTS`); fonts without digits are left out when digits are asked for. Unknown names raise
+    `UserError`.
     """
     if n < 1 or size < 8:
         raise UserError(f"glyphs needs n >= 1 and size >= 8, got n={n} and size={size}.")
     stream = glyph_batches(_CHUNK, classes=classes, size=size, seed=seed, fonts=fonts, variation=variation)
-    chunks = [(x.mul(255.0).round_().to(torch.uint8), y) for (x, y), _ in zip(stream, range(-(-n // _CHUNK)), strict=False)]
+    chunks = [
+        (x.mul(255.0).round_().to(torch.uint8), y) for (x, y), _ in zip(stream, range(-(-n // _CHUNK)), strict=False)
+    ]
     return TensorData(torch.cat([x for x, _ in chunks])[:n].clone(), torch.cat([y for _, y in chunks])[:n].clone())
 
 
@@ -258,7 +312,9 @@ def render(table: Atlas, font: Tensor, label: Tensor, size: int, rng: torch.Gene
     coverage = torch.where(chance(how.low_resolution), small.clamp(0.0, 1.0), coverage)
 
     cast = torch.randn(count, 3, 1, 1, generator=rng) * how.tint
-    pattern = F.interpolate(torch.rand(count, 1, 3, 3, generator=rng), size=(size, size), mode="bicubic", align_corners=True)
+    pattern = F.interpolate(
+        torch.rand(count, 1, 3, 3, generator=rng), size=(size, size), mode="bicubic", align_corners=True
+    )
     behind = uniform(how.ground) + uniform((0.0, how.texture)) * pattern
     ink = uniform(how.ink) + cast
     noise = torch.randn(count, 3, size, size, generator=rng) * uniform(how.noise)

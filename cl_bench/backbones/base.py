@@ -1,0 +1,127 @@
+"""What a method sees of a pretrained network: pooled features, the preprocessing of its weights, and where both come
+from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How the weights want their images: square side in pixels (None = any), channel mean and std in [0, 1], filter,
+    and whether an image that is not square is squashed (both sides to size) or cropped."""
+
+    size: int | None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: str = "bicubic"
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
+        object.__setattr__(self, "std", tuple(float(s) for s in self.std))
+        if self.interpolation not in ("bilinear", "bicubic", "nearest"):
+            raise ValueError(f"interpolation {self.interpolation!r} is none of bilinear, bicubic, nearest")
+
+
+class Backbone(nn.Module):
+    """A network without its classifier, together with the preprocessing that belongs to its weights.
+
+    Images come as float (N, 3, H, W) in [0, 1], of any height and width; resizing and normalisation happen inside, so
+    that augmentations and corruptions before it work on plain images. Nothing is resized or normalised where it would
+    change nothing.
+
+    Attributes:
+        model: the trunk. `model(preprocessed)` gives (N, num_features); adapters attach to its layers by name.
+        num_features: length of a feature vector.
+        head: the classifier that the weights came with, from features to logits, or None.
+        classes: names of the head's outputs, in order; () where the source does not say.
+        info: plain record of name, args, sha256 (of the weights file, else of the state), preprocess and source.
+        mean, std: buffers (1, 3, 1, 1), not saved with the weights; `.double()` and `.to()` move them.
+
+    The image is used whole: a test-time crop ratio of the source (timm's crop_pct) is not applied to tensors. An
+    image that is not square is resized by its short side and cropped at its centre.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_features: int,
+        preprocess: Preprocess,
+        head: nn.Module | None = None,
+        classes: tuple[str, ...] = (),
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        self.num_features, self.classes = int(num_features), tuple(classes)
+        self._how = preprocess
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
+        self.info: dict[str, Any] = {"name": "", "args": {}, "sha256": "", "source": ""} | dict(info or {})
+        self.info["preprocess"] = asdict(preprocess)
+        if not self.info["sha256"]:
+            self.info["sha256"] = state_digest(self)
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Images float (N, 3, H, W) in [0, 1] -> what `model` takes."""
+        size = self._how.size
+        if size is not None and tuple(x.shape[-2:]) != (size, size):
+            x = _resize(x, size, self._how)
+        if any(m != 0.0 for m in self._how.mean) or any(s != 1.0 for s in self._how.std):
+            x = (x - self.mean) / self.std
+        return x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images float (N, 3, H, W) in [0, 1] -> pooled features (N, num_features), after the trunk's last norm."""
+        return self.model(self.preprocess(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images float (N, 3, H, W) in [0, 1] -> logits of the weights' own classifier, (N, len(classes))."""
+        if self.head is None:
+            raise RuntimeError(f"backbone {self.info['name']!r} has no classifier of its own; use forward_features")
+        return self.head(self.forward_features(x))
+
+
+def _resize(x: Tensor, size: int, how: Preprocess) -> Tensor:
+    height, width = x.shape[-2:]
+    scale = size / min(height, width)
+    target = (size, size) if how.squash else (max(size, round(height * scale)), max(size, round(width * scale)))
+    if how.interpolation == "nearest":
+        x = F.interpolate(x, size=target, mode="nearest")
+    else:
+        x = F.interpolate(x, size=target, mode=how.interpolation, align_corners=False, antialias=True)
+        if how.interpolation == "bicubic":
+            x = x.clamp(0.0, 1.0)  # the cubic filter overshoots; images on disk were clipped when they were resized
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    return x[..., top : top + size, left : left + size]
+
+
+def state_digest(module: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of a module's state, for weights that come from no file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw a module's first weights from `seed` and leave the process's generators as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,175 @@
+"""Contrastive vision-language models of OpenCLIP (Ilharco et al., 2021, github.com/mlfoundations/open_clip) as
+backbones.
+
+Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.files import check_magic, existing_folder, file_digest
+from ..errors import UserError
+from .base import Backbone, Preprocess, seeded
+from .checkpoints import read_weights
+
+__all__ = ["open_clip_model"]
+
+
+class VisionLanguageBackbone(Backbone):
+    """A backbone that also places texts among its features.
+
+    Attributes:
+        language: the text side (and logit_scale) of the model; its image side is `model`.
+    """
+
+    def __init__(self, clip: nn.Module, *, context_name: str, **facts: Any) -> None:
+        super().__init__(clip.visual, **facts)
+        # One owner per module: otherwise copies and state dicts would hold the image tower twice.
+        clip.visual = nn.Identity()
+        self.language = clip
+        self._context_name = context_name
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Factor of the cosine that the model was trained with (the exponential of its parameter)."""
+        return self.language.logit_scale.exp()
+
+    def encode_text(self, names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
+        """Class names -> (C, num_features), unit length; the mean over `templates` (prompt ensembling, Radford et
+        al., 3.1.4).
+
+        Compare with `F.normalize(forward_features(x), dim=1)`.
+        """
+        import open_clip
+
+        try:
+            tokenize = open_clip.get_tokenizer(self._context_name)
+        except (OSError, ImportError) as error:
+            raise UserError(
+                f'The tokenizer of "{self._context_name}" cannot be read ({error}): fetch it where there is a network.'
+            ) from error
+        device = self.mean.device
+        vectors = []
+        for template in templates:
+            tokens = tokenize([template.format(n) for n in names]).to(device)
+            vectors.append(F.normalize(self.language.encode_text(tokens), dim=-1))
+        return F.normalize(torch.stack(vectors).mean(0), dim=-1)
+
+
+def open_clip_model(
+    name: str,
+    *,
+    pretrained: str | None = None,
+    sha256: str | None = None,
+    quick_gelu: bool | None = None,
+    seed: int = 0,
+) -> VisionLanguageBackbone:
+    """A model of `open_clip.create_model`: image tower as trunk, `encode_text` beside it.
+
+    Args:
+        name: OpenCLIP's name ("ViT-B-32"), or "local-dir:FOLDER" with `open_clip_config.json` and weights.
+        pretrained: a tag ("openai", "laion2b_s34b_b79k"; needs a network or the cache) or the path of a weights file.
+        sha256: expected digest of the weights file, or its beginning, where `pretrained` is a path.
+        quick_gelu: activation the weights were trained with. None: as the tag says (OpenCLIP alone would only warn, and
+            build the other one); for a file as the name says ("ViT-B-32-quickgelu").
+        seed: of the random weights, where `pretrained` is not given.
+
+    Raises:
+        UserError: an unknown name or tag, or weights that are missing, damaged or of another model.
+    """
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    local = name.startswith("local-dir:")
+    if not local and name not in open_clip.list_models():
+        close = [m for m in open_clip.list_models() if m.lower().startswith(name.lower()[:6])][:4]
+        raise UserError(
+            f'OpenCLIP has no model "{name}": {"did you mean " + " or ".join(close) if close else "see list_models()"}.'
+        )
+    info: dict[str, Any] = {
+        "name": f"open_clip:{name}",
+        "args": {"pretrained": pretrained},
+        "source": f"random, seed {seed}",
+    }
+    if local:
+        info |= {"sha256": _check_folder(name.removeprefix("local-dir:")), "source": name}
+    tag: dict[str, Any] = {} if local or not pretrained else dict(get_pretrained_cfg(name, pretrained) or {})
+    if tag:
+        quick_gelu = bool(tag.get("quick_gelu", False)) if quick_gelu is None else quick_gelu
+        info["source"] = f"open_clip tag {pretrained}"
+    elif pretrained and not local:
+        known = open_clip.list_pretrained_tags_by_model(name)
+        _, info["sha256"] = read_weights(
+            pretrained, sha256, f"give a path, or one of the tags {', '.join(known) or '(none for this model)'}."
+        )
+        info["source"] = pretrained
+    if quick_gelu is not None:
+        info["args"]["quick_gelu"] = quick_gelu
+    if quick_gelu is False and "quickgelu" in name.lower():
+        raise UserError(
+            f'"{name}" has QuickGELU but weights "{pretrained}" were trained without: use the name without it.'
+        )
+    try:
+        with seeded(seed), _root_logger_kept():
+            clip = open_clip.create_model(
+                name,
+                pretrained=None if local else pretrained,
+                precision="fp32",
+                force_quick_gelu=bool(quick_gelu),
+                # A text tower taken from the Hugging Face hub would otherwise be downloaded for a random model.
+                pretrained_text=False,
+                require_pretrained=bool(pretrained) or local,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f'OpenCLIP cannot make "{name}" with weights "{pretrained}" ({reason}): give weights of it as a file.'
+        ) from error
+    cfg = clip.visual.preprocess_cfg
+    size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][-1]
+    how = Preprocess(
+        int(size), tuple(cfg["mean"]), tuple(cfg["std"]), cfg["interpolation"], cfg["resize_mode"] == "squash"
+    )
+    width = _embed_dim(name)
+    return VisionLanguageBackbone(clip, context_name=name, num_features=width, preprocess=how, info=info).eval()
+
+
+def _embed_dim(name: str) -> int:
+    import open_clip
+
+    if name.startswith("local-dir:"):
+        text = (Path(name.removeprefix("local-dir:")) / "open_clip_config.json").read_text(encoding="utf-8")
+        return int(json.loads(text)["model_cfg"]["embed_dim"])
+    return int(open_clip.get_model_config(name)["embed_dim"])
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """OpenCLIP logs through the root logger, whose first message would install a handler for the whole process."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+def _check_folder(folder: str) -> str:
+    where = existing_folder(folder, "it should hold open_clip_config.json and the weights.")
+    if not (where / "open_clip_config.json").is_file():
+        raise UserError(f'"{where}" has no open_clip_config.json: name a folder that OpenCLIP wrote.')
+    files = sorted(where.glob("*.safetensors"))
+    if not files:
+        raise UserError(f'"{where}" has no safetensors file: put the weights there as open_clip_model.safetensors.')
+    check_magic(files[0], "safetensors")
+    return file_digest(files[0])

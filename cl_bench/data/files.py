@@ -1,0 +1,95 @@
+"""Checks that a file is what its name says, before a parser meets it.
+
+Downloads fail quietly: an HTML error page saved under the right name, or half a file. Each check here ends in one
+sentence that names the file and says what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..errors import UserError
+
+__all__ = ["check_magic", "existing_file", "existing_folder", "file_digest", "verify_digest"]
+
+# First bytes of each format; parquet has its mark at both ends, which also shows a truncated file.
+_MAGIC: dict[str, tuple[bytes, ...]] = {
+    "gzip": (b"\x1f\x8b",),
+    "npy": (b"\x93NUMPY",),
+    "parquet": (b"PAR1",),
+    "torch": (b"PK\x03\x04", b"\x80\x02"),  # a zip archive since PyTorch 1.6, a bare pickle (protocol 2) before
+}
+
+
+def existing_file(path: str | os.PathLike[str], hint: str = "") -> Path:
+    """The path, or a `UserError` that says the file is missing or empty and, with `hint`, what belongs there."""
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise UserError(f'There is no file "{found}"{_because(hint)}')
+    if found.stat().st_size == 0:
+        raise UserError(f'"{found}" is empty: fetch it again.')
+    return found
+
+
+def existing_folder(path: str | os.PathLike[str], hint: str = "") -> Path:
+    """The path, or a `UserError` that says the folder is missing and, with `hint`, what belongs there."""
+    found = Path(path).expanduser()
+    if not found.is_dir():
+        raise UserError(f'There is no folder "{found}"{_because(hint)}')
+    return found
+
+
+def check_magic(path: Path, kind: str) -> None:
+    """Refuse an HTML page, a Git LFS pointer or another format under the name of a `kind` file.
+
+    `kind` is "gzip", "npy", "parquet", "torch" or "safetensors".
+    """
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        start = f.read(512)
+        f.seek(max(0, size - 4))
+        end = f.read(4)
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise UserError(f'"{path}" is a web page, not a {kind} file: the download failed, fetch the file itself.')
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f'"{path}" is a Git LFS pointer, not the file: run "git lfs pull", or fetch the file itself.')
+    if kind == "safetensors":
+        header = int.from_bytes(start[:8], "little")
+        if len(start) < 9 or start[8:9] != b"{":
+            raise UserError(f'"{path}" is not a safetensors file: name a safetensors file, or fetch it again.')
+        if 8 + header > size:
+            raise UserError(f'"{path}" is cut short: fetch it again.')
+        return
+    if not start.startswith(_MAGIC[kind]):
+        raise UserError(f'"{path}" is not a {kind} file: name a {kind} file, or fetch it again.')
+    if kind == "parquet" and end != b"PAR1":
+        raise UserError(f'"{path}" is cut short (no parquet footer): fetch it again.')
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as f:
+        while piece := f.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def verify_digest(path: Path, expected: str, algorithm: str = "sha256") -> str:
+    """The digest, or a `UserError` if it does not begin with `expected` (hex; at least 8 characters of it)."""
+    if len(expected) < 8:
+        raise UserError(f'The digest "{expected}" is too short to tell files apart: give at least 8 characters.')
+    found = file_digest(path, algorithm)
+    if not found.startswith(expected.lower()):
+        raise UserError(
+            f'"{path}" has {algorithm} {found[:16]}... where {expected[:16]}... is expected: '
+            "it is cut short or another version, fetch it again."
+        )
+    return found
+
+
+def _because(hint: str) -> str:
+    return f": {hint}" if hint else ": check the path."

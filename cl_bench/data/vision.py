@@ -1,0 +1,113 @@
+"""CIFAR-10, CIFAR-100, MNIST and ImageNet through torchvision's own classes, from files that the user has.
+
+Krizhevsky, "Learning multiple layers of features from tiny images", 2009; LeCun, Cortes and Burges, "The MNIST
+database", 1998; Russakovsky et al., "ImageNet large scale visual recognition challenge", IJCV 2015.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import UserError
+from .files import existing_folder
+from .folder import FolderData
+from .parquet import LabelledImages
+from .tensor import TensorData
+
+__all__ = ["torchvision_data", "torchvision_imagenet"]
+
+# What torchvision looks for below the root, so that the message can say it.
+_WANTED = {
+    "CIFAR10": "cifar-10-batches-py/ (from cifar-10-python.tar.gz)",
+    "CIFAR100": "cifar-100-python/ (from cifar-100-python.tar.gz)",
+    "MNIST": "MNIST/raw/ with the four idx-ubyte files, unpacked",
+    "FashionMNIST": "FashionMNIST/raw/ with the four idx-ubyte files, unpacked",
+    "KMNIST": "KMNIST/raw/ with the four idx-ubyte files, unpacked",
+}
+
+
+def torchvision_data(
+    name: Literal["CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST"],
+    root: str | os.PathLike[str],
+    split: Literal["train", "test"] = "train",
+    *,
+    download: bool = False,
+) -> LabelledImages:
+    """A data set of `torchvision.datasets` that fits in memory: uint8 (N, 3, H, W), int64 (N,), class names.
+
+    Args:
+        root: the folder that torchvision calls root.
+        download: let torchvision fetch what is missing (needs a network).
+
+    Raises:
+        UserError: an unknown name or split, or files that are missing or damaged, with what to put where.
+    """
+    from torchvision import datasets
+
+    if name not in _WANTED:
+        raise UserError(f'Unknown data set "{name}": use one of {", ".join(_WANTED)}.')
+    if split not in ("train", "test"):
+        raise UserError(f'Unknown split "{split}" of {name}: use "train" or "test".')
+    where = Path(root).expanduser()
+    try:
+        data: Any = getattr(datasets, name)(os.fspath(where), train=split == "train", download=download)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        # torchvision says RuntimeError for files that are missing or of another digest, ValueError for damaged ones.
+        raise UserError(
+            f'{name} is not complete in "{where}" ({_first_line(error)}): '
+            f"put {_WANTED[name]} there, or use download=True."
+        ) from error
+    pixels = torch.as_tensor(np.asarray(data.data))
+    # Grey (N, H, W) becomes three equal channels; colour is kept as (N, H, W, 3).
+    x = pixels[:, None].expand(-1, 3, -1, -1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    y = torch.as_tensor(np.asarray(data.targets))
+    return LabelledImages(TensorData(x.contiguous(), y), tuple(str(c) for c in data.classes))
+
+
+class ImageNetData(Dataset[tuple[Tensor, int]]):
+    """ImageNet as lazy uint8 images (3, size, size); labels and names are torchvision's (folder ids in order)."""
+
+    def __init__(self, folder: FolderData, names: tuple[str, ...]) -> None:
+        self._folder, self.names = folder, names
+        self.y = folder.y
+
+    def __len__(self) -> int:
+        return len(self._folder)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._folder[index]
+
+
+def torchvision_imagenet(
+    root: str | os.PathLike[str], split: Literal["train", "val"] = "val", *, size: int = 224, resize: int | None = 256
+) -> ImageNetData:
+    """ILSVRC 2012 through `torchvision.datasets.ImageNet`: lazy, uint8 (3, size, size) after resize and centre crop.
+
+    Raises:
+        UserError: where `root` holds neither the unpacked folder nor the official archives.
+    """
+    from torchvision import datasets
+
+    where = existing_folder(root, "it should hold the ImageNet archives or their unpacked folders train/ and val/.")
+    if split not in ("train", "val"):
+        raise UserError(f'Unknown split "{split}" of ImageNet: use "train" or "val".')
+    try:
+        data = datasets.ImageNet(os.fspath(where), split=split)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(
+            f'ImageNet is not complete in "{where}" ({_first_line(error)}): put ILSVRC2012_devkit_t12.tar.gz and '
+            f"ILSVRC2012_img_{split}.tar there, from image-net.org."
+        ) from error
+    folder = FolderData(where / split, size=size, resize=resize, names=data.wnids)
+    return ImageNetData(folder, tuple(str(c[0]) for c in data.classes))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
