@@ -8,6 +8,8 @@ from .losses import (
     entropy,
     generalised_cross_entropy,
     masked_mean,
+    projection_head,
+    prototype_contrast,
     soft_likelihood_ratio,
     symmetric_cross_entropy,
 )
@@ -23,19 +25,21 @@ from .norm import (
 )
 from .select import all_parameters, norm_parameters, shallow_norm_parameters
 from .sharpness import ascend_, put_back_
-from .source import confidence_threshold, fisher, prototypes, source_batches
-from .teacher import ema_, stochastic_restore_, teacher_of
+from .source import Replay, confidence_threshold, fisher, prototypes, source_batches
+from .teacher import augmented_outputs, ema_, stochastic_restore_, teacher_of
 
 __all__ = [
     "CategoryBalancedMemory",
     "Deployed",
     "InstanceAwareNorm",
     "MixedNorm",
+    "Replay",
     "RobustNorm",
     "TestTimeMethod",
     "all_parameters",
     "ascend_",
     "augment",
+    "augmented_outputs",
     "batch_statistics",
     "confidence_threshold",
     "contrastive",
@@ -51,6 +55,8 @@ __all__ = [
     "norm_layers",
     "norm_parameters",
     "pixel_chunk",
+    "projection_head",
+    "prototype_contrast",
     "prototypes",
     "put_back_",
     "shallow_norm_parameters",

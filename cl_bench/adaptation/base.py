@@ -123,6 +123,7 @@ class TestTimeMethod(Method):
             raise UserError(f"optimizer {optimizer!r} is not known; use adam or sgd.")
         self.optimizer, self.learn_lr = optimizer, learn_lr
         self.counts = dict.fromkeys(COUNTED, 0)
+        self.last_loss, self.last_selected = 0.0, 0
         self._built: list[str] = []
 
     # ------------------------------------------------------------------ what a subclass writes
@@ -229,17 +230,18 @@ class TestTimeMethod(Method):
         """Fill fresh gradients of ``loss`` and say whether a step may follow.
 
         No step may follow where ``selected`` (a bool mask (N,)) selects nothing, or where the loss or its gradient is
-        not finite; either is counted and leaves no gradient behind. Reads the device once.
+        not finite; either is counted and leaves no gradient behind. Reads the device once and keeps what it read:
+        ``last_loss`` and ``last_selected``.
         """
         self.opt.zero_grad()
         loss.backward()
         grads = [p.grad for g in self.opt.param_groups for p in g["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         kept = torch.ones_like(norm) if selected is None else selected.sum().to(norm)
-        value, size, number = torch.stack((loss.detach().to(norm), norm, kept)).tolist()
-        if selected is not None:
-            self.counts["selected"] += int(number)
-        fault = "skipped" if number == 0 else "" if math.isfinite(value) and math.isfinite(size) else "nonfinite"
+        self.last_loss, size, number = torch.stack((loss.detach().to(norm), norm, kept)).tolist()
+        self.last_selected = int(number) if selected is not None else 0
+        finite = math.isfinite(self.last_loss) and math.isfinite(size)
+        fault = "skipped" if number == 0 else "" if finite else "nonfinite"
         if fault:
             self.counts[fault] += 1
             self.opt.zero_grad()
@@ -249,10 +251,15 @@ class TestTimeMethod(Method):
         """:meth:`gradient`, then one optimizer step if it may be taken; says whether it was."""
         if not self.gradient(loss, selected):
             return False
+        self.take_step()
+        return True
+
+    def take_step(self) -> None:
+        """The optimizer's step with the gradients at hand; counted. Gradients are cleared."""
         self.opt.step()
         self.opt.zero_grad()
         self.counts["steps"] += 1
-        return True
+        self.counts["selected"] += self.last_selected
 
     def _narrow(self, space: LabelSpace) -> None:
         have = self.model.space

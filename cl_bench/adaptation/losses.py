@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..rng import Rng
 
 __all__ = [
     "contrastive",
@@ -12,6 +14,8 @@ __all__ = [
     "entropy",
     "generalised_cross_entropy",
     "masked_mean",
+    "projection_head",
+    "prototype_contrast",
     "soft_likelihood_ratio",
     "symmetric_cross_entropy",
 ]
@@ -58,6 +62,27 @@ def contrastive(views: list[Tensor], temperature: float = 0.1) -> Tensor:
     return -log_p.masked_fill(same, 0.0).sum(1).mean() / (v - 1)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values (N,) that ``mask`` selects, without reading the device; 0 where it selects none."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+def prototype_contrast(
+    plain: Tensor, other: Tensor, prototypes: Tensor, projector: nn.Module, temperature: float
+) -> Tensor:
+    """RMT's contrastive loss, a scalar, of three views: the nearest source prototype (by cosine), features (N, d), and
+    features of the augmented images; all pass the projector."""
+    with torch.no_grad():
+        near = (F.normalize(plain, dim=1) @ F.normalize(prototypes, dim=1).T).argmax(1)
+    return contrastive([projector(v) for v in (prototypes[near], plain, other)], temperature)
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of the values that ``mask`` selects (along ``dim``), without reading the device; 0 where it selects none."""
+    kept = torch.where(mask, values, 0.0)
+    return (kept.sum() if dim is None else kept.sum(dim)) / mask.sum().clamp(min=1)
+
+
+def projection_head(width: int, dim: int, rng: Rng, like: Tensor) -> nn.Sequential:
+    """RMT's projector, Linear(width, dim) -> ReLU -> Linear(dim, dim), drawn from ``rng`` as nn.Linear draws."""
+    layers = [nn.utils.skip_init(nn.Linear, n, dim) for n in (width, dim)]
+    with torch.no_grad():
+        for layer in layers:
+            for p in (layer.weight, layer.bias):
+                p.uniform_(-(layer.in_features**-0.5), layer.in_features**-0.5, generator=rng.on("cpu"))
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(like)

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import batches
+from ..data.tensor import as_float
 from ..heads import columns_of
+from ..memory import as_uint8
 from ..rng import Rng
 from ..types import Batch, Experience
 from .base import Deployed
 
-__all__ = ["confidence_threshold", "fisher", "prototypes", "source_batches"]
+__all__ = ["Replay", "confidence_threshold", "fisher", "prototypes", "source_batches"]
 
 
 def source_batches(
@@ -71,3 +73,41 @@ def confidence_threshold(model: Deployed, data: Iterator[Batch], quantile: float
     """CoTTA's rule for a new data set: the 5 % quantile of source confidences, minus 0.05."""
     confidence = torch.cat([model(x).softmax(1).amax(1) for x, _ in data])
     return float(confidence.quantile(quantile)) - margin
+
+
+class Replay(nn.Module):
+    """Labelled source images kept for replay: at most ``size`` of them, drawn at random, as uint8.
+
+    Batches run through all images in a random order, then through another one; the last batch of a pass may be small.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __init__(self, source: Experience, size: int, batch: int, rng: Rng, device: torch.device) -> None:
+        super().__init__()
+        parts = [(as_uint8(x), y) for x, y in source_batches(source, batch, rng, device, size)]
+        if not parts:
+            raise ValueError("there is no source data to replay")
+        self.batch = batch
+        self.register_buffer("x", torch.cat([p[0] for p in parts]))
+        self.register_buffer("y", torch.cat([p[1] for p in parts]))
+        self.order: list[int] = []
+
+    @property
+    def samples(self) -> int:
+        """How many images are kept."""
+        return len(self.y)
+
+    def all(self) -> Iterator[Batch]:
+        """Every image once, in batches."""
+        for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
+            yield Batch(as_float(x), y)
+
+    def draw(self, rng: Rng) -> Batch:
+        """The next labelled batch."""
+        if not self.order:
+            self.order = torch.randperm(self.samples, generator=rng.on("cpu")).tolist()
+        rows = torch.tensor(self.order[: self.batch]).to(self.x.device, non_blocking=True)
+        self.order = self.order[self.batch :]
+        return Batch(as_float(self.x[rows]), self.y[rows])
