@@ -1,0 +1,87 @@
+"""``cl-bench list``: read from source and entry points; nothing is imported but for counting parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .registry import GROUPS, Entry, entries
+
+__all__ = ["rows", "show"]
+
+
+def rows(kind: str) -> list[dict[str, Any]]:
+    """One dictionary per entry of ``kind``, sorted by family and name."""
+    if kind in ("suites", "configs"):
+        return _configs("suite" if kind == "suites" else "run")
+    found = [_row(e) for e in entries(GROUPS[kind]).values()]
+    return sorted(found, key=lambda r: (str(r.get("family", "")), r["name"]))
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    facts = entry.facts
+    row: dict[str, Any] = {"name": entry.name, "summary": entry.summary, "from": entry.distribution}
+    for key in ("family", "needs", "gives", "paper", "mergeable"):
+        if key in facts:
+            row[key] = facts[key]
+    return row
+
+
+def _configs(folder: str) -> list[dict[str, Any]]:
+    home = Path(__file__).resolve().parent / "configs"
+    home = home if home.is_dir() else home.parent.parent / "configs"
+    out = []
+    for file in sorted((home / folder).glob("*.yaml")):
+        about = [line.lstrip("# ").rstrip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        out.append({"name": file.stem, "summary": " ".join(about)})
+    return out
+
+
+def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> None:
+    """Print a table of ``kind``; with ``backbone``, adapters show their trainable parameters on it.
+
+    Raises:
+        UserError: for ``backbone`` with another kind.
+    """
+    found = rows(kind)
+    if backbone is not None:
+        if kind != "adapters":
+            raise UserError("--backbone goes with `cl-bench list adapters`.")
+        from .adapters import count_parameters
+        from .registry import find
+
+        network = find(GROUPS["backbones"], backbone)()
+        for row in found:
+            row["parameters"] = count_parameters(row["name"], network)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    columns = ["name", *[c for c in ("family", "needs", "gives", "parameters", "mergeable", "paper", "summary")
+                         if any(row.get(c) not in (None, "", []) for row in found)]]
+    if console.width < 120 and "paper" in columns and kind != "adapters":
+        columns = [c for c in columns if c != "summary"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "name",
+                         justify="right" if column == "parameters" else "left")
+    for row in found:
+        table.add_row(*[escape(_text(row.get(c))) for c in columns])
+    console.print(table)
+    console.print(f"[dim]{len(found)} {kind}[/dim]")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
