@@ -1,0 +1,41 @@
+# make quickstart   install, run the quickstart suite on embedded data, write the page
+# make test         install and pass the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNS ?= runs/quickstart
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+
+.PHONY: help install install-test quickstart test lint clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(VENV)/.stamp-install: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else "cl-bench needs Python 3.10 or newer; make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.3"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+install: $(VENV)/.stamp-install
+
+install-test: $(VENV)/.stamp-test
+
+quickstart: install
+	$(BIN)/cl-bench suite quickstart --runs $(RUNS) --again
+
+test: install-test lint
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
