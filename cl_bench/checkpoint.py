@@ -46,7 +46,7 @@ class _Encoder:
         self.keep: list[Any] = []  # ids stay unique only while their objects live
 
     def __call__(self, value: Any, path: str) -> Any:
-        if value is None or isinstance(value, (bool, int, str)) and type(value) in (bool, int, str):
+        if value is None or (isinstance(value, (bool, int, str)) and type(value) in (bool, int, str)):
             return value
         if isinstance(value, float) and type(value) is float:
             return value if math.isfinite(value) else {"t": "float", "v": repr(value)}
@@ -238,7 +238,7 @@ class _Decoder:
     def _module(self, node: Any, there: Any) -> nn.Module:
         cls = self._class(node["class"], nn.Module)
         found = type(there).__mro__[1] if isinstance(there, nn.Module) and parametrize.is_parametrized(there) else type(there)
-        value = there if found is cls else cls.__new__(cls)
+        value: Any = there if found is cls else object.__new__(cls)
         if value is not there:
             nn.Module.__init__(value)
         self.made[node["n"]] = value
@@ -263,7 +263,7 @@ class _Decoder:
     def _optimizer(self, node: Any, there: Any) -> torch.optim.Optimizer:
         cls = self._class(node["class"], torch.optim.Optimizer)
         groups = [self(g) for g in node["groups"]]
-        value: Any = cls.__new__(cls)
+        value: Any = object.__new__(cls)
         torch.optim.Optimizer.__init__(value, [{"params": g["params"]} for g in groups], self(node["defaults"]))
         value.__setstate__({"state": value.state, "param_groups": groups, "defaults": value.defaults})
         value.state = defaultdict(dict, {self(p): self(s) for p, s in node["state"]})

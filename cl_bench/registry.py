@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def name_of(group: str, target: type) -> str:
     return path
 
 
-@lru_cache(maxsize=None)
+@cache
 def entries(group: str) -> dict[str, Entry]:
     """All names of a group, sorted; nothing is imported.
 
@@ -180,7 +180,7 @@ def _source_of(module: str, point: EntryPoint, distribution: str) -> Path | None
     return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_text(encoding="utf-8"))
@@ -219,14 +219,15 @@ def _facts(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, dict[str, Any]]:
     doc = ast.get_docstring(node) or ""
     facts: dict[str, Any] = {}
     for item in node.body if isinstance(node, ast.ClassDef) else []:
-        target: ast.expr | None = None
-        if isinstance(item, ast.AnnAssign) and item.value is not None:
-            target = item.target
+        if isinstance(item, ast.AnnAssign):
+            target, value = item.target, item.value
         elif isinstance(item, ast.Assign):
-            target = item.targets[0]
-        if isinstance(target, ast.Name):
+            target, value = item.targets[0], item.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and value is not None:
             try:
-                facts[target.id] = _literal(item.value)  # type: ignore[union-attr, arg-type]
+                facts[target.id] = _literal(value)
             except ValueError:
                 continue  # computed at run time: not a fact that the source states
     return " ".join(doc.split("\n\n")[0].split()), facts

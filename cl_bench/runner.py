@@ -2,102 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import checkpoint
-from .backbones import Backbone
 from .data.tensor import as_float
 from .engine import Compute, Scored, fit, measure, resolve_device, stream_step
 from .errors import UserError
 from .matrix import AccuracyMatrix
 from .meter import Meter, parameter_counts, peak_memory, reset_peak_memory, state_bytes
 from .method import Method
-from .results import RunWriter, environment, new_id, plain, utc_now
+from .protocol import PROTOCOL_VERSION, Plan, fingerprint, head_fits
+from .results import RunWriter, environment, new_id, utc_now
 from .rng import Rng
 from .scenario import Scenario
 from .seeding import derive, seeded
-from .source import SourceRecipe, ready_backbone
+from .source import ready_backbone
 from .stream_metrics import Stream, StreamEntry
 from .types import Experience, LabelSpace, TestSet
 
 __all__ = ["PROTOCOL_VERSION", "Plan", "fingerprint", "run"]
 
-PROTOCOL_VERSION = 1  # raised when the harness's meaning of a number changes
 
 Listener = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass
-class Plan:
-    """Everything a run is made of, built; ``config`` is the same as plain data, enough to build it again.
-
-    Attributes:
-        build: backbone -> method; ``method`` is its class, whose ``needs`` are checked before any work.
-        names: what the record calls them: {"scenario": {"name", "class_path", "args"}, "method": ..., "backbone": ...}.
-    """
-
-    scenario: Scenario
-    backbone: Backbone
-    method: type[Method]
-    build: Callable[[Backbone], Method]
-    names: dict[str, dict[str, Any]]
-    seed: int = 0
-    compute: Compute = field(default_factory=Compute)
-    recipe: SourceRecipe = field(default_factory=SourceRecipe)
-    suite: str | None = None
-    checkpoint: bool = True
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-def fingerprint(plan: Plan) -> dict[str, Any]:
-    """What two runs must share to stand in one table, and its hash (12 hex digits)."""
-    s = plan.scenario
-    fields: dict[str, Any] = {
-        "protocol_version": PROTOCOL_VERSION,
-        "scenario": plan.names["scenario"]["name"],
-        "weights": plan.backbone.info["sha256"],
-        "backbone": plan.names["backbone"]["name"],
-        "preprocess": plan.backbone.info["preprocess"],
-        "answers": s.answers,
-        "reset": s.reset,
-        "test_batch_size": s.test_batch_size,
-        "max_epochs": s.max_epochs,
-        "stream_speed": getattr(s, "stream_speed", None),
-        "label_delay": getattr(s, "label_delay", None),
-        "source_recipe": asdict(plan.recipe) if needs_source(plan) else None,
-        "metrics": "accuracy of counts; forgetting since best and since learned; online error",
-        "seed_policy": "one seed per run names every draw by its position",
-        **{f"scenario.{k}": v for k, v in s.protocol().items()},
-    }
-    fields = plain(fields)
-    text = json.dumps(fields, sort_keys=True)
-    return {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "fields": fields}
-
-
-def needs_source(plan: Plan) -> bool:
-    """Whether a classifier must be trained on the scenario's source before its stream."""
-    return plan.scenario.source is not None and not _head_fits(plan.backbone, plan.scenario)
-
-
-def _head_fits(backbone: Backbone, scenario: Scenario) -> bool:
-    """Whether the classifier that came with the weights answers for the scenario's classes."""
-    if backbone.head is None or len(scenario.experiences()):
-        return False
-    space, classes = scenario.space, backbone.classes
-    if space.names and classes:
-        return all(i < len(classes) and classes[i] == n for i, n in zip(space.ids, space.names, strict=True))
-    weight = getattr(backbone.head, "weight", None)
-    return weight is not None and max(space.ids) < len(weight)
 
 
 class _Run:
@@ -345,7 +278,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
                         steps=sum(1 for _ in plan.scenario.timeline()))
             with state.clock("source"):
                 backbone = ready_backbone(plan.backbone, plan.scenario, plan.recipe, plan.compute, plan.seed,
-                                          fits=_head_fits(plan.backbone, plan.scenario), cache=runs / ".cache")
+                                          fits=head_fits(plan.backbone, plan.scenario), cache=runs / ".cache")
             with seeded(derive(plan.seed, "build")):
                 method = plan.build(backbone).to(device)
             _watch(state.meter, method, plan.scenario)
@@ -378,7 +311,8 @@ def _fail(state: _Run, fault: BaseException) -> None:
 
 def _watch(meter: Meter, method: Method, scenario: Scenario) -> None:
     """Count images through the method's backbone, probed with one image of the scenario's."""
-    for part in [*scenario.experiences(), *scenario.test_sets(), *scenario.stream()]:
+    parts: list[Experience | TestSet] = [*scenario.experiences(), *scenario.test_sets(), *scenario.stream()]
+    for part in parts:
         image = as_float(torch.as_tensor(part.data[0][0]))[None].to(next(method.backbone.parameters()).device)
         meter.attach(method.backbone, image.to(next(method.backbone.parameters()).dtype))
         return

@@ -48,7 +48,8 @@ class Scenario(ABC):
     def space(self) -> LabelSpace:
         """Every class of the scenario."""
         whole = LabelSpace()
-        for part in [*self.experiences(), *self.test_sets(), *self.stream()]:
+        parts: list[Experience | TestSet] = [*self.experiences(), *self.test_sets(), *self.stream()]
+        for part in parts:
             whole = whole | part.space
         return whole
 

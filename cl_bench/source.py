@@ -67,7 +67,7 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
     else:
         trained = _SourceTraining(ready, lr=recipe.lr, epochs=recipe.epochs, batch_size=recipe.batch_size)
         fit(trained, source, compute, derive(seed, "source"))
-        pairs = {"backbone": trained.backbone, "head": trained.head}
+        pairs: dict[str, torch.nn.Module] = {"backbone": trained.backbone, "head": trained.head}
         state = {f"{k}.{name}": v.detach().cpu().contiguous() for k, m in pairs.items() for name, v in m.state_dict().items()}
         cache.mkdir(parents=True, exist_ok=True)
         fresh = file.with_suffix(f".{uuid.uuid4().hex[:8]}")

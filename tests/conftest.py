@@ -1,0 +1,31 @@
+"""Shared fixtures: one thread, no telemetry, and the folder of optional data where there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("NO_COLOR", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two test processes share two cores; sums depend on the thread count in the last bit."""
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of optional real data; tests that want it skip without it."""
+    path = Path(os.environ.get("CL_BENCH_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+    if not (path / "data").is_dir():
+        pytest.skip(f"optional data not found in {path} (set CL_BENCH_SHARED)")
+    return path
