@@ -219,6 +219,8 @@ def _facts(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, dict[str, Any]]:
     doc = ast.get_docstring(node) or ""
     facts: dict[str, Any] = {}
     for item in node.body if isinstance(node, ast.ClassDef) else []:
+        target: ast.expr
+        value: ast.expr | None
         if isinstance(item, ast.AnnAssign):
             target, value = item.target, item.value
         elif isinstance(item, ast.Assign):

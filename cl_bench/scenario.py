@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ from .types import Experience, LabelSpace, TestSet
 __all__ = ["Scenario"]
 
 
-class Scenario(ABC):
+class Scenario:
     """A stream of experiences to learn, test sets to measure on, and an unlabelled test stream to survive.
 
     A scenario is a description: constructing one reads no data and draws no random number; its three sequences may be

@@ -58,8 +58,8 @@ def check_method(cls: type[Method], *, name: str = "", backbone: Callable[[], Ba
     report.run("needs are words that a scenario can give", lambda: _words(cls), exempt)
     try:
         toy = _Trial(cls, backbone, hparams or {})
-    except Exception:
-        report.run("builds from its defaults", lambda: f"{type(fault).__name__}: {fault}", {})
+    except Exception as fault:
+        report.findings.append(Finding("builds from its defaults", "failed", f"{type(fault).__name__}: {fault}"))
         return report
     report.run("builds from its defaults", lambda: None, exempt)
     report.run("parameter name = attribute name", toy.attributes, exempt)

@@ -1,0 +1,1 @@
+"""Methods of ours for cl-bench."""
