@@ -95,6 +95,10 @@ class Picked(Dataset):
     def __getitem__(self, index: int) -> Any:
         return self.data[int(self.rows[index])]
 
+    def digest(self) -> str:
+        """16 hex digits over what the whole is and which rows are taken."""
+        return hashlib.sha256(digest_of(self.data).encode() + self.rows.numpy().tobytes()).hexdigest()[:16]
+
 
 def pick(parts: Sequence[Dataset], rows: Any, shelf: Shelf | None = None) -> Dataset:
     """Rows (K,) of the concatenation of ``parts``; pixels are gathered when looked at."""

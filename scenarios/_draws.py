@@ -24,6 +24,16 @@ def classes_of(labels: Rows) -> list[Rows]:
     return [np.flatnonzero(labels == c) for c in np.unique(labels)]
 
 
+def dirichlet(delta: float, parts: int, rows: int, rng: RandomState) -> NDArray[np.float64]:
+    """``rows`` draws of Dir(delta) over ``parts``, (rows, parts). Where a tiny delta underflows to 0 / 0, the limit
+    is taken: all mass on one part, chosen at random."""
+    with np.errstate(invalid="ignore"):
+        share = np.asarray(rng.dirichlet(np.full(parts, delta), size=rows))
+    for row in np.flatnonzero(~np.isfinite(share).all(1)):
+        share[row] = np.eye(parts)[rng.randint(parts)]
+    return share
+
+
 def sorted_by_class(labels: Rows) -> Rows:
     """Class after class: the "correlated" setting of ROID (Marsden et al., WACV 2024) without a concentration."""
     return np.argsort(labels, kind="stable")
@@ -45,10 +55,10 @@ def note_chunks(labels: Rows, delta: float, rng: RandomState) -> Rows:
         sizes = np.zeros(count)
         for k in range(count):
             rows = rng.permutation(members[k])
-            room = (sizes < n / count).astype(np.float64)
-            share = np.asarray(rng.dirichlet(np.full(count, delta))) * room
-            if not share.sum() > 0:  # a tiny delta can leave all its mass on full chunks: the open ones share alike
-                share = room
+            room = sizes < n / count
+            share = dirichlet(delta, count, 1, rng)[0] * room
+            if not share.sum() > 0:  # a small delta can leave all its mass on full chunks: take an open one
+                share[rng.choice(np.flatnonzero(room))] = 1.0
             cuts = np.floor(np.cumsum(share / share.sum())[:-1] * len(rows)).astype(np.int64)
             for j, part in enumerate(np.split(rows, cuts)):
                 if len(part):
@@ -67,8 +77,7 @@ def rotta_slots(labels: Rows, gamma: float, rng: RandomState) -> Rows:
     slots by Dir(gamma); a slot is its class blocks in random order."""
     members = classes_of(labels)
     slots = min(len(members), 100)
-    shares = rng.dirichlet(np.full(slots, gamma), size=len(members))
-    shares = np.where(np.isfinite(shares).all(1, keepdims=True), shares, 1.0 / slots)
+    shares = dirichlet(gamma, slots, len(members), rng)
     parts = [
         np.split(rows, np.floor(np.cumsum(share)[:-1] * len(rows)).astype(np.int64))
         for rows, share in zip(members, shares, strict=True)
@@ -120,7 +129,7 @@ def change_by_slots(batches: Sequence[int], delta: float, slots: int, rng: Rando
     Yields:
         (domain, consecutive batches), at least one batch each; all batches of every domain are spent.
     """
-    share = rng.dirichlet(np.full(slots, delta), size=len(batches))
+    share = dirichlet(delta, slots, len(batches), rng)
     ends = np.floor(np.cumsum(share, 1) * np.asarray(batches)[:, None]).astype(np.int64)
     ends[:, -1] = batches  # floor of a cumulative sum that is a hair below 1 would lose the last batch
     counts = np.diff(ends, axis=1, prepend=0)

@@ -185,7 +185,8 @@ class StreamWrapper(Scenario):
                 f"{type(of).__name__} interleaves learning and streaming by itself; wrap the stream it is built from."
             )
         self.of = of
-        passed_on = ("gives", "answers", "reset", "test_batch_size", "max_epochs", "label_delay", "stream_speed")
+        passed_on = ["gives", "answers", "reset", "test_batch_size", "max_epochs", "order", "backbone"]
+        passed_on += ["label_delay", "stream_speed"]
         self.__dict__.update({key: getattr(of, key) for key in passed_on if hasattr(of, key)})
         self._shelf = Shelf(2)  # the views in use; made again from `of` when the stream comes back to them
         self._drawn: dict[int, tuple[TestSet, ...]] = {}

@@ -73,6 +73,7 @@ def test_label_shift_has_the_published_length_and_major_classes() -> None:
 
 
 def test_smaller_delta_is_more_correlated() -> None:
+    assert draws.dirichlet(1e-300, 5, 40, rng(0)).max(1).tolist() == [1.0] * 40, "the limit is one part, not all alike"
     labels = rng(1).permutation(np.arange(2000) % 10)
     shuffled = draws.correlation(labels, 50)
     assert shuffled["classes_per_batch"] > 9.5 and shuffled["lag_1_agreement"] < 0.15

@@ -1,0 +1,138 @@
+"""ImageNet-C and ImageNet-3DCC from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch.utils.data import Dataset
+
+from cl_bench import LabelSpace, TestSet
+
+from ._data import digest_of
+from ._files import (
+    ImageFiles,
+    Listing,
+    class_folders,
+    in_folders,
+    in_list,
+    lines_of,
+    need_root,
+    read_class_list,
+    shuffled,
+)
+from ._stream import CorruptionStream
+
+__all__ = ["ImageNet3DCC", "ImageNetC"]
+
+
+class ImageNetC(CorruptionStream):
+    """ImageNet-C: 15 corruptions of the ImageNet validation images at one severity, without reset.
+
+    Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR
+    2019 (Zenodo 2235448).
+
+    Args:
+        root: folder of ``<corruption>/<severity>/<class>/*.JPEG``.
+        image_list: text file with one ``class/file`` per line, in order: the 5,000 images that robustbench, CoTTA and
+            most tables use (robustbench's imagenet_test_image_ids.txt). "" = all 50,000.
+        class_list: the 1,000 classes in label order (see ``imagenet_r``); "" = class folders in order of name, which is
+            the same where all 1,000 are there.
+        names: reveal the names of ``class_list``.
+        severity: 1 to 5.
+        corruptions: "standard", "extra", "all", "rotta", or names.
+        shuffle: random order within each domain; False keeps that of ``image_list``, or one class after another.
+        seed: of these orders, one per domain.
+        resize: short side before the centre crop to 224. The files are 224 x 224 already, and 224 takes them as they
+            are; 256 repeats a detour of some CoTTA-era loaders that shifts errors by points.
+        order: None = as listed; a number draws another order of the domains.
+        test_batch_size: 64 as published.
+    """
+
+    name: ClassVar[str] = "imagenet_c"
+    paper: ClassVar[str] = "Hendrycks and Dietterich, ICLR 2019"
+
+    def __init__(
+        self,
+        root: str = "",
+        image_list: str = "",
+        class_list: str = "",
+        names: bool = False,
+        severity: int = 5,
+        corruptions: str | list[str] = "standard",
+        shuffle: bool = True,
+        seed: int = 0,
+        resize: int = 224,
+        order: int | None = None,
+        test_batch_size: int = 64,
+    ) -> None:
+        super().__init__(severity, corruptions, order, test_batch_size)
+        self._where = need_root(root, type(self).__name__, "<corruption>/<severity>/<class>/*.JPEG")
+        self.root, self.image_list, self.class_list, self.names = root, image_list, class_list, names
+        self.shuffle, self.seed, self.resize = shuffle, seed, resize
+        self.__dict__["gives"] = frozenset({"names"} if names and class_list else ())
+        self._files: dict[tuple[str, int], ImageFiles] = {}
+        self._space: LabelSpace | None = None
+        self._known: tuple[dict[str, int] | None, tuple[str, ...]] | None = None
+        self._tests: dict[int, tuple[TestSet, ...]] = {}
+
+    def _classes(self) -> tuple[dict[str, int] | None, tuple[str, ...]]:
+        if self._known is None:
+            self._known = read_class_list(self.class_list) if self.class_list else (None, ())
+        return self._known
+
+    def _folder(self, corruption: str, severity: int) -> Path:
+        return self._where / corruption / str(severity)
+
+    @property
+    def space(self) -> LabelSpace:
+        if self._space is None:
+            labels, names = self._classes()
+            here = class_folders(self._folder(self.domains()[0], self.severity), labels)
+            ids = tuple(sorted(here.values()))
+            self._space = LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
+        return self._space
+
+    def corrupted(self, corruption: str, severity: int) -> Dataset:
+        key = (corruption, severity)
+        if key not in self._files:
+            folder = self._folder(corruption, severity)
+            classes = class_folders(folder, self._classes()[0])
+
+            def find() -> Listing:
+                if self.image_list:
+                    return in_list(folder, lines_of(self.image_list), classes)
+                return in_folders(folder, classes)
+
+            self._files[key] = ImageFiles(find, self._where, 224, self.resize)
+        return self._files[key]
+
+    def at(self, severity: int) -> Sequence[TestSet]:
+        if severity not in self._tests:
+            tests = tuple(super().at(severity))
+            self._tests[severity] = tuple(shuffled(t, self.seed, t.name) for t in tests) if self.shuffle else tests
+        return self._tests[severity]
+
+    def stream(self) -> Sequence[TestSet]:
+        return self.at(self.severity)
+
+    def protocol(self) -> Mapping[str, Any]:
+        data = {name: digest_of(self.corrupted(name, self.severity)) for name in sorted(self.domains())}
+        return {**super().protocol(), "data": data, "shuffle": self.shuffle, "resize": self.resize}
+
+
+class ImageNet3DCC(ImageNetC):
+    """ImageNet-3DCC: 12 corruptions that follow the scene's depth, of the ImageNet validation images.
+
+    Kar et al., "3D Common Corruptions and Data Augmentation", CVPR 2022. Layout and arguments as in ``imagenet_c``; no
+    order of the corruptions is agreed on, this is that of the authors' list.
+    """
+
+    name: ClassVar[str] = "imagenet_3dcc"
+    paper: ClassVar[str] = "Kar et al., CVPR 2022"
+    known: ClassVar[tuple[str, ...]] = (
+        "near_focus", "far_focus", "bit_error", "color_quant", "flash", "fog_3d", "h265_abr", "h265_crf", "iso_noise",
+        "low_light", "xy_motion_blur", "z_motion_blur",
+    )  # fmt: skip
+    lists: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": known}
