@@ -1,0 +1,47 @@
+"""Linear probe: the frozen backbone with a softmax classifier on top."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cl_bench import Backbone, Batch, Method
+
+__all__ = ["LinearProbe"]
+
+
+class LinearProbe(Method):
+    """Trains a linear classifier on the frozen backbone, experience after experience.
+
+    The features cannot be forgotten, the classifier can: with ``masked=False`` the rows of old classes are pushed down
+    by every new class. BatchNorm stays in evaluation mode.
+
+    Args:
+        masked: cross-entropy among the current experience's classes only (the sequential linear probe of the
+            pretrained-model literature).
+    """
+
+    family: ClassVar[str] = "baseline"
+    paper: ClassVar[str] = "frozen features; sequential variant as in McDonnell et al. (RanPAC), NeurIPS 2023"
+
+    def __init__(
+        self, backbone: Backbone, *, lr: float = 1e-2, epochs: int = 5, batch_size: int = 32, masked: bool = True
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.masked = masked
+        self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LinearProbe:
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.backbone.forward_features(x)
+        return self.head(features)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
