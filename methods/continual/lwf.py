@@ -1,0 +1,91 @@
+"""Li and Hoiem, "Learning without Forgetting", ECCV 2016 / TPAMI 2018.
+
+The network answers new images for the old classes as it did before the new classes came: distillation from a frozen
+copy of itself, on new images alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, select
+
+__all__ = ["Lwf"]
+
+
+class Lwf(Method):
+    """Learning without Forgetting: cross-entropy on the new classes, distillation on the old ones.
+
+    L = CE(y, softmax(z_new)) + strength * CE(softmax(z'_old / T), softmax(z_old / T)), z' from the copy of the network
+    taken before the experience. As in the paper, new rows of the classifier are warmed up alone first.
+
+    Deviations: the old classes are distilled as one softmax (as FACIL does), since a class-incremental answer is taken
+    over all of them, where the paper has one softmax per old task; AdamW in place of SGD with momentum.
+
+    Args:
+        strength: the paper's lambda_o.
+        temperature: the paper's T; gradients are not rescaled by T^2.
+        warmup: epochs, before the others, in which only the classifier learns (from the second experience on).
+    """
+
+    family: ClassVar[str] = "regularisation"
+    paper: ClassVar[str] = "Li & Hoiem, ECCV 2016 / TPAMI 2018"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 1e-3,
+        epochs: int = 5,
+        batch_size: int = 32,
+        strength: float = 1.0,
+        temperature: float = 2.0,
+        warmup: int = 1,
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.strength, self.temperature, self.warmup = strength, temperature, warmup
+        self.teacher: nn.ModuleList | None = None
+        self.old = LabelSpace()
+
+    def begin(self, exp: Experience) -> None:
+        self.old = self.seen
+        super().begin(exp)
+
+    def epochs_for(self, exp: Experience) -> int:
+        return self.epochs + (self.warmup if self.teacher is not None else 0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.teacher is None:
+            return self.loss(self(batch.x), batch.y, self.current)
+        if self.current_epoch < self.warmup:
+            with torch.no_grad():
+                features = self.backbone.forward_features(batch.x)
+            return self.loss(self.head(features), batch.y, self.current)
+        logits = self(batch.x)
+        with torch.no_grad():
+            before = self.teacher[1](self.teacher[0].forward_features(batch.x))
+        old = select(logits, self.head.space, self.old)
+        kept = distillation(old, select(before, self.teacher[1].space, self.old), self.temperature)
+        return self.loss(logits, batch.y, self.current) + self.strength * kept
+
+    def end(self, exp: Experience) -> None:
+        self.teacher = nn.ModuleList([copy.deepcopy(self.backbone), copy.deepcopy(self.head)])
+        self.teacher.requires_grad_(False)
+        self.teacher.eval()
+
+    def train(self, mode: bool = True) -> Lwf:
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+
+def distillation(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between the softened answers, mean over images; both arguments are logits (N, C)."""
+    q = F.softmax(target / temperature, dim=1)
+    return -(q * F.log_softmax(logits / temperature, dim=1)).sum(1).mean()
