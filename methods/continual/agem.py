@@ -1,0 +1,86 @@
+"""Chaudhry et al., "Efficient Lifelong Learning with A-GEM", ICLR 2019 (facebookresearch/agem).
+
+A step may not raise the average loss on the memory: a gradient that points against the memory's is projected.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench import Backbone, Experience, Method, batches
+from cl_bench.data.tensor import as_float
+from cl_bench.memory import Reservoir
+
+__all__ = ["Agem"]
+
+
+class Agem(Method):
+    """Averaged Gradient Episodic Memory: no step may raise the average loss on the stored images.
+
+    After each experience a random ``patterns`` of its images are kept (Mammoth keeps one mini-batch, far fewer than its
+    setting says). SGD without momentum or weight decay, so that the projected gradient is the update.
+
+    Args:
+        patterns: stored images per experience.
+        sample_size: stored images of which the reference gradient is the mean.
+        lr, epochs, batch_size: the paper's single pass over Split-CIFAR-100.
+        masked: cross-entropy of new images among the current classes only (for the task-incremental view).
+    """
+
+    family: ClassVar[str] = "replay"
+    paper: ClassVar[str] = "Chaudhry et al., ICLR 2019"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 0.03,
+        epochs: int = 1,
+        batch_size: int = 10,
+        patterns: int = 250,
+        sample_size: int = 256,
+        masked: bool = False,
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.patterns, self.sample_size, self.masked = patterns, sample_size, masked
+        self.memories = nn.ModuleList()  # one per experience
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if not len(self.memories):
+            return
+        params = [p for p in self.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            reference = torch.autograd.grad(self.memory_loss(), params, allow_unused=True)
+        # a parameter that one of the two losses does not reach has gradient zero there
+        g = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
+        pairs = zip(params, reference, strict=True)
+        r = torch.cat([(torch.zeros_like(p) if q is None else q).flatten() for p, q in pairs])
+        for p, part in zip(params, project(g, r).split([p.numel() for p in params]), strict=True):
+            p.grad = part.view_as(p)
+
+    def memory_loss(self) -> Tensor:
+        """Mean cross-entropy of a random sample of all stored images."""
+        x, y = (torch.cat(parts) for parts in zip(*((m.x, m.y) for m in self.memories), strict=True))
+        rows = torch.randperm(len(y), generator=self.rng.on("cpu"))[: self.sample_size].to(y.device)
+        return self.loss(self(as_float(x[rows])), y[rows])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+
+    def end(self, exp: Experience) -> None:
+        memory = Reservoir(self.patterns)
+        for x, y in batches(exp.data, 256, device="cpu"):
+            memory.add(x, y, self.rng.on("cpu"))
+        self.memories.append(memory.to(self.device))
+
+
+def project(g: Tensor, reference: Tensor) -> Tensor:
+    """g where g . r >= 0, else g - (g . r / |r|^2) r, for flat gradients g and r (P,)."""
+    dot = g @ reference
+    return torch.where(dot < 0, g - dot / (reference @ reference).clamp_min(torch.finfo(g.dtype).tiny) * reference, g)
