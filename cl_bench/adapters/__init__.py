@@ -1,0 +1,31 @@
+"""Parameter-efficient adapters: small trainable parts attached by name pattern to a frozen backbone.
+
+One file per kind; ``cl-bench list adapters`` names them. ``attach`` is the only way in::
+
+    adapters = attach(backbone, "lora", at=r"blocks\\.\\d+\\.attn\\.qkv", r=8)
+    adapters.add("second"); adapters.use("second")
+    with adapters.off():
+        features = backbone.forward_features(x)     # the frozen backbone
+    adapters.merge_()                               # into the weights, exactly; the adapters are a no-op again
+"""
+
+from __future__ import annotations
+
+from ._attach import FUSED4, AdapterSet, attach, layer_names, trunk_of
+from ._base import Adapter, LayerSite, WeightSite
+from ._gram import input_grams
+from ._peft import load_peft, save_peft
+
+__all__ = [
+    "FUSED4",
+    "Adapter",
+    "AdapterSet",
+    "LayerSite",
+    "WeightSite",
+    "attach",
+    "input_grams",
+    "layer_names",
+    "load_peft",
+    "save_peft",
+    "trunk_of",
+]
