@@ -1,0 +1,82 @@
+"""What the methods with a frozen trunk share: a head that grows, a trunk in eval mode, passes over stored-free data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl_bench import AdapterSet, Batch, Experience, Method, batches
+from cl_bench.heads import Head, LinearHead
+
+
+class Adapted(Method):
+    """A method on a frozen backbone with adapters in ``self.adapters``.
+
+    The trunk stays in eval mode while fitting: it is a fixed function, so its batch statistics and drop-path must not
+    move; adapters follow the mode.
+    """
+
+    adapters: AdapterSet
+
+    def make_head(self) -> Head:
+        """A linear head that grows, whatever classifier came with the weights."""
+        return LinearHead(self.backbone.num_features)
+
+    def train(self, mode: bool = True) -> Adapted:
+        super().train(mode)
+        if mode:
+            self.backbone.eval()
+            if "adapters" in self._modules:  # not there yet while being built, nor in methods without adapters
+                self.adapters.train()
+        return self
+
+    def steps(self, exp: Experience) -> int:
+        """Optimizer steps that ``fit`` will make on this experience."""
+        n = len(self.training_data(exp))  # type: ignore[arg-type]
+        return self.epochs_for(exp) * math.ceil(n / self.batch_size)
+
+    def plain(self, exp: Experience, size: int = 128) -> Iterator[Batch]:
+        """The experience once, in order and without augmentation: for statistics and prototypes."""
+        return batches(exp.data, size, device=self.device)
+
+    def shuffled(self, exp: Experience, size: int) -> Iterator[Batch]:
+        """The experience once, shuffled and augmented by the method's own generators."""
+        return batches(
+            exp.data, size, shuffle=True, generator=self.rng.on("cpu"), device=self.device,
+            augment=exp.augment, augment_generator=self.rng.on(self.device),
+        )
+
+    @torch.no_grad()
+    def embed(self, exp: Experience) -> tuple[Tensor, Tensor]:
+        """Features (n, d) and global labels (n,) of the experience, in eval mode."""
+        mode = self.training
+        self.eval()
+        pairs = [(self.backbone.forward_features(b.x), b.y) for b in self.plain(exp)]
+        self.train(mode)
+        return torch.cat([f for f, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def cosine(optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
+    """Lightning's form of an optimizer whose rate falls as a cosine to 0 over ``steps`` steps."""
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def truncated_cosine(optimizer: torch.optim.Optimizer, epochs: int) -> dict[str, Any]:
+    """CODA-Prompt's schedule, factor ``cos(99 pi e / (200 (K - 1)))`` in epoch e of K: a cosine that stops short of 0."""
+    factors = [math.cos(99 * math.pi * e / (200 * max(1, epochs - 1))) for e in range(max(1, epochs) + 1)]
+    schedule = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, _Ratio(factors))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+
+class _Ratio:
+    def __init__(self, factors: list[float]) -> None:
+        self.factors = factors
+
+    def __call__(self, epoch: int) -> float:
+        before, now = self.factors[min(epoch, len(self.factors)) - 1], self.factors[min(epoch, len(self.factors) - 1)]
+        return now / before
