@@ -1,0 +1,113 @@
+"""What gradient-projection methods share: the layers they protect, those layers' inputs, and bases of their span.
+
+A gradient of a layer ``y = W x`` is a sum of outer products with its inputs: rows of the gradient lie in the inputs'
+span, so a row kept out of the span of old inputs leaves old outputs as they were (Saha et al., ICLR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench import Backbone, Batch, LabelSpace, Method
+
+
+def protected_layers(backbone: Backbone) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Linear layers and ungrouped convolutions of the trunk, by their name in the backbone."""
+    return {
+        name: layer
+        for name, layer in backbone.named_modules()
+        if name.startswith("model") and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
+    }
+
+
+def input_rows(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """Every vector (n, d_in) that the flattened weight (out, d_in) is multiplied with: tokens, or unfolded patches."""
+    if isinstance(layer, nn.Linear):
+        return x.reshape(-1, x.shape[-1])
+    if not isinstance(layer.padding, tuple) or layer.padding_mode != "zeros":
+        raise ValueError("a convolution with padding by name or mode other than zeros cannot be unfolded here")
+    patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+@torch.no_grad()
+def input_grams(method: Method, layers: dict[str, nn.Linear | nn.Conv2d], data: Iterable[Batch]) -> dict[str, Tensor]:
+    """sum over inputs of x x^T, float64 (d_in, d_in) per layer: its eigenvectors are the inputs' left singular vectors,
+    its eigenvalues their squared singular values. A layer that is never called as a module (``out_proj`` of torch's own
+    attention) has no entry. In evaluation mode; hooks live only for the call."""
+    grams: dict[str, Tensor] = {}
+    was = method.training
+    method.eval()
+    handles = []
+    for name, layer in layers.items():
+
+        def see(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+            rows = input_rows(layers[name], args[0].detach()).double()
+            grams[name] = rows.T @ rows + grams.get(name, 0)  # type: ignore[arg-type]
+
+        handles.append(layer.register_forward_pre_hook(see))
+    try:
+        for batch in data:
+            method.backbone.forward_features(batch.x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        method.train(was)
+    return grams
+
+
+def new_directions(gram: Tensor, basis: Tensor, threshold: float) -> Tensor:
+    """The fewest orthonormal directions (d, k) outside ``basis`` (d, m) with which the span keeps ``threshold`` of the
+    inputs' energy tr(gram)."""
+    total, outside, vectors = _residual(gram, basis)
+    missing = threshold * total - (total - outside.sum())
+    if missing <= 0:
+        return vectors[:, :0]
+    enough = int(torch.searchsorted(outside.cumsum(0), missing)) + 1
+    return vectors[:, : min(enough, gram.shape[0] - basis.shape[1])]
+
+
+def own_directions(gram: Tensor, basis: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """A task's own subspace among all directions: (columns of ``basis`` (m',), new directions (d, k)), the fewest of old
+    and new together, ranked by energy, that keep ``threshold`` of it. Bases of tasks may so share directions."""
+    total, outside, vectors = _residual(gram, basis)
+    room = gram.shape[0] - basis.shape[1]
+    inside = ((gram @ basis) * basis).sum(0)
+    energy = torch.cat([inside, outside[:room]])
+    order = energy.argsort(descending=True, stable=True)
+    enough = int(torch.searchsorted(energy[order].cumsum(0), threshold * total)) + 1
+    chosen = order[:enough].sort().values
+    m = basis.shape[1]
+    return chosen[chosen < m], vectors[:, chosen[chosen >= m] - m]
+
+
+def _residual(gram: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tr(gram), and eigenvalues (descending) and eigenvectors of the part outside ``basis``, kept orthogonal to it."""
+    away = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) - basis @ basis.T
+    values, vectors = torch.linalg.eigh(away @ gram @ away)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    return gram.trace(), values, vectors
+
+
+def orthonormal(basis: Tensor, more: Tensor) -> Tensor:
+    """``basis`` (d, m) with ``more`` (d, k) appended, orthonormal to rounding; earlier columns stay as they are."""
+    if not more.shape[1]:
+        return basis
+    for _ in range(2):  # twice is enough (Kahan): the second pass removes what rounding left of the first
+        more = more - basis @ (basis.T @ more)
+        more = torch.linalg.qr(more).Q
+    return torch.cat([basis, more], dim=1)
+
+
+def task_of(space: LabelSpace, tasks: list[LabelSpace]) -> int:
+    """Which task is asked for, by its classes: how a multi-head method learns the task that a task-incremental scenario
+    reveals. Before any task is learned, or for classes that none of them had, the latest one."""
+    asked = set(space.ids)
+    for k, task in enumerate(tasks):
+        if asked <= set(task.ids):
+            return k
+    return len(tasks) - 1

@@ -1,0 +1,108 @@
+"""Saha, Garg and Roy, "Gradient Projection Memory for Continual Learning", ICLR 2021 (sahagobinda/GPM).
+
+Weights move only in directions that no old input has: gradients lose their part in the span of the old tasks' inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches
+
+from ._subspace import input_grams, new_directions, orthonormal, protected_layers
+
+__all__ = ["Gpm"]
+
+
+class Gpm(Method):
+    """Gradient Projection Memory: orthogonal gradient descent against the inputs of old tasks (task-incremental).
+
+    Per linear layer and convolution a basis M (d_in, k) of the old inputs' span; each gradient G becomes
+    G - G M M^T. The head has rows per class, trained and answered among a task's own classes. SGD without momentum, so
+    that the projected gradient is the update; everything without a basis (biases, normalisation, embeddings, grouped
+    convolutions) is frozen after the first task, as in the official code.
+
+    Deviations: the official networks use batch statistics in BatchNorm also at test time, so their accuracy depends on
+    the test batch; here BatchNorm's running statistics are frozen after the first task.
+
+    Args:
+        threshold, threshold_step: share of the inputs' energy to keep for task t is threshold + threshold_step * t
+            (0.97 + 0.003 t on CIFAR-100).
+        images: images of a task from which inputs are taken.
+        lr, batch_size: official; its 200 epochs are for training from scratch.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"task_id"})
+    family: ClassVar[str] = "projection"
+    paper: ClassVar[str] = "Saha et al., ICLR 2021"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 0.01,
+        epochs: int = 10,
+        batch_size: int = 64,
+        threshold: float = 0.97,
+        threshold_step: float = 0.003,
+        images: int = 125,
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.threshold, self.threshold_step, self.images = threshold, threshold_step, images
+        self.layers = tuple(protected_layers(backbone))
+        self.bases = nn.ParameterList()  # float64 (d_in, k), not trained, in the order of `layers`
+        self.tasks: list[LabelSpace] = []
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        self.tasks.append(exp.space)
+        if len(self.tasks) == 2:
+            for name, parameter in self.backbone.named_parameters():
+                layer, _, kind = name.rpartition(".")
+                parameter.requires_grad_(parameter.requires_grad and kind == "weight" and layer in self.layers)
+
+    def train(self, mode: bool = True) -> Gpm:
+        super().train(mode)
+        if len(self.tasks) > 1:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(self(batch.x), batch.y, self.current)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for name, basis in zip(self.layers, self.bases, strict=False):
+            weight = self.backbone.get_submodule(name).weight
+            if weight.grad is not None:
+                weight.grad = outside(weight.grad, basis)
+
+    def end(self, exp: Experience) -> None:
+        layers = {name: self.backbone.get_submodule(name) for name in self.layers}
+        grams = input_grams(self, layers, self.sample(exp))  # type: ignore[arg-type]
+        self.layers = tuple(name for name in self.layers if name in grams)  # the others freeze like biases
+        threshold = min(1.0, self.threshold + self.threshold_step * (len(self.tasks) - 1))
+        fresh = nn.ParameterList()
+        for k, name in enumerate(self.layers):
+            gram = grams[name]
+            old = self.bases[k].data if len(self.bases) else gram.new_zeros(len(gram), 0)
+            grown = orthonormal(old, new_directions(gram, old, threshold))
+            fresh.append(nn.Parameter(grown, requires_grad=False))
+        self.bases = fresh
+
+    def sample(self, exp: Experience) -> list[Batch]:
+        """``images`` random training images in one batch."""
+        return [next(batches(exp.data, self.images, shuffle=True, generator=self.rng.on("cpu"), device=self.device))]
+
+
+def outside(gradient: Tensor, basis: Tensor) -> Tensor:
+    """A weight's gradient without its part in the span of ``basis`` (d_in, k); computed in the basis' precision."""
+    flat = gradient.flatten(1).to(basis.dtype)
+    return (flat - (flat @ basis) @ basis.T).to(gradient.dtype).view_as(gradient)
