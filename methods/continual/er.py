@@ -26,8 +26,8 @@ class Er(Method):
     Args:
         buffer_size: stored images (200, 500 and 5120 in the papers).
         minibatch: stored images per step.
-        lr, epochs: 0.1 and 50 for a ResNet-18 from scratch on Split-CIFAR-10; ``epochs`` here is for pretrained
-            backbones.
+        lr, epochs: Mammoth has 0.1 and 50 for a ResNet-18 from scratch on Split-CIFAR-10; a pretrained transformer
+            does not survive 0.1, so the default is Mammoth's 0.03 for the other replay methods.
     """
 
     family: ClassVar[str] = "replay"
@@ -37,7 +37,7 @@ class Er(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.1,
+        lr: float = 0.03,
         epochs: int = 5,
         batch_size: int = 32,
         buffer_size: int = 500,
