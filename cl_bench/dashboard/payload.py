@@ -1,0 +1,170 @@
+"""Everything the page shows as one JSON object: the page is also the data.
+
+Numbers that stand in a table are formatted here, by the same code as the exports; curves are means with bands; what
+many runs share (config parts, protocol, environment) is stored once and referred to by number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..compare import COST, METRICS, Comparison, Group, value_of
+from ..results import Run, utc_now
+from ..statistics import cliques, compare_pair, friedman, holm
+from ..tables import cell_text, to_csv, to_latex, to_markdown
+from .curves import learn_curves, rounded, stream_curves
+
+__all__ = ["payload"]
+
+POINTS = 90  # of a training curve
+TAIL = 12  # lines of the log
+PAIRED = ("average_accuracy", "forgetting", "mean_error", "source_forgetting")
+
+
+def _num(value: float, digits: int = 4) -> float | None:
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def _row(group: Group, number: int, methods: dict[str, int]) -> dict[str, Any]:
+    row = group.rows[number]
+    cells = {}
+    for name in group.metrics:
+        text = cell_text(row, name).split(" ± ")
+        c = row.cells[name]
+        cells[name] = [text[0], text[1] if len(text) > 1 else "", _num(c.mean), _num(c.low), _num(c.high)]
+    return {"method": methods[row.method], "n": row.n, "failed": row.failed, "unfinished": row.unfinished,
+            "standing": row.standing, "p": None if row.p_best is None else _num(row.p_best), "cells": cells}
+
+
+def _pairs(group: Group, methods: dict[str, int]) -> dict[str, Any]:
+    """Per metric the paired tests of all methods: a - b above the diagonal only (the page mirrors them)."""
+    out: dict[str, Any] = {}
+    for name in PAIRED:
+        rows = [row for row in group.rows if row.cells[name].n]
+        if name not in group.metrics or len(rows) < 2:
+            continue
+        tests = [compare_pair(a.values[name], b.values[name]) for a, b in combinations(rows, 2)]
+        sign, wilcoxon = holm([t.p_sign_flip for t in tests]), holm([t.p_wilcoxon for t in tests])
+        out[name] = {"methods": [methods[row.method] for row in rows], "tests": [
+            [t.n, _num(t.difference.mean), _num(t.difference.low), _num(t.difference.high), _num(s), _num(w),
+             _num(t.delta), _num(t.smallest_p, 6)] for t, s, w in zip(tests, sign, wilcoxon, strict=True)]}
+    return out
+
+
+def _ranks(groups: list[Group], methods: dict[str, int]) -> list[dict[str, Any]]:
+    """Friedman and Nemenyi over the scenarios of each kind, on the methods that all of them have."""
+    out = []
+    for primary in ("average_accuracy", "mean_error"):
+        tables = [g for g in groups if g.primary == primary]
+        if not tables:
+            continue
+        shared = [r.method for r in tables[0].rows
+                  if all(any(x.method == r.method and x.cells[primary].n for x in g.rows) for g in tables)]
+        entry: dict[str, Any] = {"metric": primary, "scenarios": [g.title for g in tables],
+                                 "methods": [methods[m] for m in shared]}
+        if len(tables) > 1 and len(shared) > 1:
+            means = [[next(r for r in g.rows if r.method == m).cells[primary].mean for m in shared] for g in tables]
+            test = friedman(means, bool(METRICS[primary].higher))
+            entry |= {"ranks": rounded(test.ranks), "difference": _num(test.critical_difference),
+                      "chi_square": _num(test.chi_square), "p": _num(test.p), "f": _num(test.f_statistic),
+                      "p_f": _num(test.p_f), "cliques": [list(c) for c in cliques(test.ranks,
+                                                                                 test.critical_difference)]}
+        out.append(entry)
+    return out
+
+
+def _events(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Training curves, thinned to about POINTS points each, and the last lines of the log that are not losses."""
+    path = run.folder / "events.jsonl"
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return {}, []
+    losses = [line for line in lines if b'"loss"' in line]
+    others = [line for line in lines if b'"kind": "loss"' not in line][-TAIL:]
+    curves: dict[str, tuple[list[Any], list[Any]]] = {}
+    step = max(1, len(losses) // (POINTS * 6))
+    for line in losses[::step]:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        value = event.get("value")
+        if event.get("kind") == "loss" and isinstance(value, (int, float)):
+            x, y = curves.setdefault(str(event.get("experience", "")), ([], []))
+            x.append(event.get("step", len(x)))
+            y.append(float(f"{value:.4g}"))
+    thin = {name: [v[::max(1, len(v) // POINTS)] for v in xy] for name, xy in curves.items()}
+    return thin, [line[:400].decode("utf-8", "replace") for line in others]
+
+
+class _Shared:
+    """Objects stored once."""
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        self._known: dict[str, int] = {}
+
+    def add(self, value: Any) -> int:
+        key = json.dumps(value, sort_keys=True)
+        if key not in self._known:
+            self._known[key] = len(self.objects)
+            self.objects.append(value)
+        return self._known[key]
+
+
+def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _Shared) -> dict[str, Any]:
+    r = run.record
+    losses, tail = _events(run)
+    out = {"id": run.id, "group": group, "method": methods[run.method], "seed": run.seed, "order": run.order,
+           "status": run.status, "error": r.get("error"), "started": r.get("started"), "finished": r.get("finished"),
+           "primary": METRICS[primary].text(value_of(run, primary)), "seconds": METRICS["seconds_total"].text(
+               value_of(run, "seconds_total")),
+           "config": {k: shared.add(v) for k, v in sorted((r.get("config") or {}).items())},
+           "parts": {k: shared.add(r.get(k)) for k in ("scenario", "method", "backbone", "fingerprint", "environment")},
+           "metrics": {k: (None if v is None else round(v, 4)) for k, v in sorted(run.metrics.items())},
+           "cost": r.get("cost") or {}, "warnings": r.get("warnings") or [], "losses": losses, "tail": tail}
+    if run.matrix.total.any():
+        out["matrix"] = {"rows": run.matrix.rows, "columns": run.matrix.columns, "r": rounded(run.matrix.percent, 2)}
+    if len(run.stream):
+        out["stream"] = [[e.name, _num(e.error, 2), int(e.collapsed)] for e in run.stream.entries]
+    return out
+
+
+def _methods(groups: Iterable[Group]) -> dict[str, str]:
+    """label -> family, in an order that does not depend on results: colours then stay when numbers change."""
+    found = {row.method: row.family for group in groups for row in group.rows}
+    return {name: found[name] for name in sorted(found, key=lambda m: (found[m] == "baseline", m))}
+
+
+def payload(comparison: Comparison, title: str, live: bool = False) -> dict[str, Any]:
+    """The page's data. ``live``: the page is served and follows runs that go on."""
+    families = _methods(comparison.groups)
+    methods = {name: i for i, name in enumerate(families)}
+    shared = _Shared()
+    groups, runs = [], []
+    for number, group in enumerate(comparison.groups):
+        learn, stream = learn_curves(group), stream_curves(group)
+        for curves in (learn, stream):
+            if curves:
+                curves["methods"] = {methods[m]: v for m, v in curves["methods"].items()}
+        groups.append({
+            "title": group.title, "scenario": group.scenario, "backbone": group.backbone, "kind": group.kind,
+            "fingerprint": group.fingerprint, "primary": group.primary, "metrics": group.metrics, "notes": group.notes,
+            "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
+            "pairs": _pairs(group, methods)})
+        runs += [_run(run, number, group.primary, methods, shared) for run in group.runs]
+    metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
+                        "note": m.note, "cost": m.name in COST} for m in METRICS.values()}
+    return {"title": title, "made": utc_now(), "version": __version__, "live": live, "metrics": metrics,
+            "methods": [{"name": name, "family": family} for name, family in families.items()], "groups": groups,
+            "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,
+            "problems": comparison.problems, "numpy": np.__version__,
+            "exports": {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}}

@@ -1,0 +1,128 @@
+/* The leaderboard: one table per scenario, sorted by any column, with the interval of the leading metric drawn. */
+
+const MARKS = { best: ["●", "best"], tied: ["○", "not distinguishable from the best"], undecided: ["◌",
+  "too few pairs to tell from the best"], behind: ["", ""], "": ["", ""] };
+
+VIEWS.leaderboard = { title: "Leaderboard", build() {
+  const indices = [...new Set(DATA.groups.flatMap((g) => g.rows.map((r) => r.method)))].sort((a, b) => a - b);
+  const picked = DATA.groups.filter((g) => !state.group || g.title + "#" + g.fingerprint === state.group);
+  const twice = new Set(DATA.groups.map((g) => g.title)).size < DATA.groups.length;
+  const tools = el("div", { class: "bar" },
+    DATA.groups.length > 1 ? selectField("group", "Scenario", [["", "all"], ...DATA.groups.map((g) =>
+      [g.title + "#" + g.fingerprint, twice ? `${g.title} (protocol ${g.fingerprint})` : g.title])], state.group,
+    (value) => setState({ group: value })) : null,
+    el("span", { class: "field" }, el("label", { for: "filter" }, "Filter"), el("input", { type: "search", id: "filter",
+      value: state.q, placeholder: "method or family", on: { input: (event) => setState({ q: event.target.value }) } })),
+    el("span", { class: "spring" }), exportButtons());
+  const groups = picked.length ? picked : DATA.groups;
+  return [tools, methodChips(indices), groups.map((group) => boardSection(group)), legend()];
+} };
+
+function exportButtons() {
+  const save = (ending, type) => el("button", { class: "small", type: "button", id: "save-" + ending, on: { click: () => {
+    const url = URL.createObjectURL(new Blob([DATA.exports[ending]], { type }));
+    el("a", { href: url, download: `comparison.${ending}` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 5000);
+  } } }, { csv: "CSV", md: "Markdown", tex: "LaTeX" }[ending]);
+  return el("span", { class: "exports" }, "Download", save("csv", "text/csv"), save("md", "text/markdown"),
+    save("tex", "application/x-tex"));
+}
+
+function legend() {
+  return el("p", { class: "key" }, el("span", {}, "Mean ± half of the 95 % t-interval over n runs (seed × class order)"),
+    el("span", {}, "● best mean"), el("span", {}, "○ not distinguishable from it (paired sign-flip, Holm, p > 0.05)"),
+    el("span", {}, "◌ too few pairs to tell"));
+}
+
+function visibleRows(group) {
+  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  return group.rows.filter((row) => shown(row.method)).filter((row) => {
+    const text = (nameOf(row.method) + " " + DATA.methods[row.method].family).toLowerCase();
+    return words.every((word) => text.includes(word));
+  });
+}
+
+function sortRows(rows, key, direction) {
+  const value = (row) => (key === "method" ? nameOf(row.method).toLowerCase() : key === "n" ? row.n
+    : (row.cells[key] || [])[2]);
+  return [...rows].sort((p, q) => {
+    const a = value(p), b = value(q);
+    if (a === b) return 0;
+    if (a === null || a === undefined) return 1;   // what was not measured is last in both directions
+    if (b === null || b === undefined) return -1;
+    return (a < b ? -1 : 1) * (direction === "ascending" ? 1 : -1);
+  });
+}
+
+function boardSection(group) {
+  const [sortKey, sortDirection] = state.sort ? state.sort.split(":") : ["", ""];
+  const rows = visibleRows(group);
+  const active = sortKey && (["method", "n"].includes(sortKey) || group.metrics.includes(sortKey)) ? sortKey : group.primary;
+  const direction = active === sortKey ? sortDirection : DATA.metrics[group.primary].higher ? "descending" : "ascending";
+  const sorted = sortRows(rows, active, direction);
+  const header = (key, label, unit, side, title) => el("th", { scope: "col", class: side, title, "aria-sort":
+    key === active ? direction : null }, el("button", { class: "sort " + (side || ""), type: "button",
+    id: `sort-${group.title}-${key}`, on: { click: () => {
+      const first = key === "method" || (DATA.metrics[key] && DATA.metrics[key].higher === false) ? "ascending" : "descending";
+      const flip = { ascending: "descending", descending: "ascending" };
+      setState({ sort: `${key}:${key === active ? flip[direction] : first}` });
+    } } }, label, unit ? el("span", { class: "unit" }, unit) : null));
+  const primary = DATA.metrics[group.primary];
+  const columns = group.metrics.filter((name) => !["forward_images", "peak_memory"].includes(name));
+  const spread = new Set(columns.filter((name) => rows.some((row) => row.cells[name][1])));
+  const hasForest = rows.some((row) => isNumber((row.cells[group.primary] || [])[2]));
+  const span = forestRange(rows, group.primary);
+  const table = el("table", { class: "data leader", "data-group": group.title },
+    el("thead", {}, el("tr", {}, header("method", "method", "", "left"), header("n", "n", "runs"),
+      columns.flatMap((name) => {
+        const m = DATA.metrics[name];
+        const head = header(name, m.label, `${m.unit} ${m.arrow}`.trim(), null, m.note);
+        return name === group.primary && hasForest ? [head, el("th", { scope: "col", class: "left" }, "interval",
+          el("span", { class: "unit" }, `${fixed(span[0], 0)} to ${fixed(span[1], 0)} ${primary.unit}`))] : [head];
+      }))),
+    el("tbody", {}, sorted.map((row) => boardRow(group, row, columns, spread, hasForest && span))));
+  const sub = [`protocol ${group.fingerprint}`, plural(group.rows.reduce((n, r) => n + r.n, 0), "finished run")].join(" · ");
+  const hidden = group.rows.length - rows.length;
+  return el("section", { "aria-label": group.title }, heading(group.title, sub),
+    rows.length ? scroller(`Leaderboard of ${group.title}`, table) : emptyNote("No method matches the filter."),
+    notesList([...definitions(group), ...group.notes, ...(hidden && rows.length ? [`${plural(hidden, "method")} hidden.`] : [])]));
+}
+
+const definitions = (group) => group.metrics.filter((n) => n.startsWith("forgetting") || n === "source_forgetting").map((n) =>
+  `${DATA.metrics[n].label}: ${DATA.metrics[n].note}.`);
+
+function boardRow(group, row, columns, spreads, span) {
+  const [mark, meaning] = MARKS[row.standing];
+  const states = [[row.failed, "failed", "bad"], [row.unfinished, "unfinished", "live"]].filter(([n]) => n);
+  const cell = (name) => {
+    const [mean, spread] = row.cells[name];
+    const out = [el("td", { class: name === group.primary ? "num lead" : "num", "data-metric": name }, mean,
+      spreads.has(name) ? el("span", { class: "pm" }, spread ? "± " + spread : "") : null)];
+    if (name === group.primary && span) out.push(el("td", { class: "left" }, forest(row, name, span)));
+    return out;
+  };
+  return el("tr", { class: row.standing === "best" ? "best" : row.n ? null : "none", "data-method": nameOf(row.method) },
+    el("th", { scope: "row", class: "left" }, el("span", { class: "method" }, el("span", { class: row.standing === "undecided" ? "mark faint" : "mark", title: meaning },
+      mark, meaning ? el("span", { class: "sr" }, ` ${meaning}`) : null), swatch(row.method), el("span", {}, nameOf(row.method)),
+    el("span", { class: "family" }, DATA.methods[row.method].family), states.map(([n, word, kind]) =>
+      el("span", { class: "badge " + kind }, `${n} ${word}`)))),
+    el("td", {}, row.n), columns.flatMap(cell));
+}
+
+function forestRange(rows, name) {
+  const values = rows.flatMap((row) => (row.cells[name] || []).slice(2)).filter(isNumber);
+  if (!values.length) return [0, 1];
+  const low = Math.floor(Math.min(...values)), high = Math.ceil(Math.max(...values));
+  return low === high ? [low - 1, high + 1] : [low, high];
+}
+
+function forest(row, name, [low, high]) {
+  const [, , mean, from, to] = row.cells[name], width = 120, pad = 5;
+  const x = (v) => pad + (v - low) / (high - low) * (width - 2 * pad);
+  const color = methodStyle(row.method).color;
+  return svg("svg", { class: "forest", width, height: 16, "aria-hidden": "true" },
+    svg("line", { x1: 0, x2: width, y1: 8, y2: 8, stroke: "var(--line)" }),
+    isNumber(from) ? svg("line", { x1: x(from), x2: Math.max(x(to), x(from) + 0.5), y1: 8, y2: 8, stroke: color,
+      "stroke-width": 3, opacity: 0.5 }) : null,
+    isNumber(mean) ? svg("circle", { cx: x(mean), cy: 8, r: 4, fill: color }) : null);
+}

@@ -1,0 +1,91 @@
+/* Statistics: critical-difference diagram over scenarios, paired tests of all methods on one scenario. */
+
+VIEWS.statistics = { title: "Statistics", build() {
+  const { group, field } = pickGroup((g) => Object.keys(g.pairs).length);
+  return [el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
+    DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank.")),
+  group ? el("section", {}, heading("Paired tests", group.title), pairBlock(group, field))
+    : el("section", {}, heading("Paired tests"), emptyNote("Paired tests need two methods with finished runs of one scenario."))];
+} };
+
+function rankBlock(entry) {
+  const metric = DATA.metrics[entry.metric];
+  const where = `${metric.label}: ${plural(entry.scenarios.length, "scenario")} (${entry.scenarios.join(", ")})`;
+  if (!entry.ranks) return el("div", {}, el("h3", {}, where[0].toUpperCase() + where.slice(1)), emptyNote(entry.scenarios.length < 2
+    ? "Ranks over scenarios need at least two scenarios with the same metric." : "Fewer than two methods have finished runs on all of these scenarios."));
+  const note = `Friedman χ² = ${fixed(entry.chi_square, 2)}, p = ${pText(entry.p)}; Iman–Davenport F = ${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}. ` +
+    `Critical difference ${fixed(entry.difference, 2)} (α = 0.05). Methods joined by a bar are not distinguishable.` +
+    (entry.scenarios.length < 5 ? ` ${entry.scenarios.length} scenarios are few: with so few, only very large differences of rank can show.` : "");
+  return el("figure", { style: { marginBottom: "28px" } }, el("h3", {}, where[0].toUpperCase() + where.slice(1)), diagram(entry), el("figcaption", {}, note),
+    numbersTable("Mean ranks", ["method", "mean rank"], entry.methods.map((m, i) => [nameOf(m), fixed(entry.ranks[i], 2)])));
+}
+
+function diagram(entry) {
+  const k = entry.methods.length, width = 860, left = 210, right = width - 210, top = 66;
+  const x = (rank) => left + (rank - 1) / (k - 1) * (right - left);
+  const order = entry.ranks.map((rank, i) => ({ rank, method: entry.methods[i], i })).sort((a, b) => a.rank - b.rank);
+  const half = Math.ceil(k / 2), bars = entry.cliques.length;
+  const firstLabel = top + 26 + bars * 11;
+  const height = firstLabel + half * 24 + 6;
+  const parts = [svg("line", { class: "axis", x1: left, x2: right, y1: top, y2: top, "stroke-width": 1.5 })];
+  for (let r = 1; r <= k; r++) parts.push(svg("line", { class: "axis", x1: x(r), x2: x(r), y1: top - 6, y2: top }),
+    svg("text", { class: "tick", x: x(r), y: top - 12, "text-anchor": "middle" }, r));
+  const span = Math.min(entry.difference / (k - 1) * (right - left), right - left);
+  parts.push(svg("line", { class: "clique", x1: left, x2: left + span, y1: 24, y2: 24, style: "stroke-width: 1.5" }),
+    svg("line", { class: "axis", x1: left, x2: left, y1: 19, y2: 29 }), entry.difference > k - 1 ? null
+    : svg("line", { class: "axis", x1: left + span, x2: left + span, y1: 19, y2: 29 }),
+  svg("text", { class: "tick", x: left, y: 12 }, `critical difference ${fixed(entry.difference, 2)}` + (entry.difference > k - 1 ? ": longer than the axis, nothing can differ" : "")));
+  entry.cliques.forEach((clique, n) => {
+    const ranks = clique.map((i) => entry.ranks[i]), y = top + 12 + n * 11;
+    parts.push(svg("line", { class: "clique", x1: x(Math.min(...ranks)) - 4, x2: x(Math.max(...ranks)) + 4, y1: y, y2: y }));
+  });
+  order.forEach((entryOf, place) => {
+    const onLeft = place < half, row = onLeft ? place : k - 1 - place, y = firstLabel + row * 24 + 10;
+    const edge = onLeft ? left - 14 : right + 14, style = methodStyle(entryOf.method);
+    parts.push(svg("polyline", { class: "leg", points: `${x(entryOf.rank)},${top} ${x(entryOf.rank)},${y} ${edge},${y}` }),
+      svg("circle", { cx: x(entryOf.rank), cy: top, r: 4, fill: style.color }),
+      svg("text", { x: onLeft ? edge - 8 : edge + 8, y: y + 4, "text-anchor": onLeft ? "end" : "start" },
+        `${shorten(nameOf(entryOf.method), 22)}  ${fixed(entryOf.rank, 2)}`));
+  });
+  return svg("svg", { class: "cd", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Critical-difference diagram; the mean ranks are in the table below" }, parts);
+}
+
+function pairBlock(group, field) {
+  const metrics = Object.keys(group.pairs);
+  const metric = metrics.includes(state.pair) ? state.pair : metrics[0], m = DATA.metrics[metric];
+  const pairs = group.pairs[metric], k = pairs.methods.length;
+  const test = (i, j) => {  // stored for i < j; the other half mirrors it
+    const [a, b] = i < j ? [i, j] : [j, i];
+    const [n, mean, low, high, sign, wilcoxon, delta, smallest] = pairs.tests[a * k - a * (a + 1) / 2 + (b - a - 1)];
+    const flip = i < j ? 1 : -1;
+    return { n, mean: isNumber(mean) ? flip * mean : null, low: flip > 0 ? low : isNumber(high) ? -high : null,
+      high: flip > 0 ? high : isNumber(low) ? -low : null, sign, wilcoxon, delta: isNumber(delta) ? flip * delta : null, smallest };
+  };
+  const order = pairs.methods.map((method, i) => ({ method, i })).filter(({ method }) => shown(method));
+  const limit = Math.max(1, ...pairs.tests.map((t) => Math.abs(t[1] || 0)));
+  const good = m.higher ? 1 : -1;
+  const cell = (row, column) => {
+    if (row.i === column.i) return el("td", { class: "hole" }, el("span", { class: "sr" }, "the same method"));
+    const t = test(row.i, column.i);
+    if (!t.n) return el("td", { class: "hole", title: "no common seed and order" }, "–", el("span", { class: "sr" }, "no common pair"));
+    const sure = isNumber(t.sign) && t.sign <= 0.05;
+    const rgb = divergeColor(good * t.mean * 0.85, limit);
+    return el("td", { title: `${nameOf(row.method)} minus ${nameOf(column.method)}: ${signed(t.mean, 2)} ${m.unit === "%" ? "points" : m.unit}` +
+      (isNumber(t.low) ? `, 95 % ${signed(t.low, 2)} to ${signed(t.high, 2)}` : "") + `; sign-flip p ${pText(t.sign)}, Wilcoxon p ${pText(t.wilcoxon)} (Holm); ` +
+      `Cliff's delta ${fixed(t.delta, 2)}; n = ${t.n}, smallest possible p ${pText(t.smallest)}`, style: { background: css(rgb), color: inkOn(rgb) } },
+    sure ? el("strong", {}, signed(t.mean)) : signed(t.mean), el("small", {}, t.smallest > 0.05 ? `n = ${t.n}` : `p ${pText(t.sign)}`));
+  };
+  const ns = pairs.tests.map((t) => t[0]), fewest = Math.min(...ns), most = Math.max(...ns);
+  const best = Math.min(...pairs.tests.map((t) => t[7]));
+  const notes = [`n = ${fewest === most ? fewest : `${fewest} to ${most}`} common pairs of (seed, class order).`,
+    ...(best > 0.05 ? [`Too few pairs: the smallest p that ${plural(most, "pair")} can give is ${pText(best)}, before Holm's correction for ${pairs.tests.length} tests. Intervals are shown when pointing at a cell.`] : [])];
+  return [el("div", { class: "bar" }, field, selectField("pair", "Metric", metrics.map((name) => [name, `${DATA.metrics[name].label} (${DATA.metrics[name].unit})`]),
+    metric, (value) => setState({ pair: value }))), methodChips([...pairs.methods].sort((a, b) => a - b)),
+  el("p", { class: "lede" }, `Row minus column in ${m.unit === "%" ? "points" : m.unit} of ${m.label}, over paired runs. Blue: the row is better; orange: the column is better. Bold: p ≤ 0.05 (sign-flip permutation, Holm).`),
+  scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
+    shorten(nameOf(c.method), 10))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, shorten(nameOf(row.method), 18)),
+    order.map((column) => cell(row, column))))))), notesList(notes),
+  numbersTable("Paired tests", ["pair", "n", "difference", "95 % interval", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
+    order.flatMap((row, a) => order.slice(a + 1).map((column) => { const t = test(row.i, column.i); return [`${nameOf(row.method)} − ${nameOf(column.method)}`, t.n,
+      signed(t.mean, 2), isNumber(t.low) ? `${signed(t.low, 2)} to ${signed(t.high, 2)}` : "–", pText(t.sign), pText(t.wilcoxon), fixed(t.delta, 2), pText(t.smallest)]; })))];
+}
