@@ -98,8 +98,8 @@ class Backbone(nn.Module):
 
 def _resize(x: Tensor, size: int, how: Preprocess) -> Tensor:
     height, width = x.shape[-2:]
-    scale = size / min(height, width)
-    target = (size, size) if how.squash else (max(size, round(height * scale)), max(size, round(width * scale)))
+    short = min(height, width)
+    target = (size, size) if how.squash else (size * height // short, size * width // short)
     if how.interpolation == "nearest":
         x = F.interpolate(x, size=target, mode="nearest")
     else:

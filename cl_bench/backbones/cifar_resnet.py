@@ -45,7 +45,9 @@ def cifar_resnet(*, depth: Literal[20, 32, 44, 56, 110] = 20, folder: str) -> Ba
     file = where / "model.safetensors"
     state, digest = read_weights(file, expected)
     trunk, head = CifarResNet((depth - 2) // 6), nn.Linear(64, 10)
-    load_exactly(nn.ModuleDict({"model": trunk, "linear": head}), _grouped(state), file)
+    trunk.linear = head  # while loading, so that messages name the weights as the file does
+    load_exactly(trunk, state, file)
+    del trunk.linear
     info: dict[str, Any] = {
         "name": f"cifar_resnet{depth}",
         "args": {"depth": depth},
@@ -53,10 +55,6 @@ def cifar_resnet(*, depth: Literal[20, 32, 44, 56, 110] = 20, folder: str) -> Ba
         "source": f"{where.name}/{file.name}",
     }
     return Backbone(trunk, num_features=64, head=head, classes=CIFAR10_NAMES, preprocess=how, info=info).eval()
-
-
-def _grouped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k if k.startswith("linear.") else f"model.{k}": v for k, v in state.items()}
 
 
 class BasicBlock(nn.Module):

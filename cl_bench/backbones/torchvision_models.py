@@ -94,8 +94,11 @@ def _download(url: str) -> Path:
 
 
 def _split(model: nn.Module) -> tuple[nn.Module, nn.Linear, int]:
-    """Put an identity in the place of the last linear layer, which is the classifier in every torchvision model."""
-    path, head = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    """Put an identity in the place of the last linear layer, which is the classifier in torchvision's models."""
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise UserError(f"{type(model).__name__} has no linear classifier to take off: use another model.")
+    path, head = linear[-1]
     parent, _, child = path.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return model, head, head.in_features

@@ -72,9 +72,8 @@ class FolderData(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x = decode_image(self.files[index], self.resize)
-        cut = (self.resize - self.size) // 2
-        return x[:, cut : cut + self.size, cut : cut + self.size].contiguous(), int(self.y[index])
+        x = decode_image(self.files[index], self.size, resize=self.resize)
+        return x.contiguous(), int(self.y[index])
 
 
 def read_folder(

@@ -214,7 +214,7 @@ def _thin(ink: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def atlas(classes: str, fonts: tuple[str, ...]) -> Atlas:
-    """The atlas of these characters and fonts; about 1.5 ms per character of a font, kept for the process."""
+    """The atlas of these characters and fonts; about 3 ms per character of a font, kept for the process."""
     from scipy.ndimage import distance_transform_edt
 
     shape = (len(fonts), len(characters(classes)), _CELL, _CELL)

@@ -171,30 +171,44 @@ def _sizes_differ(file: Path) -> Tensor:
     raise UserError(f'Images of "{file}" differ in size: give size=, to which all are resized and cropped.')
 
 
-def decode_image(source: Any, size: int | None = None, name: str = "") -> Tensor:
+# JPEG and PNG: torchvision decodes them without holding Python's lock, so that threads help; the pixels are Pillow's.
+_QUICK = (b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xdb", b"\xff\xd8\xff\xee", b"\x89PNG")
+
+
+def _decode_quickly(source: Any, name: str) -> Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+
+    data = torch.from_numpy(np.frombuffer(source, dtype=np.uint8).copy())
+    try:
+        return decode_image(data, mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].rpartition(": ")[2]
+        raise UserError(f"The image {name} cannot be decoded ({reason}): it is damaged, fetch it again.") from error
+
+
+def decode_image(source: Any, size: int | None = None, name: str = "", resize: int | None = None) -> Tensor:
     """One encoded image (bytes-like, or a path) as uint8 (3, H, W) in RGB.
 
-    With `size` the short side is resized (bilinear, antialiased) and the centre cropped to a square. Raises `UserError`
-    where Pillow cannot decode it, naming it.
+    With `size` the short side is resized to `resize` (or `size`; bilinear, antialiased) and the centre cropped to a
+    square, with the roundings of torchvision's `Resize` and `CenterCrop`. Raises `UserError` where Pillow cannot
+    decode it, naming it.
     """
+    if size is None and not isinstance(source, Path) and bytes(source[:4]) in _QUICK:
+        return _decode_quickly(source, name)
     from PIL import Image
 
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as opened:
-            if size is not None:
-                opened.draft(
-                    "RGB", (size, size)
-                )  # JPEG only: decodes at 1/2, 1/4 or 1/8 where that is still large enough
             picture = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"The image {name or source} cannot be decoded ({error}): it is damaged, fetch it again."
-        ) from error
-    if size is not None and picture.size != (size, size):
+        where = name or source
+        raise UserError(f"The image {where} cannot be decoded ({error}): it is damaged, fetch it again.") from error
+    if size is not None:
         width, height = picture.size
-        scale = size / min(width, height)
-        width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
+        side = resize or size
+        scaled = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+        if scaled != picture.size:
+            picture = picture.resize(scaled, Image.Resampling.BILINEAR)
+        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
         picture = picture.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
