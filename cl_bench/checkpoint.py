@@ -319,10 +319,9 @@ def load(folder: Path, method: Method, device: torch.device | None = None) -> di
     if whole.get("schema") != SCHEMA:
         raise UserError(f"the checkpoint in {folder} has schema {whole.get('schema')}; this cl-bench reads {SCHEMA}.")
     tree = whole["tree"]
-    home = type(method).__module__.partition(".")[0]
-    decoder = _Decoder(tensors, (*_PACKAGES, home), device)
-    holder = {"method": method, "position": None}
-    found = decoder(tree, holder)
-    if found["method"] is not method:
-        raise UserError(f"the checkpoint in {folder} is of {tree['v'][0][1]['class']}, not {_path(type(method))}.")
-    return found["position"]
+    owner = dict((k, v) for k, v in tree["v"])["method"]["class"]
+    if owner != _path(type(method)):
+        raise UserError(f"the checkpoint in {folder} is of {owner}, not {_path(type(method))}.")
+    decoder = _Decoder(tensors, (*_PACKAGES, type(method).__module__.partition(".")[0]), device)
+    position: dict[str, Any] = decoder(tree, {"method": method, "position": None})["position"]
+    return position

@@ -264,7 +264,7 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     defaults = {
         k: v.default for k, v in inspect.signature(cls).parameters.items() if v.default is not inspect.Parameter.empty
     }
-    changed = {k: v for k, v in args.items() if k in defaults and v != defaults[k] or k not in defaults}
+    changed = {k: v for k, v in args.items() if (k in defaults and v != defaults[k]) or k not in defaults}
     name = name_of(_ROOTS[root], cls)
     label = name + (f"({', '.join(f'{k}={_brief(v)}' for k, v in changed.items())})" if changed else "")
     facts = {"name": name, "class_path": part["class_path"], "args": args, "label": label}

@@ -167,6 +167,8 @@ def _expand(point: EntryPoint) -> Iterator[Entry]:
             continue
         module = ".".join([point.value, *inside])
         for name, summary, facts in _offers(file):
+            if len(inside) > 1:  # methods/test_time/tent.py: its folder is its family unless it says otherwise
+                facts.setdefault("family", inside[0].replace("_", "-"))
             yield Entry(name, f"{module}:{facts.pop('class')}", distribution, summary, facts)
 
 
@@ -199,12 +201,33 @@ def _offers(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name in offered:
             summary, facts = _facts(node)
-            if facts.get("abstract"):
-                continue
+            facts = {**_inherited(file, node), **facts}
             plain = file.stem.replace("_", "")
             name = facts.pop("name", None) or (file.stem if node.name.lower() == plain else snake(node.name))
             rows.append((name, summary, {**facts, "class": node.name}))
     return rows
+
+
+def _inherited(file: Path, node: ast.ClassDef | ast.FunctionDef) -> dict[str, Any]:
+    """What the bases of a class state, as far as this file and its siblings hold them (not its name)."""
+    if isinstance(node, ast.FunctionDef):
+        return {}
+    tree, facts = _parse(file), {}
+    homes = {
+        alias.asname or alias.name: (file.parent / f"{part.module.replace('.', '/')}.py", alias.name)
+        for part in tree.body if isinstance(part, ast.ImportFrom) and part.level == 1 and part.module
+        for alias in part.names
+    }
+    for base in node.bases[::-1]:
+        if not isinstance(base, ast.Name):
+            continue
+        where, wanted = homes.get(base.id, (file, base.id))
+        for parent in _parse(where).body if where.is_file() else []:
+            if isinstance(parent, ast.ClassDef) and parent.name == wanted and parent is not node:
+                facts.update(_inherited(where, parent))
+                facts.update(_facts(parent)[1])
+    facts.pop("name", None)
+    return facts
 
 
 def describe(file: Path, attribute: str) -> tuple[str, dict[str, Any]]:

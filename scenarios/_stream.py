@@ -31,6 +31,7 @@ class DomainStream(Scenario):
     """
 
     family: ClassVar[str] = "test-time stream"
+    backbone: ClassVar[str] = "glyph_resnet"
     gives: ClassVar[frozenset[str]] = frozenset({"names", "source"})
     answers = "all"
 
