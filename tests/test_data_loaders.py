@@ -333,3 +333,19 @@ def test_missing_torchvision_files_say_what_to_put_where(tmp_path):
         torchvision_imagenet(tmp_path)
     with pytest.raises(UserError, match="Unknown data set"):
         torchvision_data("SVHN", tmp_path)
+
+
+def test_torchvision_imagenet_from_its_unpacked_folder(tmp_path):
+    wnids = ("n01440764", "n01443537")
+    torch.save(
+        ({wnids[0]: ("tench", "Tinca tinca"), wnids[1]: ("goldfish", "Carassius auratus")}, []), tmp_path / "meta.bin"
+    )
+    for wnid in wnids:
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+        (tmp_path / "val" / wnid / "a.JPEG").write_bytes(encoded(pictures(1, 40, 30)[0], "JPEG"))
+    data = torchvision_imagenet(tmp_path, "val", size=16, resize=20)
+    assert data.names == ("tench", "goldfish") and data.y.tolist() == [0, 1] and len(data) == 2
+    x, y = data[1]
+    assert x.shape == (3, 16, 16) and x.dtype == torch.uint8 and y == 1
+    with pytest.raises(UserError, match="smaller than size"):
+        torchvision_imagenet(tmp_path, "val", size=32, resize=20)

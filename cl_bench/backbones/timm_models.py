@@ -94,7 +94,7 @@ def timm_model(
 
 
 def _create(timm: Any, name: str, pretrained: bool, wanted: dict[str, Any], seed: int) -> nn.Module:
-    if not name.startswith("local-dir:") and not timm.is_model(name):
+    if ":" not in name and not timm.is_model(name):  # "hf-hub:" and "local-dir:" name a place, not a model
         close = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()."
         raise UserError(f'timm has no model "{name}": {hint}')
