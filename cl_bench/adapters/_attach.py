@@ -85,19 +85,17 @@ class AdapterSet(nn.Module):
             if isinstance(site, WeightSite):
                 gram = {"gram": self.grams[at]} if at in self.grams else {}
                 weight = self.weight(at)
-                parts = [self._on(weight, self.kind(m, **gram, **self.settings)) for m in site.matrices(weight)]
+                parts = [self.kind(m, **gram, **self.settings).to(weight) for m in site.matrices(weight)]
                 site.bank[name] = nn.ModuleList(parts)
             elif isinstance(site, LayerSite):
                 made = self.kind(site.layer, index, len(self.sites), **self.settings)
-                site.bank[name] = self._on(next(site.layer.parameters()), made)
+                site.bank[name] = made.to(next(site.layer.parameters()))
+            site.bank[name].train(self.layers[at].training)
         self.names.append(name)
 
     def weight(self, at: str) -> Tensor:
         """The frozen weight at a site, as the layer came."""
         return _original(self.layers[at], _tensor_of(self.layers[at]))
-
-    def _on(self, like: Tensor, adapter: Adapter) -> Adapter:
-        return adapter.to(device=like.device, dtype=like.dtype)
 
     def use(self, *names: str) -> None:
         """Let these take part from now on; their updates follow one another. None at all: the frozen backbone.
