@@ -1,8 +1,8 @@
 """Time compiled operators against their plain-torch definitions, side by side in one process.
 
 ``python -m cl_bench_ops.bench [--device cuda] [--dtype bfloat16] [--threads 2]``: the masked moving average over the 161
-parameters of a ResNet-50 (25.6 M elements, 3 % of them masked, as PSMT uses it), the two implementations taking turns. Build the
-kernels first (``python -m cl_bench_ops build``).
+parameters of a ResNet-50 (25.6 M elements, 3 % of them masked, as PSMT uses it), the two implementations taking turns.
+Build the kernels first (``python -m cl_bench_ops build``).
 """
 
 from __future__ import annotations

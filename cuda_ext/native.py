@@ -49,8 +49,8 @@ def backend(device: torch.device | str | None = None) -> str:
 def build(cuda: bool = False) -> str:
     """Compile the kernels that are missing, add them to this process, and return `backend()` for their device.
 
-    Already built kernels are found in the user's cache, so a second call is quick. Processes that build at the same time wait for
-    one another.
+    Already built kernels are found in the user's cache, so a second call is quick. Processes that build at the same time
+    wait for one another.
 
     Args:
         cuda: build the GPU kernels too. Needs nvcc; builds for the GPUs of this machine, or for those that the environment
