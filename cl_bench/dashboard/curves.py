@@ -28,7 +28,7 @@ def rounded(values: Any, digits: int = 3) -> Any:
     return [round(float(v), digits) if np.isfinite(v) else None for v in array]
 
 
-def _bands(values: Sequence[Any]) -> list[list[float | None]]:
+def _bands(values: Any) -> list[list[float | None]]:
     return [rounded(part) for part in t_bands(np.asarray(values, dtype=float))]
 
 

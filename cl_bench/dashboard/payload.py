@@ -10,7 +10,9 @@ import json
 import math
 from collections.abc import Iterable
 from itertools import combinations
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -120,7 +122,8 @@ class _Shared:
         return self._known[key]
 
 
-def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _Shared) -> dict[str, Any]:
+def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _Shared, root: Path | None
+         ) -> dict[str, Any]:
     r = run.record
     losses, tail = _events(run)
     out = {"id": run.id, "group": group, "method": methods[run.method], "seed": run.seed, "order": run.order,
@@ -131,6 +134,8 @@ def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _S
            "parts": {k: shared.add(r.get(k)) for k in ("scenario", "method", "backbone", "fingerprint", "environment")},
            "metrics": {k: (None if v is None else round(v, 4)) for k, v in sorted(run.metrics.items())},
            "cost": r.get("cost") or {}, "warnings": r.get("warnings") or [], "losses": losses, "tail": tail}
+    if root is not None and run.folder.resolve().is_relative_to(root):
+        out["file"] = quote(f"files/{run.folder.resolve().relative_to(root).as_posix()}/run.json")
     if run.matrix.total.any():
         out["matrix"] = {"rows": run.matrix.rows, "columns": run.matrix.columns, "r": rounded(run.matrix.percent, 2)}
     if len(run.stream):
@@ -144,8 +149,8 @@ def _methods(groups: Iterable[Group]) -> dict[str, str]:
     return {name: found[name] for name in sorted(found, key=lambda m: (found[m] == "baseline", m))}
 
 
-def payload(comparison: Comparison, title: str, live: bool = False) -> dict[str, Any]:
-    """The page's data. ``live``: the page is served and follows runs that go on."""
+def payload(comparison: Comparison, title: str, root: Path | None = None) -> dict[str, Any]:
+    """The page's data. ``root``: the page is served from this (real) folder and follows the runs in it."""
     families = _methods(comparison.groups)
     methods = {name: i for i, name in enumerate(families)}
     shared = _Shared()
@@ -160,10 +165,10 @@ def payload(comparison: Comparison, title: str, live: bool = False) -> dict[str,
             "fingerprint": group.fingerprint, "primary": group.primary, "metrics": group.metrics, "notes": group.notes,
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
             "pairs": _pairs(group, methods)})
-        runs += [_run(run, number, group.primary, methods, shared) for run in group.runs]
+        runs += [_run(run, number, group.primary, methods, shared, root) for run in group.runs]
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
                         "note": m.note, "cost": m.name in COST} for m in METRICS.values()}
-    return {"title": title, "made": utc_now(), "version": __version__, "live": live, "metrics": metrics,
+    return {"title": title, "made": utc_now(), "version": __version__, "live": root is not None, "metrics": metrics,
             "methods": [{"name": name, "family": family} for name, family in families.items()], "groups": groups,
             "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,
             "problems": comparison.problems, "numpy": np.__version__,

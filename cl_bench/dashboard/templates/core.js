@@ -73,10 +73,28 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", 
 
 const dark = () => document.documentElement.dataset.theme === "dark";
 
+/* Each method takes the first style that no method beside it (in the same scenario) has: colours repeat only where one
+   chart holds more methods than there are colours, and then dash and symbol differ. */
+let slots = { of: null };
+function slotOf(index) {
+  if (slots.of !== DATA) {
+    const beside = DATA.methods.map(() => new Set()), isBaseline = (i) => DATA.methods[i].family === "baseline";
+    for (const group of DATA.groups) for (const a of group.rows) for (const b of group.rows) beside[a.method].add(b.method);
+    const taken = [];
+    DATA.methods.forEach((_, i) => {
+      const used = new Set([...beside[i]].filter((j) => j < i && isBaseline(j) === isBaseline(i)).map((j) => taken[j]));
+      let slot = 0;
+      while (used.has(slot)) slot++;
+      taken.push(slot);
+    });
+    slots = { of: DATA, taken };
+  }
+  return slots.taken[index];
+}
+
 function methodStyle(index) {
-  const isBaseline = (m) => m.family === "baseline";
-  const same = DATA.methods.slice(0, index).filter((m) => isBaseline(m) === isBaseline(DATA.methods[index])).length;
-  if (isBaseline(DATA.methods[index])) {
+  const same = slotOf(index);
+  if (DATA.methods[index].family === "baseline") {
     const greys = GREYS[dark() ? "dark" : "light"];
     return { color: greys[same % 3], dash: ["dash", "dashdot", "longdash", "longdashdot"][same % 4], symbol:
       ["circle-open", "square-open", "diamond-open", "triangle-up-open"][same % 4] };

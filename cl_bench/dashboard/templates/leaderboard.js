@@ -69,7 +69,7 @@ function boardSection(group) {
     } } }, label, unit ? el("span", { class: "unit" }, unit) : null));
   const primary = DATA.metrics[group.primary];
   const columns = group.metrics.filter((name) => !["forward_images", "peak_memory"].includes(name));
-  const spread = new Set(columns.filter((name) => rows.some((row) => row.cells[name][1])));
+  const spread = new Map(columns.map((name) => [name, Math.max(0, ...rows.map((row) => row.cells[name][1].length))]));
   const hasForest = rows.some((row) => isNumber((row.cells[group.primary] || [])[2]));
   const span = forestRange(rows, group.primary);
   const table = el("table", { class: "data leader", "data-group": group.title },
@@ -97,7 +97,7 @@ function boardRow(group, row, columns, spreads, span) {
   const cell = (name) => {
     const [mean, spread] = row.cells[name];
     const out = [el("td", { class: name === group.primary ? "num lead" : "num", "data-metric": name }, mean,
-      spreads.has(name) ? el("span", { class: "pm" }, spread ? "± " + spread : "") : null)];
+      spreads.get(name) ? el("span", { class: "pm", style: { minWidth: spreads.get(name) + 3.2 + "ch" } }, spread ? "± " + spread : "") : null)];
     if (name === group.primary && span) out.push(el("td", { class: "left" }, forest(row, name, span)));
     return out;
   };

@@ -45,7 +45,7 @@ function detail(run) {
       el("button", { type: "button", class: "small quiet", id: "close-run", on: { click: () => setState({ run: "" }) } }, "Close")),
     el("div", { class: "two" },
       el("div", {}, el("h3", {}, "Run"), facts([["id", el("span", { class: "mono" }, run.id)], ["status", statusBadge(run.status)], ["started", run.started], ["finished", run.finished],
-        ["paper", part("method").paper], ["device", environment.device], ["code", git.commit ? git.commit.slice(0, 12) + (git.dirty ? " with uncommitted changes" : "") : null],
+        ["record", run.file ? el("a", { href: run.file }, "run.json") : null], ["paper", part("method").paper], ["device", environment.device], ["code", git.commit ? git.commit.slice(0, 12) + (git.dirty ? " with uncommitted changes" : "") : null],
         ["time", ["source", "learn", "adapt", "evaluate", "total"].filter((k) => isNumber(seconds[k])).map((k) => `${k} ${fixed(seconds[k])} s`).join(", ")],
         ["peak memory", isNumber(cost.peak_memory_bytes) ? `${fixed(cost.peak_memory_bytes / 2 ** 20, 0)} MiB` : null],
         ["images", isNumber(cost.forward_images) ? `${cost.forward_images} forward, ${plain(cost.backward_images)} backward, ${plain(cost.optimizer_steps)} optimizer steps` : null],

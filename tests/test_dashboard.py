@@ -1,0 +1,178 @@
+"""The page as a file: size, speed, its data, and that nothing in the data can become markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import records
+
+from cl_bench.compare import compare
+from cl_bench.dashboard import render
+from cl_bench.dashboard.page import SCRIPTS, STYLES, TEMPLATES, data_json
+from cl_bench.dashboard.payload import payload
+from cl_bench.errors import UserError
+from cl_bench.matrix import AccuracyMatrix
+from cl_bench.results import load_all
+from cl_bench.tables import cell_text
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return records.write_suite(tmp_path_factory.mktemp("runs"), seeds=3)
+
+
+def test_one_file_that_needs_no_network(suite, tmp_path):
+    page = render(load_all(suite), tmp_path / "sub" / "page.html", title="A & B").read_text()
+    assert page.startswith("<!doctype html>") and "<title>A &amp; B</title>" in page
+    assert "connect-src 'none'" in page
+    own = page.replace(re.search(r"<script>(/\*\*.*?)</script>", page, re.S)[1], "")  # without the chart library
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", own)
+    data = data_of(page)
+    assert len(data["runs"]) == len(load_all(suite)) and [g["title"] for g in data["groups"]][0] == "digits_c · tiny_resnet"
+
+
+def test_numbers_on_the_page_are_those_of_the_tables(suite):
+    comparison = compare(load_all(suite))
+    data = payload(comparison, "x")
+    for group, shown in zip(comparison.groups, data["groups"], strict=True):
+        for row, cells in zip(group.rows, shown["rows"], strict=True):
+            assert data["methods"][cells["method"]]["name"] == row.method
+            for name in group.metrics:
+                text, spread, mean, _, _ = cells["cells"][name]
+                assert cell_text(row, name) == (f"{text} ± {spread}" if spread else text)
+                assert (mean is None) == (text == "–")
+    assert data["exports"]["csv"].count("\n") == 1 + sum(len(g.rows) for g in comparison.groups)
+
+
+def test_pairs_and_ranks_are_those_of_the_statistics(suite):
+    data = payload(compare(load_all(suite)), "x")
+    group = data["groups"][1]
+    pairs = group["pairs"]["average_accuracy"]
+    k = len(pairs["methods"])
+    assert len(pairs["tests"]) == k * (k - 1) // 2
+    first = {row["method"]: row["cells"]["average_accuracy"][2] for row in group["rows"]}
+    n, mean, *_ = pairs["tests"][0]
+    assert n == 3 and mean == pytest.approx(first[pairs["methods"][0]] - first[pairs["methods"][1]], abs=1e-3)
+    learn = next(r for r in data["ranks"] if r["metric"] == "average_accuracy")
+    assert len(learn["scenarios"]) == 2 and sum(learn["ranks"]) == pytest.approx(6 * 7 / 2)
+    stream = next(r for r in data["ranks"] if r["metric"] == "mean_error")
+    assert "ranks" not in stream
+
+
+def test_unfinished_failed_and_hidden_cells_are_said(suite):
+    data = payload(compare(load_all(suite)), "x")
+    group = next(g for g in data["groups"] if g["scenario"] == "split_digits")
+    names = [m["name"] for m in data["methods"]]
+    rows = {names[row["method"]]: row for row in group["rows"]}
+    assert rows["sema"]["failed"] == 1 and rows["sema"]["n"] == 0 and rows["sema"]["cells"]["forgetting"][0] == "–"
+    assert rows["lora"]["unfinished"] == 1 and rows["lora"]["n"] == 3
+    matrix = group["learn"]["methods"][names.index("lora")]["matrix"]
+    assert matrix[0][1] is None and matrix[1][0] is not None
+    run = next(r for r in data["runs"] if r["status"] == "failed")
+    assert "matched no layer" in run["error"] and "matrix" not in run
+
+
+def test_a_method_with_only_unfinished_runs_shows_what_there_is(tmp_path):
+    matrix = AccuracyMatrix.from_rates([[90, np.nan, np.nan], [80, 70, np.nan], [np.nan] * 3])
+    records.write(tmp_path, "a", records.record(matrix=matrix, status="running"), done=False)
+    data = payload(compare(load_all(tmp_path)), "x")
+    entry = data["groups"][0]["learn"]["methods"][0]
+    assert entry["partial"] is True and entry["anytime"][0] == [90, 75, None]
+    assert data["groups"][0]["rows"][0]["n"] == 0
+
+
+def test_class_orders_get_common_names(tmp_path):
+    for order, names in enumerate((("classes 0-1", "classes 2-3"), ("classes 3-0", "classes 1-2"))):
+        matrix = AccuracyMatrix.from_rates([[90, np.nan], [80, 70]], rows=names, columns=names)
+        records.write(tmp_path, f"a{order}", records.record(matrix=matrix, order=order))
+    learn = payload(compare(load_all(tmp_path)), "x")["groups"][0]["learn"]
+    assert learn["phases"] == ["experience 1", "experience 2"] and learn["methods"][0]["n"] == 2
+
+
+def test_collapse_and_visits(suite):
+    data = payload(compare(load_all(suite)), "x")
+    stream = data["groups"][0]["stream"]
+    number = [m["name"] for m in data["methods"]].index("tent (lr=0.1)")
+    assert stream["methods"][number]["collapsed"] == [0] * 26 + [1] * 4
+    assert stream["methods"][number]["visits"] == [1, 2] and len(stream["entries"]) == 30
+
+
+def test_hostile_names_stay_data(tmp_path):
+    evil = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028"
+    records.write(tmp_path, "a", records.record(label=evil, scenario=evil, error=evil, status="failed"))
+    page = render(load_all(tmp_path), tmp_path / "p.html", title=evil).read_text()
+    assert "<script>alert(1)" not in page and "<img src=x" not in page and "\u2028" not in page.split("id=\"data\"")[1]
+    assert data_of(page)["methods"][0]["name"] == evil
+    assert data_json({"a": evil}).isascii() or "<" not in data_json({"a": evil})
+
+
+def test_different_protocols_are_refused_or_mixed_knowingly(tmp_path):
+    records.write_learner(tmp_path, "codyra", 0)
+    records.write_learner(tmp_path, "lora", 0, fields={"test_batch_size": 1})
+    with pytest.raises(UserError, match="test_batch_size"):
+        render(load_all(tmp_path), tmp_path / "p.html")
+    assert not (tmp_path / "p.html").exists()
+    mixed = data_of(render(load_all(tmp_path), tmp_path / "p.html", mix=True).read_text())
+    assert "Mixed protocols" in mixed["groups"][0]["notes"][0]
+    assert len(data_of(render(load_all(tmp_path), tmp_path / "p.html", by="fingerprint").read_text())["groups"]) == 2
+
+
+def test_unreadable_runs_are_listed(tmp_path):
+    records.write_learner(tmp_path, "codyra", 0)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text("{")
+    assert "not valid JSON" in data_of(render(load_all(tmp_path), tmp_path / "p.html").read_text())["problems"][0]
+
+
+def test_training_curves_are_thinned(tmp_path):
+    events = [{"t": i, "kind": "loss", "experience": "a", "step": i, "value": 1 / (i + 1)} for i in range(5000)]
+    records.write(tmp_path, "a", records.record(), [*events, {"kind": "warning", "text": "x" * 999}])
+    run = payload(compare(load_all(tmp_path)), "x")["runs"][0]
+    steps, values = run["losses"]["a"]
+    assert 60 <= len(steps) == len(values) <= 200 and steps[0] == 0
+    assert len(run["tail"]) == 1 and len(run["tail"][0]) == 400
+
+
+def test_unwritable_place_is_one_sentence(suite, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write"):
+        render(load_all(suite), tmp_path / "file" / "page.html")
+
+
+def test_200_runs_in_3_seconds_and_7_megabytes(tmp_path):
+    for seed in range(12):
+        for method in records.LEARNERS:
+            records.write_learner(tmp_path / "runs", method, seed)
+            records.write_learner(tmp_path / "runs", method, seed, scenario="split_glyphs")
+        for method in records.ADAPTERS:
+            records.write_adapter(tmp_path / "runs", method, seed)
+    best = 99.0
+    for _ in range(2):  # other work on the machine is not the program's: the better of two
+        start = time.perf_counter()
+        page = render(load_all(tmp_path / "runs"), tmp_path / "page.html")
+        best = min(best, time.perf_counter() - start)
+    assert page.stat().st_size < 7_000_000
+    assert best < 3.0
+
+
+def test_no_heavy_import():
+    code = ("import sys, cl_bench.dashboard;"
+            "print([m for m in ('torch', 'scipy', 'mlflow', 'plotly', 'jinja2', 'pandas') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_templates_are_all_used_and_short():
+    assert {p.name for p in TEMPLATES.iterdir()} == {*STYLES, *SCRIPTS, "page.html"}
+    for path in TEMPLATES.iterdir():
+        text = path.read_text()
+        assert text.count("\n") < 400 and not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", text), path

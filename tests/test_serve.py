@@ -1,0 +1,136 @@
+"""The served page: follows the folder, changes nothing, and answers nobody but its own page."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+
+import pytest
+import records
+
+from cl_bench.dashboard.serve import make_server
+from cl_bench.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    runs = tmp_path / "runs"
+    records.write_learner(runs, "codyra", 0)
+    (tmp_path / "secret.json").write_text('{"secret": 1}')
+    return runs
+
+
+@pytest.fixture
+def server(folder):
+    made = make_server(folder, interval=0.05)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield made
+    made.close()
+    thread.join(5)
+
+
+def ask(server, path, method="GET", host=None):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection.putrequest(method, path, skip_host=True)
+    connection.putheader("Host", host or f"127.0.0.1:{server.server_address[1]}")
+    connection.endheaders()
+    answer = connection.getresponse()
+    return answer, answer.read()
+
+
+def test_page_and_data(server):
+    answer, body = ask(server, "/")
+    assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/html") and b"codyra" in body
+    answer, body = ask(server, "/data.json")
+    data = json.loads(body)
+    assert data["live"] is True and [r["id"] for r in data["runs"]] == ["split_digits-codyra-s0"]
+    assert answer.headers["Cache-Control"] == "no-store" and answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_head_sends_no_body(server):
+    answer, body = ask(server, "/data.json", "HEAD")
+    assert answer.status == 200 and body == b"" and int(answer.headers["Content-Length"]) > 100
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_can_be_changed(server, method):
+    answer, _ = ask(server, "/files/split_digits-codyra-s0/run.json", method)
+    assert answer.status == 405 and answer.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1", "127.0.0.1.evil.example:1"])
+def test_another_name_is_refused(server, host):
+    assert ask(server, "/data.json", host=host)[0].status == 421
+
+
+def test_localhost_is_its_own_name(server):
+    assert ask(server, "/", host=f"localhost:{server.server_address[1]}")[0].status == 200
+
+
+def test_files_of_records(server):
+    answer, body = ask(server, "/files/split_digits-codyra-s0/run.json")
+    assert answer.status == 200 and json.loads(body)["seed"] == 0
+
+
+@pytest.mark.parametrize("path", [
+    "/files/../secret.json", "/files/..%2fsecret.json", "/files/%2e%2e/secret.json", "/files//etc/hostname", "/files/",
+    "/files/split_digits-codyra-s0/link.json", "/files/%00.json", "/files/split_digits-codyra-s0",
+    "/files/folder/secret.json", "/nothing", "/../secret.json"])
+def test_no_path_leads_outside(server, folder, path):
+    (folder / "split_digits-codyra-s0" / "link.json").symlink_to(folder.parent / "secret.json")
+    (folder / "folder").symlink_to(folder.parent)
+    answer, body = ask(server, path)
+    assert answer.status == 404 and b"secret" not in body
+
+
+def test_a_new_run_sends_an_update(server, folder):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection.request("GET", "/events")
+    stream = connection.getresponse()
+    assert stream.headers["Content-Type"] == "text/event-stream" and stream.readline() == b": watching\n"
+    records.write_learner(folder, "lora", 0)
+    lines = [stream.readline() for _ in range(2)]
+    while b"event: update\n" not in lines:
+        lines.append(stream.readline())
+    deadline = time.monotonic() + 10
+    while len(json.loads(ask(server, "/data.json")[1])["runs"]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(json.loads(ask(server, "/data.json")[1])["runs"]) == 2
+
+
+def test_an_empty_folder_and_a_broken_run_are_shown(tmp_path):
+    server = make_server(tmp_path, interval=9)
+    assert server.comparison().groups == []
+    server.server_close()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "run.json").write_text("{")
+    server = make_server(tmp_path, interval=9)
+    assert "not valid JSON" in server.comparison().problems[0]
+    server.server_close()
+
+
+def test_two_protocols_are_two_tables(tmp_path):
+    records.write_learner(tmp_path, "codyra", 0)
+    records.write_learner(tmp_path, "lora", 0, fields={"test_batch_size": 1})
+    server = make_server(tmp_path, interval=9)
+    assert len(server.comparison().groups) == 2
+    server.server_close()
+
+
+def test_only_loopback_unless_told_otherwise(tmp_path):
+    with pytest.raises(UserError, match="other machines"):
+        make_server(tmp_path, host="0.0.0.0")
+    make_server(tmp_path, host="0.0.0.0", remote=True).server_close()
+    with pytest.raises(UserError, match="not a folder"):
+        make_server(tmp_path / "nowhere")
+
+
+def test_a_taken_port_is_one_sentence(tmp_path):
+    first = make_server(tmp_path)
+    first.allow_reuse_address = False
+    with pytest.raises(UserError, match="Cannot listen"):
+        make_server(tmp_path, port=70000)
+    first.server_close()
