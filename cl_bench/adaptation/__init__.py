@@ -1,6 +1,6 @@
 """Parts that test-time methods are composed of: base class, norm modes, losses, augmentation, teachers, memories."""
 
-from .augment import augment, draw_augmentations, pixel_chunk
+from .augmentation import augment, draw_augmentations, pixel_chunk
 from .base import Deployed, TestTimeMethod
 from .losses import (
     contrastive,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,8 +80,34 @@ def per_channel(v: Tensor, x: Tensor) -> Tensor:
     return v.view(1, -1, *([1] * (x.ndim - 2)))
 
 
-def _over(x: Tensor) -> list[int]:
-    return [d for d in range(x.ndim) if d != 1]
+class Moments(torch.autograd.Function):
+    """Mean and biased variance (C,) of x (N, C, ...) over all but channels, differentiable.
+
+    The statistics that the fused BatchNorm kernel computes on its way, which on a CPU is four times as fast as
+    ``torch.var_mean`` on a channels-last tensor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
+        var = torch.where(inverse == 0, 0.0, inverse.square().reciprocal())  # how the kernel writes a variance of 0
+        mean, var = mean.to(x.dtype), var.to(x.dtype)
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_var: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        slope = to_var * (2 / n)
+        return torch.addcmul(per_channel(to_mean / n - slope * mean, x), x, per_channel(slope, x))
+
+
+def moments(x: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) of a batch x (N, C, ...); the unbiased variance of a single value counts as 0."""
+    mean, var = Moments.apply(x)
+    n = x.numel() // x.shape[1]
+    return mean, var * (n / (n - 1)) if unbiased and n > 1 else var
 
 
 class BatchStatistics(DeployedNorm):
@@ -120,8 +147,7 @@ class MixedNorm(DeployedNorm):
         self.keep_source(norm)
 
     def normalised(self, x: Tensor) -> Tensor:
-        n = x.numel() // x.shape[1]
-        var, mean = torch.var_mean(x, dim=_over(x), correction=int(self.unbiased and n > 1))
+        mean, var = moments(x, self.unbiased)
         mean, var = self.mean.lerp(mean, self.alpha), self.var.lerp(var, self.alpha)
         if torch.is_grad_enabled() and x.requires_grad:
             return self.scaled(x, per_channel(mean, x), per_channel(var, x))
@@ -146,7 +172,7 @@ class RobustNorm(DeployedNorm):
     def normalised(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.fixed(x, self.mean, self.var)
-        var, mean = torch.var_mean(x, dim=_over(x), correction=0)
+        mean, var = moments(x)
         mean, var = self.mean.lerp(mean, self.alpha), self.var.lerp(var, self.alpha)
         self.mean.copy_(mean.detach())
         self.var.copy_(var.detach())
@@ -172,8 +198,7 @@ class InstanceAwareNorm(DeployedNorm):
 
     def normalised(self, x: Tensor) -> Tensor:
         if self.training:
-            n = x.numel() // x.shape[1]
-            var, mean = torch.var_mean(x, dim=_over(x), correction=int(n > 1))
+            mean, var = moments(x, unbiased=True)
             self.mean.lerp_(mean.detach(), self.momentum)
             self.var.lerp_(var.detach(), self.momentum)
         else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
-from .augment import augment, draw_augmentations, pixel_chunk
+from .augmentation import augment, draw_augmentations, pixel_chunk
 from .base import Deployed
 from .norm import grouped
 
