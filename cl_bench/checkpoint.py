@@ -8,6 +8,7 @@ packages that the run itself uses, and no code of the file's choosing runs.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import math
@@ -15,6 +16,8 @@ import os
 import shutil
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,11 @@ class _Encoder:
             return {"t": "array", "v": self.tensor(torch.from_numpy(np.ascontiguousarray(value)))}
         if isinstance(value, np.generic):
             return self(value.item(), path)
+        if isinstance(value, Enum):
+            return {"t": "enum", "class": _path(type(value)), "v": value.name}
+        if is_dataclass(value) and not isinstance(value, type):
+            parts = {f.name: self(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)}
+            return {"t": "dataclass", "class": _path(type(value)), "v": parts}
         if isinstance(value, torch.dtype):
             return {"t": "dtype", "v": str(value).removeprefix("torch.")}
         if isinstance(value, torch.device):
@@ -137,9 +145,13 @@ def _path(cls: type) -> str:
 class _Decoder:
     """Rebuilds the tree, filling objects that exist already at the same place rather than making new ones."""
 
-    def __init__(self, tensors: dict[str, Tensor], packages: tuple[str, ...], device: torch.device | None) -> None:
+    def __init__(self, tensors: dict[str, Tensor], packages: tuple[str, ...], device: torch.device | None,
+                 into: Any = None) -> None:
         self.tensors, self.packages, self.device = tensors, packages, device
         self.made: dict[int, Any] = {}
+        self.built: dict[type, nn.Module] = {}  # one freshly built layer per class, for the wiring of its copies
+        for module in into.modules() if isinstance(into, nn.Module) else ():
+            self.built.setdefault(type(module), copy.copy(module))
 
     def __call__(self, node: Any, there: Any = None) -> Any:
         if isinstance(node, list):
@@ -178,6 +190,18 @@ class _Decoder:
 
     def _device(self, node: Any, there: Any) -> torch.device:
         return torch.device(node["v"])
+
+    def _enum(self, node: Any, there: Any) -> Any:
+        return self._class(node["class"], Enum)[node["v"]]  # type: ignore[index]
+
+    def _dataclass(self, node: Any, there: Any) -> Any:
+        cls = self._class(node["class"], object)
+        if not is_dataclass(cls):
+            raise UserError(f"the checkpoint names {node['class']}, which is no dataclass here; resume with the same code.")
+        value = object.__new__(cls)
+        for name in (f.name for f in fields(cls)):
+            object.__setattr__(value, name, self(node["v"][name]))
+        return value
 
     def _space(self, node: Any, there: Any) -> LabelSpace:
         return LabelSpace(tuple(node["ids"]), tuple(node["names"]))
@@ -243,13 +267,15 @@ class _Decoder:
             nn.Module.__init__(value)
         self.made[node["n"]] = value
         old = dict(value.__dict__)
-        own = set(value._own_state()) if isinstance(value, Method) else {k for k in old if "hook" not in k}
-        for key in own - node["v"].keys():
+        own = set(value._own_state() if isinstance(value, Method) else old)
+        for key in own - node["v"].keys() - set(_HOOKS):
             if not key.startswith("_is_full"):
                 value.__dict__.pop(key, None)
         for key, item in node["v"].items():
             if isinstance(item, dict) and item.get("t") == "keep":
-                if key not in old:
+                if key not in old and cls in self.built and hasattr(self.built[cls], key):
+                    value.__dict__[key] = getattr(self.built[cls], key)
+                elif key not in old:
                     raise UserError(f"{node['class']}.{key} is neither in the checkpoint nor in a freshly built method.")
                 continue
             value.__dict__[key] = self(item, old.get(key))
@@ -284,7 +310,7 @@ def snapshot(value: Any) -> tuple[Any, dict[str, Tensor]]:
 def restore(tree: Any, tensors: dict[str, Tensor], into: Any = None, device: torch.device | None = None) -> Any:
     """The inverse of :func:`snapshot`; modules of ``into`` are filled in place where their class is the same."""
     home = (type(into).__module__.partition(".")[0],) if into is not None else ()
-    return _Decoder(tensors, _PACKAGES + home, device)(tree, into)
+    return _Decoder(tensors, _PACKAGES + home, device, into)(tree, into)
 
 
 def save(folder: Path, method: Method, position: dict[str, Any]) -> None:
@@ -322,6 +348,6 @@ def load(folder: Path, method: Method, device: torch.device | None = None) -> di
     owner = dict((k, v) for k, v in tree["v"])["method"]["class"]
     if owner != _path(type(method)):
         raise UserError(f"the checkpoint in {folder} is of {owner}, not {_path(type(method))}.")
-    decoder = _Decoder(tensors, (*_PACKAGES, type(method).__module__.partition(".")[0]), device)
+    decoder = _Decoder(tensors, (*_PACKAGES, type(method).__module__.partition(".")[0]), device, method)
     position: dict[str, Any] = decoder(tree, {"method": method, "position": None})["position"]
     return position

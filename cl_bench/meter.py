@@ -26,6 +26,7 @@ class Meter:
     def __init__(self) -> None:
         self.forward_images = 0
         self.backward_images = 0
+        self._ends = ("", "")
 
     def attach(self, backbone: nn.Module, image: Tensor) -> None:
         """Watch ``backbone``; ``image`` is one example (1, 3, H, W), passed once without gradient."""
@@ -45,8 +46,21 @@ class Meter:
         solid = [m for m in order if not any(n in type(m).__name__ for n in _NORMS)]
         if not solid:
             raise ValueError("no layer with parameters was passed by an image")
-        solid[0].register_forward_hook(self._entered)
-        solid[-1].register_forward_hook(self._left)
+        names = {m: n for n, m in backbone.named_modules()}
+        self._ends = (names[solid[0]], names[solid[-1]])
+        self.watch(backbone)
+
+    def watch(self, module: nn.Module) -> None:
+        """Put the hooks on every backbone inside ``module`` that has none: copies that were rebuilt from a checkpoint."""
+        first, last = self._ends
+        for part in module.modules():
+            if not hasattr(part, "forward_features") or not hasattr(part, "num_features"):
+                continue
+            inside = dict(part.named_modules())
+            for name, hook in ((first, self._entered), (last, self._left)):
+                layer = inside.get(name)
+                if layer is not None and hook not in layer._forward_hooks.values():
+                    layer.register_forward_hook(hook)
 
     def _entered(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.forward_images += len(inputs[0])

@@ -284,6 +284,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             _watch(state.meter, method, plan.scenario)
             if resume is not None:
                 state.go_on(checkpoint.load(folder / "checkpoint", method, device))
+                state.meter.watch(method)
                 state.event("resume", step=state.step)
             state.write()
             state.go(method)

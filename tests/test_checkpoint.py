@@ -127,7 +127,7 @@ def test_damaged_missing_and_foreign_checkpoints(tmp_path: Path) -> None:
     save(folder, method, {"step": 2})
     assert load(folder, Method(backbone)) == {"step": 2}
     ncm = find("cl_bench.methods", "ncm")(backbone)
-    with pytest.raises(UserError, match="is of cl_bench.method:Method"):
+    with pytest.raises(UserError, match=r"is of cl_bench\.method:Method"):
         load(folder, ncm)
     whole = (folder / "state.safetensors").read_bytes()
     (folder / "state.safetensors").write_bytes(whole[:100])
