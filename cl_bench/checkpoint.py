@@ -8,7 +8,6 @@ packages that the run itself uses, and no code of the file's choosing runs.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import math
@@ -149,9 +148,9 @@ class _Decoder:
                  into: Any = None) -> None:
         self.tensors, self.packages, self.device = tensors, packages, device
         self.made: dict[int, Any] = {}
-        self.built: dict[type, nn.Module] = {}  # one freshly built layer per class, for the wiring of its copies
+        self.built: dict[type, dict[str, Any]] = {}  # one freshly built layer per class, for the wiring of its copies
         for module in into.modules() if isinstance(into, nn.Module) else ():
-            self.built.setdefault(type(module), copy.copy(module))
+            self.built.setdefault(type(module), dict(module.__dict__))
 
     def __call__(self, node: Any, there: Any = None) -> Any:
         if isinstance(node, list):
@@ -273,8 +272,8 @@ class _Decoder:
                 value.__dict__.pop(key, None)
         for key, item in node["v"].items():
             if isinstance(item, dict) and item.get("t") == "keep":
-                if key not in old and cls in self.built and hasattr(self.built[cls], key):
-                    value.__dict__[key] = getattr(self.built[cls], key)
+                if key not in old and key in self.built.get(cls, {}):
+                    value.__dict__[key] = self.built[cls][key]
                 elif key not in old:
                     raise UserError(f"{node['class']}.{key} is neither in the checkpoint nor in a freshly built method.")
                 continue
@@ -283,7 +282,8 @@ class _Decoder:
             parametrize._inject_new_class(value)
         if node["parametrized"]:
             for name in value.__dict__["_modules"]["parametrizations"]:
-                parametrize._inject_property(value, name)
+                if not isinstance(getattr(type(value), name, None), property):
+                    parametrize._inject_property(value, name)
         return value
 
     def _optimizer(self, node: Any, there: Any) -> torch.optim.Optimizer:

@@ -192,12 +192,10 @@ class _Trial:
             source, _ = self.run_stream(plain)
             ours, _ = self.run_stream(copy.deepcopy(self.method))
             return None if ours <= source + 10 else f"error {ours:.1f} % where the source has {source:.1f} %"
-        tests = self.scenario.test_sets()
-        spaces = [self.scenario.space_for(t, self.space) for t in tests]
-        scored = measure(self.method, tests, spaces, _CPU, 16, 0)
-        chance = 50.0 if self.scenario.answers == "task" else 25.0
-        accuracy = 100 * sum(s.correct for s in scored) / sum(s.total for s in scored)
-        return None if accuracy > chance + 10 else f"accuracy {accuracy:.1f} % where chance is {chance:.0f} %"
+        last = self.scenario.test_sets()[-1]  # what was just learned, among its own classes: learning, not remembering
+        (scored,) = measure(self.method, [last], [last.space], _CPU, 16, 0)
+        accuracy = 100 * scored.correct / scored.total
+        return None if accuracy > 60 else f"accuracy {accuracy:.1f} % on what it just learned, where chance is 50 %"
 
     def repeats(self) -> str | None:
         assert self.method is not None
@@ -276,7 +274,7 @@ class _Trial:
         after = snapshot(method)
         if before[0] != after[0]:
             return "plain state changes"
-        moved = [k for k, v in before[1].items() if not torch.equal(v, after[1][k])]
+        moved = [k for k, v in before[1].items() if not torch.equal(v.nan_to_num(), after[1][k].nan_to_num())]
         return f"{len(moved)} tensors change" if moved else None
 
     def resets(self) -> str | None:
