@@ -6,7 +6,7 @@ span, so a row kept out of the span of old inputs leaves old outputs as they wer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +15,30 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, LabelSpace, Method
 
 
-def protected_layers(backbone: Backbone) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Linear layers and ungrouped convolutions of the trunk, by their name in the backbone."""
-    return {
-        name: layer
+def matrix_layers(backbone: Backbone) -> tuple[str, ...]:
+    """Names in the backbone of its trunk's linear layers and ungrouped convolutions."""
+    return tuple(
+        name
         for name, layer in backbone.named_modules()
-        if name.startswith("model") and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
-    }
+        if name.startswith("model")
+        and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
+    )
 
 
-def input_rows(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+class Features(nn.Module):
+    """``forward_features`` as a forward, for functional calls with other weights (``backbone.<name>``)."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone.forward_features(x)
+
+
+def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
     """Every vector (n, d_in) that the flattened weight (out, d_in) is multiplied with: tokens, or unfolded patches."""
-    if isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Conv2d):
         return x.reshape(-1, x.shape[-1])
     if not isinstance(layer.padding, tuple) or layer.padding_mode != "zeros":
         raise ValueError("a convolution with padding by name or mode other than zeros cannot be unfolded here")
@@ -35,29 +47,45 @@ def input_rows(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def input_grams(method: Method, layers: dict[str, nn.Linear | nn.Conv2d], data: Iterable[Batch]) -> dict[str, Tensor]:
-    """sum over inputs of x x^T, float64 (d_in, d_in) per layer: its eigenvectors are the inputs' left singular vectors,
-    its eigenvalues their squared singular values. A layer that is never called as a module (``out_proj`` of torch's own
-    attention) has no entry. In evaluation mode; hooks live only for the call."""
+def input_grams(
+    method: Method, names: Iterable[str], run: Callable[[Tensor], Tensor], data: Iterable[Batch]
+) -> dict[str, Tensor]:
+    """sum over inputs of x x^T while ``run`` sees ``data``, float64 (d_in, d_in) per layer.
+
+    Its eigenvectors are the inputs' left singular vectors, its eigenvalues their squared singular values. A layer that is
+    never called as a module (``out_proj`` of torch's own attention) has no entry. In evaluation mode; hooks live only for
+    the call.
+    """
     grams: dict[str, Tensor] = {}
     was = method.training
     method.eval()
     handles = []
-    for name, layer in layers.items():
+    for name in names:
 
-        def see(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            rows = input_rows(layers[name], args[0].detach()).double()
+        def see(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+            rows = input_rows(layer, args[0].detach()).double()
             grams[name] = rows.T @ rows + grams.get(name, 0)  # type: ignore[arg-type]
 
-        handles.append(layer.register_forward_pre_hook(see))
+        handles.append(method.backbone.get_submodule(name).register_forward_pre_hook(see))
     try:
         for batch in data:
-            method.backbone.forward_features(batch.x)
+            run(batch.x)
     finally:
         for handle in handles:
             handle.remove()
         method.train(was)
     return grams
+
+
+def weight_gradients(method: Method, names: Iterable[str], batch: Batch) -> list[Tensor]:
+    """Gradient of the loss among the current classes on one batch, (out, d_in) per layer, in evaluation mode."""
+    was = method.training
+    method.eval()
+    with torch.enable_grad():
+        weights = [method.backbone.get_submodule(name).weight for name in names]
+        found = torch.autograd.grad(method.loss(method(batch.x), batch.y, method.current), weights)
+    method.train(was)
+    return [g.flatten(1) for g in found]
 
 
 def new_directions(gram: Tensor, basis: Tensor, threshold: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches
 
-from ._subspace import input_grams, new_directions, orthonormal, protected_layers
+from ._subspace import input_grams, matrix_layers, new_directions, orthonormal
 
 __all__ = ["Gpm"]
 
@@ -52,7 +52,7 @@ class Gpm(Method):
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.threshold, self.threshold_step, self.images = threshold, threshold_step, images
-        self.layers = tuple(protected_layers(backbone))
+        self.layers = matrix_layers(backbone)
         self.bases = nn.ParameterList()  # float64 (d_in, k), not trained, in the order of `layers`
         self.tasks: list[LabelSpace] = []
 
@@ -85,8 +85,7 @@ class Gpm(Method):
                 weight.grad = outside(weight.grad, basis)
 
     def end(self, exp: Experience) -> None:
-        layers = {name: self.backbone.get_submodule(name) for name in self.layers}
-        grams = input_grams(self, layers, self.sample(exp))  # type: ignore[arg-type]
+        grams = input_grams(self, self.layers, self.backbone.forward_features, self.sample(exp))
         self.layers = tuple(name for name in self.layers if name in grams)  # the others freeze like biases
         threshold = min(1.0, self.threshold + self.threshold_step * (len(self.tasks) - 1))
         fresh = nn.ParameterList()
