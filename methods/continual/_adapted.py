@@ -1,4 +1,4 @@
-"""What the methods with a frozen trunk share: a head that grows, a trunk in eval mode, passes over stored-free data."""
+"""What the methods with a frozen trunk share: a head that grows, a trunk in eval mode, passes over the data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cl_bench import AdapterSet, Batch, Experience, Method, batches
+from cl_bench import AdapterSet, Batch, Experience, LabelSpace, Method, batches
 from cl_bench.heads import Head, LinearHead
 
 
@@ -21,6 +21,11 @@ class Adapted(Method):
     """
 
     adapters: AdapterSet
+    total_steps: int = 0
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        self.total_steps = self.steps(exp)
 
     def make_head(self) -> Head:
         """A linear head that grows, whatever classifier came with the weights."""
@@ -33,6 +38,19 @@ class Adapted(Method):
             if "adapters" in self._modules:  # not there yet while being built, nor in methods without adapters
                 self.adapters.train()
         return self
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimizer is to move."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def sgd(self, parameters: Any = None, weight_decay: float = 5e-4) -> dict[str, Any]:
+        """The prototype and adapter papers' optimizer: SGD with momentum 0.9, its rate a cosine to 0."""
+        parameters = self.trained() if parameters is None else parameters
+        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=weight_decay)
+        return cosine(optimizer, self.total_steps)
+
+    def answer(self, x: Tensor, space: LabelSpace) -> Tensor:
+        return self.predict(x, space)
 
     def steps(self, exp: Experience) -> int:
         """Optimizer steps that ``fit`` will make on this experience."""

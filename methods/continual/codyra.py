@@ -64,7 +64,7 @@ class CoDyRA(Adapted):
         self.iterations, self.r, self.kappa_max, self.dense_fraction = iterations, r, kappa_max, dense_fraction
         self.at, self.rows, self.released_prox = at, rows, released_prox
         self.adapters = attach(backbone, "codyra", at, rows=rows, r=r, released_prox=released_prox)
-        self.step, self.total_steps = 0, 0
+        self.step = 0
         self.open_ranks: list[dict[str, int]] = []
 
     def epochs_for(self, exp: Experience) -> int:
@@ -73,14 +73,13 @@ class CoDyRA(Adapted):
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
-        self.step, self.total_steps = 0, self.steps(exp)
+        self.step = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.loss(self(batch.x), batch.y, among=self.current)
 
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=(0.9, 0.9999), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.trained(), lr=self.lr, betas=(0.9, 0.9999), weight_decay=0.0)
         return cosine(optimizer, self.total_steps)
 
     def threshold(self, step: int) -> float:

@@ -46,18 +46,12 @@ class LoRA(Adapted):
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.alpha, self.at, self.rows, self.masked = r, alpha, at, rows, masked
         self.adapters = attach(backbone, "lora", at, rows=rows, r=r, alpha=alpha)
-        self.total_steps = 0
-
-    def begin(self, exp: Experience) -> None:
-        super().begin(exp)
-        self.total_steps = self.steps(exp)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
 
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return cosine(torch.optim.AdamW(parameters, lr=self.lr, weight_decay=0.0), self.total_steps)
+        return cosine(torch.optim.AdamW(self.trained(), lr=self.lr, weight_decay=0.0), self.total_steps)
 
     def end(self, exp: Experience) -> None:
         self.adapters.merge_()
