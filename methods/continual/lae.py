@@ -1,0 +1,117 @@
+"""LAE (Gao et al., ICCV 2023, arXiv 2303.10070, github.com/gqk/LAE): a quick and a slow copy of one adapter; the surer
+of the two answers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench import Backbone, Batch, Experience, LabelSpace, UserError, attach, select
+from cl_bench.adapters.lora import LoRA
+from cl_bench.heads import Head, LinearHead
+
+from ._adapted import Adapted
+
+__all__ = ["LAE"]
+
+
+class ScaledLoRA(LoRA):
+    """``W + s B A`` with one learned s per matrix that starts at 1 (LAE's calibration)."""
+
+    def __init__(self, weight: Tensor, r: int = 5) -> None:
+        super().__init__(weight, r)
+        self.gain = nn.Parameter(torch.ones(()).to(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.gain * (self.B @ self.A)
+
+
+class LAE(Adapted):
+    """Learning, accumulation, ensemble: an online adapter, a moving average of it, and the larger of both confidences.
+
+    From the second experience on, the offline copy (made from the state after the first) follows after every step:
+    ``theta_off <- decay theta_off + (1 - decay) theta_on``, while the first ``freeze_epochs`` epochs train the head
+    alone. Loss: cross-entropy among the current classes. Answer: the element-wise maximum of both softmaxes over all
+    classes seen, returned as its logarithm.
+
+    Args:
+        pet: ``adapter`` (5 hidden units beside attention), ``lora`` (rank 5 on keys and values) or ``prefix`` (10, with
+            compensation); all with a learned scale that starts at 1.
+        blocks: anchored pattern of the attention layers that get one (published: the first five blocks).
+    """
+
+    family: ClassVar[str] = "adapter"
+    paper: ClassVar[str] = "Gao et al., LAE, ICCV 2023"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 0.0028125,
+        epochs: int = 5,
+        batch_size: int = 24,
+        pet: Literal["adapter", "lora", "prefix"] = "adapter",
+        freeze_epochs: int = 3,
+        decay: float = 0.9999,
+        blocks: str = r"blocks\.[0-4]\.attn",
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.pet, self.freeze_epochs, self.decay, self.blocks = pet, freeze_epochs, decay, blocks
+        if pet == "adapter":
+            how = {"r": 5, "scale": 1.0, "learn_scale": True, "act": "gelu", "dropout": 0.0}
+            self.adapters = attach(backbone, "adaptformer", blocks, **how)  # type: ignore[arg-type]
+        elif pet == "lora":
+            self.adapters = attach(backbone, ScaledLoRA, blocks + r"\.qkv", rows=("k", "v"), r=5)
+        elif pet == "prefix":
+            self.adapters = attach(backbone, "prefix", blocks, n=10, compensate=True, learn_scale=True)
+        else:
+            raise UserError(f"pet={pet!r} is none of adapter, lora, prefix.")
+        self.learned = 0
+
+    def make_head(self) -> Head:
+        return LinearHead(self.backbone.num_features, std=0.001)
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        if self.learned == 1:
+            self.adapters.add("offline")
+            for p, q in self.pairs():
+                p.data.copy_(q.data)
+            self.adapters.train_only("default")
+
+    def pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """(offline, online) parameters."""
+        off, on = ([p for _, a in self.adapters.each(n) for p in a.parameters()] for n in ("offline", "default"))
+        return list(zip(off, on, strict=True))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(self(batch.x), batch.y, among=self.current)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.trained(), lr=self.lr)
+
+    def on_after_backward(self) -> None:
+        if self.learned and self.current_epoch < self.freeze_epochs:
+            for p in self.adapters.parameters():
+                p.grad = None  # Adam passes over it: neither a step nor a moment
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.learned:
+            for off, on in self.pairs():
+                off.mul_(self.decay).add_(on, alpha=1 - self.decay)
+
+    def end(self, exp: Experience) -> None:
+        self.learned += 1
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        best = self(x).softmax(1)
+        if "offline" in self.adapters.names:
+            self.adapters.use("offline")
+            try:
+                best = torch.maximum(best, self(x).softmax(1))
+            finally:
+                self.adapters.use("default")
+        return select(best.log(), self.head.space, space)
