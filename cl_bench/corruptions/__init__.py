@@ -29,6 +29,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ def _check(x: Tensor, name: str, severity: int, resolution: str | None) -> str:
         near = difflib.get_close_matches(str(name), NAMES, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(NAMES)}."
         raise UserError(f"There is no corruption '{name}': {hint}")
-    if isinstance(severity, bool) or severity not in (1, 2, 3, 4, 5):
+    if isinstance(severity, bool) or not isinstance(severity, Integral) or not 1 <= severity <= 5:
         raise UserError(f"Severity {severity!r} is not one of 1, 2, 3, 4, 5: choose one of these.")
     if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[-2:]) < 4:
         raise UserError(f"Corruptions take images of shape (N, 3, H, W), sides of at least 4, not {tuple(x.shape)}.")
