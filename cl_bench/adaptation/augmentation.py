@@ -124,13 +124,13 @@ def _hue(v: Tensor, shift: Tensor) -> Tensor:
     r, g, b = v.unbind(2)
     top, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
     chroma = top - low
-    safe = torch.where(chroma == 0, 1.0, chroma)
-    hue = torch.where(top == r, (g - b) / safe, torch.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4))
-    hue.add_(6 * shift)
-    for channel, offset in enumerate((5, 3, 1)):
-        k = (hue + offset).remainder_(6)
-        k = torch.minimum(k, 4 - k).clamp_(0, 1)
-        torch.addcmul(top, chroma, k, value=-1, out=v[:, :, channel])
+    inverse = (chroma + 1e-12).reciprocal_()
+    hue = (r - g).mul_(inverse).add_(4)
+    hue = torch.where(top == g, (b - r).mul_(inverse).add_(2), hue)
+    hue = torch.where(top == r, (g - b).mul_(inverse), hue).add_(6 * shift)
+    for channel, offset in enumerate((0, -2, -4)):  # a channel is full within 1 of its hue and gone beyond 2
+        away = (hue + offset).abs_().sub_(3).abs_().neg_().add_(3)  # distance on the circle of length 6
+        torch.addcmul(top, chroma, away.sub_(1).clamp_(0, 1), value=-1, out=v[:, :, channel])
     return v
 
 
