@@ -159,6 +159,7 @@ class ClassIncremental(Scenario):
             "order_policy": order_policy(self.order),
             "per_class": self.per_class,
             "answers": self.answers,
+            "augment": repr(self.augment()),
         }
 
     def _part(self, part: Literal["train", "test"]) -> Dataset:
