@@ -38,7 +38,7 @@ def test_one_file_that_needs_no_network(suite, tmp_path):
     own = page.replace(re.search(r"<script>(/\*\*.*?)</script>", page, re.S)[1], "")  # without the chart library
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", own)
     data = data_of(page)
-    assert len(data["runs"]) == len(load_all(suite)) and [g["title"] for g in data["groups"]][0] == "digits_c · tiny_resnet"
+    assert len(data["runs"]) == len(load_all(suite)) and data["groups"][0]["scenario"] == "digits_c"
 
 
 def test_numbers_on_the_page_are_those_of_the_tables(suite):
@@ -156,13 +156,10 @@ def test_200_runs_in_3_seconds_and_7_megabytes(tmp_path):
             records.write_learner(tmp_path / "runs", method, seed, scenario="split_glyphs")
         for method in records.ADAPTERS:
             records.write_adapter(tmp_path / "runs", method, seed)
-    best = 99.0
-    for _ in range(2):  # other work on the machine is not the program's: the better of two
-        start = time.perf_counter()
-        page = render(load_all(tmp_path / "runs"), tmp_path / "page.html")
-        best = min(best, time.perf_counter() - start)
+    start = time.process_time()  # the program's own time: others may be busy on this machine
+    page = render(load_all(tmp_path / "runs"), tmp_path / "page.html")
+    assert time.process_time() - start < 3.0
     assert page.stat().st_size < 7_000_000
-    assert best < 3.0
 
 
 def test_no_heavy_import():

@@ -175,12 +175,10 @@ def test_500_runs_load_in_under_a_second(tmp_path):
         (tmp_path / f"run-{i}").mkdir()
         (tmp_path / f"run-{i}" / "run.json").write_text(text.replace(folder.name, f"run-{i}"))
         (tmp_path / f"run-{i}" / "DONE").touch()
-    best = 9.0
-    for _ in range(3):  # the machine may be busy: the best of three is the program's own time
-        start = time.perf_counter()
-        runs = load_all(tmp_path)
-        best = min(best, time.perf_counter() - start)
-    assert len(runs) == 500 and runs.problems == [] and best < 1.0
+    start = time.process_time()  # the program's own time: others may be busy on this machine
+    runs = load_all(tmp_path)
+    assert time.process_time() - start < 1.0
+    assert len(runs) == 500 and runs.problems == []
 
 
 def test_no_heavy_import():
