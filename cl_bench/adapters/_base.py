@@ -51,8 +51,8 @@ class Adapter(nn.Module):
 
     def aux_loss(self) -> Tensor:
         """What the kind adds to the task's loss (orthogonality, sparsity); a scalar, 0 for most."""
-        first = next(self.parameters())
-        return first.new_zeros(())
+        first = next(self.parameters(), None)
+        return torch.zeros(()) if first is None else first.new_zeros(())
 
     def after_step(self) -> None:
         """After the optimizer's step: proximal step, projection. Called by :meth:`AdapterSet.after_step`."""
