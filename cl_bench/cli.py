@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__
 from .errors import UserError
@@ -28,16 +30,29 @@ help on one part: --method.help NAME, --scenario.help NAME, --backbone.help NAME
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one sentence like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice is None:
+            raise UserError(f"{message}; see `{self.prog} --help`.")
+        known = [word.strip(" '") for word in choice[2].split(",")]
+        near = difflib.get_close_matches(choice[1], known, n=1)
+        raise UserError(f"{self.prog} has no {choice[1]!r}; " + (f"did you mean {near[0]}?" if near else
+                        f"there are {', '.join(known)}."))
+
+
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = _Parser(
         prog="cl-bench", description="Continual learning and test-time adaptation, benchmarked honestly.",
         epilog="First steps: `cl-bench suite quickstart`, `cl-bench list methods`, `cl-bench check mine.py:Mine`.")
     p.add_argument("--version", action="version", version=f"cl-bench {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    stored = argparse.ArgumentParser(add_help=False)
+    stored = _Parser(add_help=False)
     stored.add_argument("--runs", type=Path, default=Path("runs"), help="folder of records (default: runs)")
-    tracked = argparse.ArgumentParser(add_help=False)
+    tracked = _Parser(add_help=False)
     tracked.add_argument("--tracking", default=None, metavar="URI",
                          help="MLflow store (default: sqlite in the folder of records; 'none' for none)")
     sub = p.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -139,7 +154,11 @@ def _suite(o: argparse.Namespace, rest: list[str]) -> int:
     from .progress import SuiteProgress
     from .sweep import read_suite, run_suite
 
+    if o.jobs < 0:
+        raise UserError(f"--jobs {o.jobs}: give the number of processes, or 0 for one per core.")
     _writable(o.runs)
+    if o.html is not None:
+        _writable(o.html.parent, "--html")
     suite = read_suite(config_file(o.suite))
     with SuiteProgress(suite.name, len(suite.jobs)) as progress:
         outcome = run_suite(suite, o.runs, jobs=o.jobs, again=o.again, overrides=rest, progress=progress)
@@ -230,14 +249,14 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
             print(f"page: {html.resolve()}")
 
 
-def _writable(folder: Path) -> None:
+def _writable(folder: Path, option: str = "--runs") -> None:
     """Refuse before any work where records could not be kept."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
-        raise UserError(f"cannot make the folder {folder} ({fault.strerror}); choose another with --runs.") from fault
+        raise UserError(f"cannot make the folder {folder} ({fault.strerror}); choose another with {option}.") from fault
     if not os.access(folder, os.W_OK):
-        raise UserError(f"the folder {folder} is not writable; choose another with --runs.")
+        raise UserError(f"the folder {folder} is not writable; choose another with {option}.")
 
 
 def _tracker(o: argparse.Namespace, runs: Path) -> Any:

@@ -22,6 +22,7 @@ __all__ = ["build", "config_file", "parse", "plan_from"]
 _ROOTS = {"scenario": "cl_bench.scenarios", "method": "cl_bench.methods", "backbone": "cl_bench.backbones"}
 # A parameter that wraps another scenario is called "of", one that wraps another method "host".
 _NESTED = {"of": "cl_bench.scenarios", "host": "cl_bench.methods"}
+_BASES = {f"cl_bench.{path}" for path in ("Method", "method.Method", "Scenario", "scenario.Scenario")}
 
 
 def config_file(name: str) -> Path:
@@ -64,22 +65,32 @@ def _resolve(group: str, name: str) -> str:
     if re.fullmatch(r"[\w]+(\.[\w]+)+", name) and name not in entries(group):
         name = ":".join(name.rsplit(".", 1))
     target = find(group, name)
+    from . import backbones, method, scenario
+
+    base: type = {"method": method.Method, "scenario": scenario.Scenario, "backbone": backbones.Backbone}[_kind(group)]
+    function = callable(target) and not isinstance(target, type) and group == _ROOTS["backbone"]
+    if not function and not (isinstance(target, type) and issubclass(target, base)):
+        raise UserError(f"{name} is no {_kind(group)}: it is not a subclass of cl_bench.{base.__name__}.")
     return f"{target.__module__}.{target.__qualname__}"
+
+
+def _kind(group: str) -> str:
+    return group.rpartition(".")[2].removesuffix("s")
 
 
 def _names_to_paths(value: Any, group: str) -> Any:
     """Short names inside one of the three roots to class paths; everything else unchanged."""
     if isinstance(value, str):
         return {"class_path": _resolve(group, value)}
+    form = f"{_kind(group)} must be a name, or a mapping with class_path and init_args, not "
     if not isinstance(value, Mapping):
-        return value
-    if "class_path" not in value and value:
-        raise UserError(f"{group.rpartition('.')[2].rstrip('s')} must be a name, or a mapping with class_path and "
-                        f"init_args, not one with {', '.join(map(str, value))}.")
-    args = {
-        k: _names_to_paths(v, _NESTED[k]) if k in _NESTED and v is not None else v
-        for k, v in (value.get("init_args") or {}).items()
-    }
+        raise UserError(f"{form}{value!r}.")
+    if "class_path" not in value or not set(value) <= {"class_path", "init_args"}:
+        raise UserError(f"{form}one with {', '.join(map(str, value)) or 'nothing in it'}.")
+    given = value.get("init_args") or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"init_args of {value['class_path']} must be a mapping of options, not {given!r}.")
+    args = {k: _names_to_paths(v, _NESTED[k]) if k in _NESTED and v is not None else v for k, v in given.items()}
     return {**value, "class_path": _resolve(group, str(value["class_path"])), **({"init_args": args} if args else {})}
 
 
@@ -161,28 +172,14 @@ def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[
     except Exception as fault:
         raise UserError(_sentence(str(fault), p)) from fault
     for need in ("scenario", "method"):
-        if found.get(need) is None:
+        # options without a name would otherwise be those of the contract's own base class
+        if found.get(need) is None or found[need].class_path in _BASES:
             raise UserError(f"name a {need} with --{need} NAME; `cl-bench list {need}s` shows them.")
     if found.get("backbone") is None:
-        cls = _class(found.scenario.class_path)
-        default = p.parse_object({"backbone": {"class_path": _resolve(_ROOTS["backbone"], _backbone_of(found, cls))}},
-                                 defaults=False)
-        found.backbone = default.backbone
+        scenario = _instances(p, {"scenario": found.scenario.as_dict()}).scenario
+        found.backbone = p.parse_args(["--backbone", _resolve(_ROOTS["backbone"], scenario.backbone)]).backbone
     plain = {k: v for k, v in found.as_dict().items() if k not in ("config", "help")}
     return plain
-
-
-def _backbone_of(found: Any, cls: Any) -> str:
-    """The scenario's default backbone; a wrapper's is that of what it wraps."""
-    inner = (found.scenario.get("init_args") or {}).get("of")
-    if inner is not None and "backbone" not in vars(cls):
-        return _backbone_of({"scenario": inner} and _Holder(inner), _class(inner.class_path))
-    return str(cls.backbone)
-
-
-class _Holder:
-    def __init__(self, scenario: Any) -> None:
-        self.scenario = scenario
 
 
 def _split_config(argv: list[str], base: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -213,22 +210,31 @@ def _short(argv: Sequence[str]) -> list[str]:
 def _sentence(message: str, p: Any) -> str:
     """jsonargparse's nested message as one sentence that says what to do."""
     text = " ".join(message.split())
-    option = re.search(r"Option '(\w+)' is not accepted.*?class_path='([\w.]+)'", text)
-    if option:
-        accepted = [n for n in inspect.signature(_class(option[2])).parameters if n != "backbone"]
-        near = difflib.get_close_matches(option[1], accepted, n=2)
+    option = (re.search(r"class_path '(?P<cls>[\w.]+)': Option '(?P<key>[\w.]+)' is not accepted", text)
+              or re.search(r"Option '(?P<key>[\w.]+)' is not accepted.*?class_path='(?P<cls>[\w.]+)'", text))
+    if option is not None:
+        where, key = option["cls"], option["key"]
+        if where == "cl_bench.Backbone":
+            return "name a backbone with --backbone NAME where you give it options; `cl-bench list backbones` shows them."
+        if where in _BASES:  # the base class stands in where options come without a name
+            kind = where.rpartition(".")[2].lower()
+            return f"name the {kind} that option {key!r} is for; `cl-bench list {kind}s` shows them."
+        accepted = [n for n in inspect.signature(_class(where)).parameters if n != "backbone"]
+        near = difflib.get_close_matches(key, accepted, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(accepted) or 'no options'}."
-        return f"{option[2].rpartition('.')[2]} has no option {option[1]!r}; {hint}"
-    unknown = re.search(r"(?:Unrecognized arguments:|unrecognized arguments:|Key) ['\"]?(-{0,2}[\w.]+)['\"]?", text)
-    if unknown and ("nrecognized" in text or "not expected" in text or "does not exist" in text):
+        return f"{where.rpartition('.')[2]} has no option {key!r}; {hint}"
+    inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
+    unknown = re.search(r"(?:[Uu]nrecognized arguments:|Key|Option) ['\"]?(-{0,2}[\w.]+)['\"]?", text)
+    if inside or (unknown and re.search("nrecognized|not expected|does not exist|not accepted", text)):
+        key = f"{inside[1]}.{inside[2]}" if inside else unknown[1].lstrip("-") if unknown else ""
         keys = [a.dest for a in p._actions if a.dest not in ("help", "config")]
-        key = unknown[1].lstrip("-")
-        near = difflib.get_close_matches(key, [*keys, *(k.rpartition(".")[2] for k in keys)], n=2)
-        hint = f"did you mean --{' or --'.join(near)}?" if near else "see `cl-bench run --help`."
+        near = difflib.get_close_matches(key, dict.fromkeys([*keys, *(k.rpartition(".")[2] for k in keys)]), n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `cl-bench run --help`."
         return f"there is no option {key!r}; {hint}"
     wrong = re.search(r'Parser key "(\w[\w.]*)": Expected an? (.*?)\.? Got value: (\S+?)[.,]? ', text + " ")
     if wrong:
         kind = re.sub(r"<class '([\w.]+)'>", r"\1", wrong[2]).replace("__main__.", "")
+        kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
         return f"{wrong[1]} must be {kind}, not {wrong[3]!r}."
     return text.rstrip(".") + "."
 
@@ -241,9 +247,14 @@ def _class(path: str) -> Any:
 
 def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """(scenario, backbone, backbone -> method) from what :func:`parse` returned."""
-    p = parser()
+    made = _instances(parser(), {k: config[k] for k in ("scenario", "backbone", "method")})
+    return made.scenario, made.backbone, made.method
+
+
+def _instances(p: Any, parts: Mapping[str, Any]) -> Any:
+    """Objects from plain data; an error that a constructor meant for the user comes out unwrapped."""
     try:
-        made = p.instantiate(p.parse_object({k: config[k] for k in ("scenario", "backbone", "method")}))
+        return p.instantiate(p.parse_object(dict(parts)))
     except UserError:
         raise
     except (ValueError, TypeError) as fault:
@@ -253,7 +264,21 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
             if isinstance(inner, UserError):
                 raise inner from fault
         raise UserError(_sentence(str(fault), p)) from fault
-    return made.scenario, made.backbone, made.method
+
+
+def preflight(config: Mapping[str, Any]) -> None:
+    """Find what can be found wrong without reading weights or data.
+
+    Raises:
+        UserError: for a scenario that cannot be built, a method that needs what it does not give, a missing device.
+    """
+    from .engine import Compute, resolve_device
+    from .protocol import check_needs
+
+    resolve_device(Compute(**dict(config.get("compute") or {})).device)
+    scenario = _instances(parser(), {"scenario": config["scenario"]}).scenario
+    names = {root: _named(config, root) for root in ("scenario", "method")}
+    check_needs(_class(config["method"]["class_path"]), scenario, names)
 
 
 def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:

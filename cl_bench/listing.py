@@ -49,12 +49,11 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
     if backbone is not None:
         if kind != "adapters":
             raise UserError("--backbone goes with `cl-bench list adapters`.")
-        from .adapters import count_parameters
         from .registry import find
 
-        network = find(GROUPS["backbones"], backbone)()
+        make = find(GROUPS["backbones"], backbone)
         for row in found:
-            row["parameters"] = count_parameters(row["name"], network)
+            row["parameters"] = _count(row["name"], make())
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -75,6 +74,25 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
         table.add_row(*[escape(_text(row.get(c))) for c in columns])
     console.print(table)
     console.print(f"[dim]{len(found)} {kind}[/dim]")
+    if backbone is not None:
+        console.print(f"[dim]parameters: trainable on {escape(backbone)}, settings at their defaults, on the four linears of "
+                      "every block (or every convolution), or around every block[/dim]")
+
+
+def _count(kind: str, network: Any) -> int | None:
+    """Trainable parameters of ``kind`` at its defaults: on the four linears of every block (else every convolution) for
+    kinds on weights, around every block for kinds around layers; None where ``network`` has no such place."""
+    from .adapters import FUSED4, attach
+    from .registry import find
+
+    adapter = find(GROUPS["adapters"], kind)
+    for at in (FUSED4, r"(.*\.)?conv\d*") if adapter.level == "weight" else (r"(.*\.)?blocks\.\d+",):
+        try:
+            adapters = attach(network, kind, at, grams={} if adapter.needs_gram else None)
+        except UserError:
+            continue  # no such layer here, or not one for this kind: the next place
+        return sum(p.numel() for p in adapters.parameters() if p.requires_grad)
+    return None
 
 
 def _text(value: Any) -> str:

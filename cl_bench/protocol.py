@@ -10,12 +10,13 @@ from typing import Any
 
 from .backbones import Backbone
 from .engine import Compute
+from .errors import UserError
 from .method import Method
 from .results import plain
 from .scenario import Scenario
 from .source import SourceRecipe
 
-__all__ = ["PROTOCOL_VERSION", "Plan", "fingerprint", "head_fits", "needs_source"]
+__all__ = ["PROTOCOL_VERSION", "Plan", "check_needs", "fingerprint", "head_fits", "needs_source"]
 
 PROTOCOL_VERSION = 1  # raised when the harness's meaning of a number changes
 
@@ -65,6 +66,21 @@ def fingerprint(plan: Plan) -> dict[str, Any]:
     fields = plain(fields)
     text = json.dumps(fields, sort_keys=True)
     return {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "fields": fields}
+
+
+def check_needs(method: type[Method], scenario: Scenario, names: dict[str, dict[str, Any]]) -> None:
+    """Refuse a method on a scenario that does not reveal what it needs.
+
+    Raises:
+        UserError: naming what is lacking.
+    """
+    lacking = method.needs - scenario.gives
+    if lacking:
+        raise UserError(
+            f"method {names['method']['name']} needs {', '.join(sorted(lacking))}, which scenario "
+            f"{names['scenario']['name']} does not give (it gives {', '.join(sorted(scenario.gives)) or 'nothing'}); "
+            "choose another scenario or method."
+        )
 
 
 def needs_source(plan: Plan) -> bool:

@@ -62,21 +62,27 @@ def read_suite(path: Path) -> Suite:
     from .config import read_yaml
 
     data = read_yaml(path)
-    if not isinstance(data, Mapping) or "runs" not in data:
+    rows = data.get("runs") if isinstance(data, Mapping) else None
+    if not isinstance(rows, list):
         raise UserError(f"{path} is no suite: it needs a list `runs` of scenario, backbone and methods.")
-    for where, keys in ((data, _KEYS), *((row, _ROW_KEYS) for row in data["runs"])):
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise UserError(f"runs in {path} must list mappings, each with a scenario and methods.")
+    for where, keys in ((data, _KEYS), *((row, _ROW_KEYS) for row in rows)):
         for key in where:
             if key not in keys:
                 near = difflib.get_close_matches(str(key), keys, n=1)
                 raise UserError(f"{path} has an unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else
                                 f"; known are {', '.join(sorted(keys))}."))
     jobs: list[Job] = []
-    for row in data["runs"]:
-        if "scenario" not in row or not row.get("methods"):
+    for row in rows:
+        if "scenario" not in row or not isinstance(row.get("methods"), list) or not row["methods"]:
             raise UserError(f"every entry of runs in {path} needs a scenario and a list of methods.")
+        seeds = row.get("seeds", data.get("seeds", [0]))
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            raise UserError(f"seeds in {path} must be a list of whole numbers, not {seeds!r}.")
         for method in row["methods"]:
-            for seed in row.get("seeds", data.get("seeds", [0])):
-                config: dict[str, Any] = {"scenario": row["scenario"], "method": method, "seed": int(seed)}
+            for seed in seeds:
+                config: dict[str, Any] = {"scenario": row["scenario"], "method": method, "seed": seed}
                 for key in ("backbone", "source", "compute"):
                     value = row.get(key, data.get(key))
                     if value is not None:
@@ -86,7 +92,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def _short(part: Any) -> str:
-    return str(part["class_path"] if isinstance(part, Mapping) else part).rpartition(":")[2].rpartition(".")[2]
+    return str(part.get("class_path", "?") if isinstance(part, Mapping) else part).rpartition(":")[2].rpartition(".")[2]
 
 
 def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, overrides: Sequence[str] = (),
@@ -122,10 +128,12 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, o
 
 
 def _resolved(job: Job, overrides: Sequence[str]) -> dict[str, Any]:
-    from .config import parse
+    from .config import parse, preflight
 
     try:
-        return parse(list(overrides), job.config)
+        config = parse(list(overrides), job.config)
+        preflight(config)
+        return config
     except UserError as fault:
         raise UserError(f"{job.label}: {fault}") from fault
 

@@ -120,6 +120,7 @@ def _show(console: Any, report: Report, escape: Callable[[str], str]) -> None:
 _PROBE = """
 import json, logging, os, random, sys
 import numpy, torch
+import cl_bench.testing, cl_bench.adaptation  # what cl-bench itself brings along is not the target's doing
 from cl_bench.registry import GROUPS, entries, load_path
 targets, everything = json.loads(sys.argv[1])
 if everything:
