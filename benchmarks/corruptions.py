@@ -76,13 +76,13 @@ def parity(shared: Path, seeds: int, threads: int, command: str) -> str:
         reference, reference_difference = errors(networks, theirs, y, threads), difference(theirs, clean)
         ours: list[list[float]] = []
         shifts: list[tuple[float, float]] = []
-        before: Tensor | None = None
+        before, known = theirs, reference
         for seed in range(seeds):
             x = corrupt(clean, name, 5, generator=torch.Generator().manual_seed(seed))
-            same = before is not None and torch.equal(x, before)  # nothing random in it: no need to ask again
-            ours.append(ours[-1] if same else errors(networks, x, y, threads))
+            if not torch.equal(x, before):  # equal pictures (nothing random in them) need no second answer
+                before, known = x, errors(networks, x, y, threads)
+            ours.append(known)
             shifts.append(difference(x, clean))
-            before = x
         mean_error, mean_shift = np.mean(ours, 0), np.mean(shifts, 0)
         deviation = np.std(ours, 0, ddof=1) if seeds > 1 else np.zeros(len(networks))
         gap = mean_error - np.array(reference)

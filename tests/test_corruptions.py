@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cl_bench.corruptions import EXTRA, NAMES, STANDARD, corrupt
 from cl_bench.corruptions.blur import _shuffled, glass_blur
+from cl_bench.corruptions.frost_texture import generated
 from cl_bench.corruptions.parameters import PARAMETERS
 from cl_bench.corruptions.tools import Draws, floor_steps, streak, zoom_matrix
 from cl_bench.errors import UserError
@@ -196,6 +197,19 @@ def test_frost_takes_pictures_from_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as an image"):
         other = tmp_path.rename(tmp_path.with_name("broken"))
         corrupt(black, "frost", 5, generator=seeded(), frost_textures=other)
+
+
+def test_the_generated_frost_resembles_the_photographs_in_numbers() -> None:
+    textures = generated()
+    assert len(textures) == 5 and torch.equal(textures[1], textures[2])
+    greys = torch.stack([t.mean(0) for t in textures])
+    # mean grey, spread, and share of the variance that five pixels (one, at the reduced size) leave correlated
+    for grey, mean, spread in zip(greys, (131, 207, 207, 152, 124), (18, 22, 22, 29, 43), strict=True):
+        assert float(grey.mean()) == pytest.approx(mean, abs=3)
+        assert float(grey.std()) == pytest.approx(spread, abs=1.5)
+        step = float((grey[:, 5:] - grey[:, :-5]).var() / 2 / grey.var())
+        assert 0.2 < step < 0.7, "neither white noise nor a flat ground"
+    assert all(float(t.min()) >= 0 and float(t.max()) <= 255 for t in textures)
 
 
 @pytest.mark.parametrize("delta", [1, 2, 3, 4])

@@ -62,7 +62,7 @@ def _poisson_table(photons: int) -> Tensor:
 def shot_noise(x: Tensor, photons: int, draws: Draws) -> Tensor:
     """Every value is a Poisson count of mean ``photons`` at full brightness, scaled back.
 
-    Drawn from a table per grey level instead of ``torch.poisson``, which costs ten times as much on a CPU.
+    Drawn from a table per grey level: ``torch.poisson`` costs several times as much on a CPU.
     """
     table = _poisson_table(photons).to(x.device)
     size = table.shape[1]
