@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -64,9 +64,35 @@ class Adapted(Method):
     def shuffled(self, exp: Experience, size: int) -> Iterator[Batch]:
         """The experience once, shuffled and augmented by the method's own generators."""
         return batches(
-            exp.data, size, shuffle=True, generator=self.rng.on("cpu"), device=self.device,
-            augment=exp.augment, augment_generator=self.rng.on(self.device),
+            exp.data,
+            size,
+            shuffle=True,
+            generator=self.rng.on("cpu"),
+            device=self.device,
+            augment=exp.augment,
+            augment_generator=self.rng.on(self.device),
         )
+
+    @torch.enable_grad()
+    def fit_loop(
+        self,
+        exp: Experience,
+        parameters: list[nn.Parameter],
+        loss: Callable[[Batch], Tensor],
+        lr: float,
+        epochs: int,
+        weight_decay: float,
+    ) -> None:
+        """A plain loop for what ``fit`` does not cover: SGD with momentum 0.9, its rate a cosine over the epochs."""
+        self.train()
+        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
+        schedule = cosine(optimizer, epochs)["lr_scheduler"]["scheduler"]
+        for _ in range(epochs):
+            for batch in self.shuffled(exp, self.batch_size):
+                optimizer.zero_grad()
+                loss(batch).backward()
+                optimizer.step()
+            schedule.step()
 
     @torch.no_grad()
     def embed(self, exp: Experience) -> tuple[Tensor, Tensor]:
