@@ -1,0 +1,131 @@
+"""SLCA (Zhang et al., ICCV 2023, arXiv 2303.05118, github.com/GengDavid/SLCA): a slow backbone, then a classifier aligned
+on Gaussians of all classes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_bench import Backbone, Batch, Experience
+from cl_bench.heads import LinearHead
+
+from ._adapted import Adapted, cosine
+from ._gaussians import Gaussians
+
+__all__ = ["SLCA"]
+
+
+class SLCA(Adapted):
+    """Fine-tunes everything, the backbone 100 times slower than the head, then aligns a copy of the head.
+
+    Per experience: cross-entropy among the current classes, rows of earlier classes frozen, SGD with momentum 0.9 and a
+    tenth of the rate after ``milestone`` epochs. Then mean and covariance of each new class are taken (old ones are
+    not renewed). From the second experience on a copy of the head is trained on features drawn from all classes'
+    Gaussians, means scaled by ``0.9 + 0.1 task / t``, logits divided by the mean over tasks of each task's logit norm and
+    by ``temperature``. The copy answers; the head itself goes on as it was.
+
+    Args:
+        backbone_lr: rate of the backbone (published: lr / 100).
+        milestone: epoch of the rate's fall; None = 9/10 of the epochs (published: 18 of 20).
+        align_epochs, align_lr, samples: the alignment's length, rate and draws per class and epoch.
+        temperature: divides the normalised logits.
+    """
+
+    family: ClassVar[str] = "fine-tuning"
+    paper: ClassVar[str] = "Zhang et al., SLCA, ICCV 2023"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 0.01,
+        epochs: int = 20,
+        batch_size: int = 128,
+        backbone_lr: float = 1e-4,
+        milestone: int | None = None,
+        weight_decay: float = 5e-4,
+        align_epochs: int = 5,
+        align_lr: float = 0.01,
+        samples: int = 256,
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.backbone_lr, self.milestone, self.weight_decay = backbone_lr, milestone, weight_decay
+        self.align_epochs, self.align_lr = align_epochs, align_lr
+        self.samples, self.temperature = samples, temperature
+        self.gaussians = Gaussians(backbone.num_features)
+        self.aligned: LinearHead | None = None
+        self.sizes: list[int] = []  # classes that each experience brought
+        self.learned = 0
+        self.old_rows: tuple[Tensor, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> SLCA:
+        torch.nn.Module.train(self, mode)  # everything learns here, batch statistics too
+        return self
+
+    def begin(self, exp: Experience) -> None:
+        before = len(self.head.space)
+        super().begin(exp)
+        if len(self.head.space) > before:
+            self.sizes.append(len(self.head.space) - before)
+        self.learned += 1
+        self.aligned = None
+        head = self.head
+        assert isinstance(head, LinearHead) and head.bias is not None
+        self.old_rows = head.weight.detach()[:before].clone(), head.bias.detach()[:before].clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.aligned or self.head)(self.backbone.forward_features(x))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(self(batch.x), batch.y, among=self.current)
+
+    def configure_optimizers(self) -> Any:
+        groups = [
+            {"params": list(self.backbone.model.parameters()), "lr": self.backbone_lr},
+            {"params": list(self.head.parameters()), "lr": self.lr},
+        ]
+        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay)
+        falls = self.milestone if self.milestone is not None else max(1, int(0.9 * self.epochs))
+        return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, [falls], 0.1)]
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self.old_rows is not None and isinstance(self.head, LinearHead) and self.head.bias is not None
+        n = len(self.old_rows[0])  # earlier classes' rows are frozen: weight decay must not shrink them either
+        self.head.weight[:n], self.head.bias[:n] = self.old_rows
+
+    def end(self, exp: Experience) -> None:
+        self.old_rows = None
+        self.gaussians.add(*self.embed(exp))
+        if self.learned > 1:
+            self.align()
+
+    @torch.enable_grad()
+    def align(self) -> None:
+        """Train a copy of the head on features drawn from the Gaussians of all classes."""
+        head = copy.deepcopy(self.head)
+        assert isinstance(head, LinearHead)
+        classes, draw = len(self.gaussians.labels), self.rng.on(self.device)
+        optimizer = torch.optim.SGD(head.parameters(), lr=self.align_lr, momentum=0.9, weight_decay=self.weight_decay)
+        schedule = cosine(optimizer, self.align_epochs)["lr_scheduler"]["scheduler"]
+        column = head.columns(self.gaussians.labels)
+        edges = torch.tensor(self.sizes, device=column.device).cumsum(0)
+        task = torch.bucketize(column, edges, right=True)
+        scale = 0.9 + 0.1 * (task + 1).to(self.dtype) / len(self.sizes)
+        for _ in range(self.align_epochs):
+            x, y = self.gaussians.sample(self.samples, draw, scale)
+            order = torch.randperm(len(x), generator=draw, device=x.device)
+            for rows in order.chunk(classes):
+                logits = head(x[rows])
+                norm = torch.stack([part.norm(dim=1) for part in logits.split(self.sizes, 1)]).mean(0)
+                logits = logits / (norm.unsqueeze(1) + 1e-7) / self.temperature
+                optimizer.zero_grad()
+                F.cross_entropy(logits, head.columns(y[rows])).backward()
+                optimizer.step()
+            schedule.step()
+        self.aligned = head.requires_grad_(False)
