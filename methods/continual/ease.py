@@ -1,0 +1,120 @@
+"""EASE (Zhou et al., CVPR 2024, arXiv 2403.12030, github.com/sun-hailong/CVPR24-Ease): one adapter and so one feature
+subspace per task; prototypes in all of them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_bench import Backbone, Batch, CosineHead, Experience, attach
+from cl_bench.heads import Head
+
+from ._adapted import Adapted
+
+__all__ = ["EASE"]
+
+
+class EASE(Adapted):
+    """Trains a fresh adapter with a temporary cosine head per experience; classifies by prototypes in every subspace.
+
+    New classes get their mean under every adapter. Old classes have no images under a new adapter: their prototype there
+    is ``softmax(cos(old, new)) @ new``, similarities taken in the old class's own subspace, the prototypes in the new
+    one; with every later experience all pairs are computed again, all classes of task >= j being donors for subspace j.
+    A class of task i scores ``cos in subspace i + alpha / (t - 1) * sum of cos in the others``. t forward passes.
+
+    Args:
+        r: bottleneck of an adapter, clipped to the width.
+        alpha: weight of the other subspaces.
+        at: anchored pattern of the blocks.
+    """
+
+    family: ClassVar[str] = "adapter"
+    paper: ClassVar[str] = "Zhou et al., EASE, CVPR 2024"
+    prototypes: Tensor
+    task: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 0.025,
+        epochs: int = 20,
+        batch_size: int = 48,
+        r: int = 64,
+        alpha: float = 0.1,
+        weight_decay: float = 5e-4,
+        at: str = r"blocks\.\d+",
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.r, self.alpha, self.weight_decay, self.at = r, alpha, weight_decay, at
+        self.adapters = attach(backbone, "adaptformer", at, r=r)
+        self.temporary: CosineHead | None = None
+        self.register_buffer("prototypes", torch.zeros(0, 0, backbone.num_features))  # (tasks, classes, d)
+        self.register_buffer("task", torch.zeros(0, dtype=torch.int64))  # of each class
+
+    def make_head(self) -> Head:
+        return Head(self.backbone.num_features)  # keeps the label space; prototypes answer
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        if len(self.prototypes):
+            self.adapters.add(f"task{len(self.prototypes)}")
+        now = self.adapters.names[-1]
+        self.adapters.use(now)
+        self.adapters.train_only(now)
+        self.temporary = CosineHead(self.backbone.num_features).to(self.device, self.dtype)
+        self.temporary.grow(exp.space)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert self.temporary is not None
+        logits = self.temporary(self.backbone.forward_features(batch.x))
+        return F.cross_entropy(logits, self.temporary.columns(batch.y))
+
+    def configure_optimizers(self) -> Any:
+        return self.sgd(weight_decay=self.weight_decay)
+
+    @torch.no_grad()
+    def end(self, exp: Experience) -> None:
+        self.temporary = None
+        self.adapters.train_only()
+        t, old = len(self.adapters.names), len(self.task)
+        classes = len(self.head.space)
+        grown = self.prototypes.new_zeros(t, classes, self.prototypes.shape[2])
+        grown[: t - 1, :old] = self.prototypes
+        self.prototypes = grown
+        self.task = torch.cat([self.task, self.task.new_full((classes - old,), t - 1)])
+        for j, name in enumerate(self.adapters.names):
+            self.adapters.use(name)
+            features, labels = self.embed(exp)
+            column = self.head.columns(labels)
+            for c in column.unique():
+                if self.task[c] == t - 1:
+                    self.prototypes[j, c] = features[column == c].mean(0)
+        self.synthesise()
+
+    def synthesise(self) -> None:
+        """Prototypes of old classes in the subspaces that came after them."""
+        for j in range(1, len(self.prototypes)):
+            donors = self.task >= j
+            for i in range(j):
+                olds = self.task == i
+                own = F.normalize(self.prototypes[i], dim=1)
+                share = (own[olds] @ own[donors].T).softmax(1)
+                self.prototypes[j, olds] = share @ self.prototypes[j, donors]
+
+    def forward(self, x: Tensor) -> Tensor:
+        t, before = len(self.prototypes), self.adapters.used
+        scores = []
+        try:
+            for name, prototypes in zip(self.adapters.names, self.prototypes, strict=False):
+                self.adapters.use(name)
+                f = F.normalize(self.backbone.forward_features(x), dim=1)
+                scores.append(f @ F.normalize(prototypes, dim=1).T)
+        finally:
+            self.adapters.use(*before)
+        every = torch.stack(scores)  # (tasks, N, classes)
+        own = every.gather(0, self.task.expand(1, len(x), -1))[0]
+        return own + self.alpha / max(1, t - 1) * (every.sum(0) - own)
