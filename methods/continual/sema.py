@@ -1,0 +1,149 @@
+"""SEMA (Wang et al., "Self-Expansion of Pre-trained Models with Mixture of Adapters for Continual Learning", CVPR 2025,
+arXiv 2403.18886, github.com/huiyiwang01/SEMA-CL): deep blocks grow an adapter when their input looks new."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cl_bench import Backbone, Batch, Experience, attach
+
+from ._adapted import Adapted
+from ._experts import Expert, Mixture, watched
+
+__all__ = ["SEMA"]
+
+
+class SEMA(Adapted):
+    """Every block has one adapter; the last ``expandable`` blocks get another when no descriptor knows the input.
+
+    First experience: adapters, routers and head by cross-entropy, then descriptors (auto-encoders of the token mean) by
+    reconstruction; all are frozen. Later: batches are scanned from shallow to deep blocks; where the smallest of the
+    experts' novelties, each the batch's mean ``|z|`` of the reconstruction error, exceeds ``threshold``, the block gets an
+    expert; it, its router row and the head are trained, then its descriptor; the scan goes on and is repeated until one
+    adds nothing. At most one expert per block and experience. If nothing was added, only the head is trained.
+    Cross-entropy is among the current classes.
+
+    Deviations: errors are recorded while descriptors are trained only (the authors also record in the other phase and
+    overwrite it). A scan reads whole passes and takes the shallowest block that reports. Descriptor widths are clipped to
+    a sixth of the width, the published ratio.
+
+    Args:
+        r, descriptor: widths of bottleneck and auto-encoder; memory: how many errors are kept per expert.
+        expandable: how many of the last matched blocks may grow (published: 3 of 12).
+        threshold: novelty that calls for an expert (published: 2; 1 for ImageNet-A and VTAB).
+        descriptor_epochs, descriptor_lr: the descriptors' training; scan_size: images per scanned batch.
+    """
+
+    family: ClassVar[str] = "adapter"
+    paper: ClassVar[str] = "Wang et al., SEMA, CVPR 2025"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        lr: float = 0.005,
+        epochs: int = 5,
+        batch_size: int = 32,
+        r: int = 16,
+        descriptor: int = 128,
+        memory: int = 500,
+        expandable: int = 3,
+        threshold: float = 2.0,
+        descriptor_epochs: int = 20,
+        descriptor_lr: float = 0.01,
+        weight_decay: float = 5e-4,
+        scan_size: int = 128,
+        at: str = r"blocks\.\d+",
+    ) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        self.r, self.descriptor, self.memory, self.expandable = r, descriptor, memory, expandable
+        self.threshold, self.descriptor_epochs, self.descriptor_lr = threshold, descriptor_epochs, descriptor_lr
+        self.weight_decay, self.scan_size, self.at = weight_decay, scan_size, at
+        self.adapters = attach(backbone, Mixture, at, r=r, descriptor=descriptor, memory=memory)
+        self.learned = 0
+        self.grown: list[int] = []  # blocks (counted over the matched ones) that grew in this experience
+
+    @property
+    def mixtures(self) -> list[Mixture]:
+        return [a for _, a in self.adapters.each("default")]  # type: ignore[misc]
+
+    def epochs_for(self, exp: Experience) -> int:
+        return 0 if self.grown else self.epochs
+
+    def begin(self, exp: Experience) -> None:
+        self.grown = []
+        super().begin(exp)
+        for mixture in self.mixtures:
+            for expert in mixture.experts:
+                expert.requires_grad_(not self.learned)
+                expert.descriptor.requires_grad_(False)  # type: ignore[union-attr]
+        while self.learned and (found := self.scan(exp)) is not None:
+            self.expand(found, exp)
+        self.total_steps = self.steps(exp)
+
+    @torch.no_grad()
+    def scan(self, exp: Experience) -> int | None:
+        """The shallowest block that may grow and finds a batch new, or None after a whole pass."""
+        blocks = range(max(0, len(self.mixtures) - self.expandable), len(self.mixtures))
+        self.eval()
+        with watched(self.mixtures):
+            for batch in self.shuffled(exp, self.scan_size):
+                self.backbone.forward_features(batch.x)
+                for k in blocks:
+                    mixture = self.mixtures[k]
+                    if k in self.grown:
+                        continue
+                    mean = mixture.seen[0]
+                    if min(float(e.novelty(mean)) for e in mixture.experts) > self.threshold:  # type: ignore[operator]
+                        return k
+        return None
+
+    def expand(self, k: int, exp: Experience) -> None:
+        """Add an expert to block k, train it with its router row and the head, then its descriptor."""
+        layer = list(self.adapters.layers.values())[k]
+        fresh = Expert(layer, self.r, self.descriptor, self.memory).to(self.device, self.dtype)
+        fresh.descriptor.requires_grad_(False)
+        self.mixtures[k].experts.append(fresh)
+        self.grown.append(k)
+        self.fit_loop(exp, self.trained(), lambda b: self.training_step(b, 0), self.lr, self.epochs, self.weight_decay)
+        fresh.requires_grad_(False)
+        self.describe(exp, [k])
+
+    def describe(self, exp: Experience, blocks: list[int]) -> None:
+        """Train the newest descriptors of ``blocks`` and keep their last errors."""
+        newest: list[Expert] = [self.mixtures[k].experts[-1] for k in blocks]  # type: ignore[misc]
+
+        def loss(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                self.backbone.forward_features(batch.x)
+            total = batch.x.new_zeros(())
+            for k, expert in zip(blocks, newest, strict=True):
+                error = expert.error(self.mixtures[k].seen[0])
+                expert.errors = torch.cat([expert.errors, error.detach()])[-self.memory :]
+                total = total + error.mean()
+            return total
+
+        for expert in newest:
+            expert.descriptor.requires_grad_(True)
+        parameters = [p for e in newest for p in e.descriptor.parameters()]
+        with watched(self.mixtures):
+            self.fit_loop(exp, parameters, loss, self.descriptor_lr, self.descriptor_epochs, self.weight_decay)
+        for expert in newest:
+            expert.descriptor.requires_grad_(False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(self(batch.x), batch.y, among=self.current)
+
+    def configure_optimizers(self) -> Any:
+        return self.sgd(weight_decay=self.weight_decay)
+
+    def end(self, exp: Experience) -> None:
+        if not self.learned:
+            first = max(0, len(self.mixtures) - self.expandable)
+            self.describe(exp, list(range(first, len(self.mixtures))))
+        for mixture in self.mixtures:
+            mixture.experts.requires_grad_(False)
+        self.learned += 1
