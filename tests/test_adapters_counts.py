@@ -60,9 +60,9 @@ def test_count_on_vit_b16(factory, kind: str, at: str, settings: dict, expected:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected, "something else is trainable"
     if kind != "vpt_shallow":  # its parameters are all at the first site
         plain = {k: v for k, v in settings.items() if k != "rows"}
-        assert expected == sum(
-            adapters.kind.count(*_shape(adapters, at), **plain) for at, _ in adapters.each()
-        ), "count() and the adapters disagree"
+        assert expected == sum(adapters.kind.count(*_shape(adapters, at), **plain) for at, _ in adapters.each()), (
+            "count() and the adapters disagree"
+        )
 
 
 def _shape(adapters, at: str) -> tuple[int, int]:

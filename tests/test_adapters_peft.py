@@ -55,10 +55,16 @@ def test_peft_reads_what_we_write(tmp_path, kind: str, settings: dict) -> None:
 def test_we_read_what_peft_writes(tmp_path, kind: str) -> None:
     torch.manual_seed(0)
     if kind == "adalora":
-        config = peft.AdaLoraConfig(init_r=4, target_r=2, lora_alpha=8, target_modules=AT, total_step=10, tinit=1, tfinal=1)
+        config = peft.AdaLoraConfig(
+            init_r=4, target_r=2, lora_alpha=8, target_modules=AT, total_step=10, tinit=1, tfinal=1
+        )
     else:
         config = peft.LoraConfig(
-            r=4, lora_alpha=8, target_modules=AT, use_rslora=kind == "rslora", use_dora=kind == "dora",
+            r=4,
+            lora_alpha=8,
+            target_modules=AT,
+            use_rslora=kind == "rslora",
+            use_dora=kind == "dora",
             init_lora_weights="pissa" if kind == "pissa" else True,
         )
     wrapped, x = peft.get_peft_model(vit(), config).eval(), images()

@@ -34,7 +34,7 @@ def trunk_of(backbone: nn.Module) -> nn.Module:
 
 def layer_names(backbone: nn.Module) -> dict[str, str]:
     """Layer names as they were before anything was attached, each with its name now."""
-    names = {}
+    names: dict[str, str] = {}
     for now, _ in trunk_of(backbone).named_modules():
         if now and not re.search(r"(^|\.)(parametrizations|bank)(\.|$)", now):
             names.setdefault(re.sub(r"\.layer(?=\.|$)", "", now) if _wrapped(backbone, now) else now, now)

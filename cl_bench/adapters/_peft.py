@@ -115,7 +115,9 @@ def load_peft(backbone: nn.Module, folder: str | Path) -> AdapterSet:
     kinds = {"ADALORA": "adalora", "LORA": "dora" if config.get("use_dora") else "lora"}
     kind = kinds.get(config["peft_type"])
     if kind is None:
-        raise UserError(f"adapters of PEFT type {config['peft_type']} cannot be read; LORA (with DoRA) and ADALORA can.")
+        raise UserError(
+            f"adapters of PEFT type {config['peft_type']} cannot be read; LORA (with DoRA) and ADALORA can."
+        )
     sites: dict[str, dict[str, Tensor]] = {}
     for key, value in load_file(folder / "adapter_model.safetensors").items():
         at, _, part = key.removeprefix(_PREFIX).rpartition(".lora_")

@@ -64,10 +64,12 @@ class AdaLoRA(LoRA):
     @torch.no_grad()
     def watch(self) -> None:
         """Update the importances from the gradients; between backward and step, with unscaled gradients."""
-        now = torch.cat([
-            (p * p.grad).abs().flatten() if p.grad is not None else torch.zeros_like(p).flatten()
-            for p in (self.A, self.B, self.gate)
-        ])
+        now = torch.cat(
+            [
+                (p * p.grad).abs().flatten() if p.grad is not None else torch.zeros_like(p).flatten()
+                for p in (self.A, self.B, self.gate)
+            ]
+        )
         self.smooth.mul_(self.beta1).add_(now, alpha=1 - self.beta1)
         self.unsure.mul_(self.beta2).add_((now - self.smooth).abs(), alpha=1 - self.beta2)
 

@@ -56,7 +56,9 @@ class VPTDeep(Adapter):
 
     def forward(self, layer: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if x.ndim != 3:
-            raise UserError("visual prompts need blocks over one sequence of tokens (ViT), not windows or feature maps.")
+            raise UserError(
+                "visual prompts need blocks over one sequence of tokens (ViT), not windows or feature maps."
+            )
         if len(self.prompt):
             rest = x[:, self.prefix :] if self.first else x[:, self.prefix + self.p :]
             x = torch.cat([x[:, : self.prefix], self.prompt.to(x.dtype).expand(len(x), -1, -1), rest], 1)

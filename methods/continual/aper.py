@@ -43,9 +43,7 @@ class APER(FirstSession):
         pet: Literal["adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune"] = "adapter",
         weight_decay: float = 5e-4,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay
-        )
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay)
 
     def make_head(self) -> Head:
         return PrototypeHead(2 * self.backbone.num_features)

@@ -47,9 +47,7 @@ class RanPAC(FirstSession):
         pet: Literal["adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune", "none"] = "adapter",
         weight_decay: float = 5e-4,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay
-        )
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay)
         self.m = m
         self.frozen = None  # only APER looks at the untouched copy
         self.ridge = 0.0
