@@ -1,0 +1,164 @@
+"""Any benchmark of Avalanche (Lomonaco et al., CVPR workshops 2021) as a scenario."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
+
+from ._data import Deferred, digest_of
+from .split import Answers, gives_of
+
+__all__ = ["AvalancheBenchmark"]
+
+
+class AvalancheBenchmark(Scenario):
+    """An Avalanche benchmark: its train stream is learned, its test stream measured.
+
+    The factory is called when data are first wanted, with Python's, numpy's and torch's generators seeded by ``seed``
+    and put back afterwards. Where it takes ``train_transform`` and ``eval_transform`` and none is given, both are
+    ``ToTensor()``, since a backbone does its own normalisation. Label ids are the benchmark's.
+
+    Args:
+        factory: ``module:attribute`` of what makes the benchmark, e.g. ``avalanche.benchmarks.classic:SplitMNIST``.
+        args: its arguments, e.g. ``{n_experiences: 5, dataset_root: data}``.
+        answers: ``seen`` (class-incremental), ``task`` (a benchmark whose experiences have label ids of their own) or
+            ``all`` (domain-incremental).
+        seed: of what the factory draws, such as a class order.
+        in_memory: hold images as uint8; without it they are read one by one.
+    """
+
+    family: ClassVar[str] = "interoperation"
+    paper: ClassVar[str] = "Lomonaco et al., CVPR workshops 2021"
+
+    def __init__(
+        self,
+        *,
+        factory: str = "",
+        args: dict[str, Any] | None = None,
+        answers: Answers = "seen",
+        seed: int = 0,
+        in_memory: bool = True,
+    ) -> None:
+        self.factory, self.args, self.answers = factory, args, answers
+        self.seed, self.in_memory = seed, in_memory
+        self.__dict__["gives"] = gives_of(answers, False)
+        self._streams: dict[str, list[tuple[LabelSpace, Dataset]]] | None = None
+        self._experiences: list[Experience] | None = None
+        self._test_sets: list[TestSet] | None = None
+
+    def build(self) -> Any:
+        """The benchmark itself.
+
+        Raises:
+            UserError: if no factory is named, or it cannot be found.
+        """
+        module, _, attribute = self.factory.partition(":")
+        if not attribute:
+            raise UserError(
+                "avalanche_benchmark needs factory=module:attribute, e.g. avalanche.benchmarks.classic:SplitMNIST."
+            )
+        try:
+            make = getattr(importlib.import_module(module), attribute)
+        except (ModuleNotFoundError, AttributeError) as fault:
+            raise UserError(f"there is no {self.factory!r}; give module:attribute of an Avalanche benchmark.") from fault
+        args = dict(self.args or {})
+        known = inspect.signature(make).parameters
+        for name in ("train_transform", "eval_transform"):
+            if name in known and name not in args:
+                from torchvision.transforms import ToTensor
+
+                args[name] = ToTensor()
+        with _seeded(self.seed):
+            return make(**args)
+
+    def streams(self) -> dict[str, list[tuple[LabelSpace, Dataset]]]:
+        """(classes, data) of every experience of both streams, built once."""
+        if self._streams is None:
+            benchmark = self.build()
+            self._streams = {
+                name: [self._convert(e.dataset) for e in stream]
+                for name, stream in (("train", benchmark.train_stream), ("test", benchmark.test_stream))
+            }
+        return self._streams
+
+    def _convert(self, dataset: Any) -> tuple[LabelSpace, Dataset]:
+        y = torch.tensor([int(t) for t in dataset.targets])
+        space = LabelSpace(tuple(dict.fromkeys(sorted(y.tolist()))))
+        images = Images(dataset, y)
+        if not self.in_memory:
+            return space, images
+        return space, Deferred(lambda: torch.stack([images[k][0] for k in range(len(images))]), y)
+
+    def experiences(self) -> Sequence[Experience]:
+        if self._experiences is None:
+            self._experiences = [Experience(f"step {k}", s, d) for k, (s, d) in enumerate(self.streams()["train"], 1)]
+        return self._experiences
+
+    def test_sets(self) -> Sequence[TestSet]:
+        if self._test_sets is None:
+            self._test_sets = [TestSet(f"step {k}", s, d) for k, (s, d) in enumerate(self.streams()["test"], 1)]
+        return self._test_sets
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {
+            "factory": self.factory,
+            "args": {k: repr(v) for k, v in sorted((self.args or {}).items())},
+            "data": {part: [digest_of(d) for _, d in self.streams()[part]] for part in ("train", "test")},
+            "order_policy": "the benchmark's own",
+            "answers": self.answers,
+        }
+
+
+class Images(Dataset):
+    """An Avalanche data set's images as uint8 (3, H, W), in its evaluation transforms."""
+
+    def __init__(self, dataset: Any, y: Tensor) -> None:
+        self.dataset, self.y = dataset.eval(), y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return _as_image(self.dataset[index][0]), self.y[index]
+
+
+def _as_image(x: Any) -> Tensor:
+    """A PIL image, or a tensor (C, H, W) or (H, W), uint8 or float in [0, 1], as uint8 (3, H, W).
+
+    Raises:
+        UserError: for values outside [0, 1], which a normalisation leaves.
+    """
+    if not isinstance(x, Tensor):
+        x = torch.from_numpy(np.asarray(x.convert("RGB"))).permute(2, 0, 1)
+    x = x[None] if x.ndim == 2 else x
+    if x.dtype != torch.uint8:
+        if float(x.min()) < -1e-4 or float(x.max()) > 1 + 1e-4:
+            raise UserError("the benchmark's images leave [0, 1]: give it transforms without Normalize, e.g. ToTensor().")
+        x = x.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return x.expand(3, -1, -1).contiguous() if len(x) == 1 else x
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Global generators seeded inside, untouched outside: Avalanche's factories draw from them."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the generator that Avalanche uses
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
