@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -158,6 +159,7 @@ def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[
             base[root] = _names_to_paths(base[root], group)
     p = parser()
     tokens = _argv_to_paths(_short(argv))
+    _help_on_function(tokens)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             if base:
@@ -180,6 +182,18 @@ def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[
         found.backbone = p.parse_args(["--backbone", _resolve(_ROOTS["backbone"], scenario.backbone)]).backbone
     plain = {k: v for k, v in found.as_dict().items() if k not in ("config", "help")}
     return plain
+
+
+def _help_on_function(tokens: Sequence[str]) -> None:
+    """``--backbone.help NAME`` where the name is a function's: jsonargparse itself shows classes only."""
+    from jsonargparse import ArgumentParser
+
+    for option, path in itertools.pairwise(tokens):
+        if option == "--backbone.help" and not isinstance(target := _class(path), type):
+            p = ArgumentParser(prog="cl-bench run", add_help=False)
+            p.add_function_arguments(target, "backbone")
+            p.print_help()
+            raise SystemExit(0)
 
 
 def _split_config(argv: list[str], base: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -285,14 +299,9 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     """What a record calls one of the three parts."""
     part = config[root]
     cls = _class(part["class_path"])
-    args = dict(part.get("init_args") or {})
-    defaults = {
-        k: v.default for k, v in inspect.signature(cls).parameters.items() if v.default is not inspect.Parameter.empty
-    }
-    changed = {k: v for k, v in args.items() if (k in defaults and v != defaults[k]) or k not in defaults}
-    name = name_of(_ROOTS[root], cls)
-    label = name + (f"({', '.join(f'{k}={_brief(v)}' for k, v in changed.items())})" if changed else "")
-    facts = {"name": name, "class_path": part["class_path"], "args": args, "label": label}
+    label = _label(part, _ROOTS[root])
+    facts = {"name": name_of(_ROOTS[root], cls), "class_path": part["class_path"], "args": dict(part.get("init_args") or {}),
+             "label": label}
     if root == "method":
         facts.update(family=cls.family, paper=cls.paper, summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
     if root == "scenario":
@@ -300,13 +309,20 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     return facts
 
 
+def _label(part: Mapping[str, Any], group: str) -> str:
+    """A name and, in brackets, the arguments that are not at their defaults, to any depth."""
+    cls = _class(str(part["class_path"]))
+    defaults = {k: v.default for k, v in inspect.signature(cls).parameters.items()}
+    changed = {k: v for k, v in (part.get("init_args") or {}).items() if k not in defaults or v != defaults[k]}
+    told = ", ".join(f"{k}={_brief(v)}" for k, v in changed.items())
+    return name_of(group, cls) + (f"({told})" if told else "")
+
+
 def _brief(value: Any) -> str:
     if isinstance(value, Mapping) and "class_path" in value:
         cls = _class(str(value["class_path"]))
-        for group in GROUPS.values():
-            if name_of(group, cls) in entries(group):
-                return name_of(group, cls)
-        return cls.__name__
+        groups = [g for g in GROUPS.values() if name_of(g, cls) in entries(g)]
+        return _label(value, groups[0] if groups else "cl_bench.scenarios")
     return str(value)
 
 
