@@ -53,7 +53,7 @@ class CoDyRA(Adapted):
         epochs: int = 0,
         batch_size: int = 64,
         iterations: int = 500,
-        r: int = 16,
+        rank: int = 16,
         kappa_max: float = 5e-3,
         dense_fraction: float = 0.5,
         at: str = FUSED4,
@@ -61,9 +61,9 @@ class CoDyRA(Adapted):
         released_prox: bool = False,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
-        self.iterations, self.r, self.kappa_max, self.dense_fraction = iterations, r, kappa_max, dense_fraction
+        self.iterations, self.rank, self.kappa_max, self.dense_fraction = iterations, rank, kappa_max, dense_fraction
         self.at, self.rows, self.released_prox = at, rows, released_prox
-        self.adapters = attach(backbone, "codyra", at, rows=rows, r=r, released_prox=released_prox)
+        self.adapters = attach(backbone, "codyra", at, rows=rows, r=rank, released_prox=released_prox)
         self.step = 0
         self.open_ranks: list[dict[str, int]] = []
 
