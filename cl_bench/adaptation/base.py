@@ -53,8 +53,9 @@ class Deployed(nn.Module):
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] to features (N, d)."""
-        return self.backbone.forward_features(x)
+        """Images (N, 3, H, W) in [0, 1] to features (N, d), in the precision of the weights."""
+        weight = next(self.parameters(), x)
+        return self.backbone.forward_features(x.to(weight.dtype))
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (N, d) to logits (N, classes)."""

@@ -50,7 +50,7 @@ def _deep_prefixes(model: nn.Module) -> list[str]:
     deep = [found[3] for found in stages.values() if len(found) == 4]
     for name, module in names.items():
         leaf = name.rpartition(".")[2]
-        children = [f"{name}.{child}" for child, _ in module.named_children()]
+        children = [child for child in (f"{name}.{c}" if name else c for c, _ in module.named_children()) if child in names]
         if leaf in ("stages", "layers") and len(children) == 4 and not _blocks(names, children):
             deep.append(children[3])
         elif _blocks(names, children) and not any(name.startswith(d + ".") for d in deep):

@@ -17,8 +17,8 @@ class CMF(ROID):
     """ROID whose weights are kept near a hidden model that filters them, instead of near the source.
 
     Lee & Chang, "Continual Momentum Filtering on Parameter Space for Online Test-time Adaptation", ICLR 2024
-    (j-pong/CMF). float32 throughout (the original runs in float16); a reset also clears the filter's variance, which the original
-    forgets.
+    (j-pong/CMF). float32 throughout (the original runs in float16); a reset also clears the filter's variance, which
+    the original forgets.
 
     Args:
         lr: CIFAR 1e-3 with Adam; ImageNet 2.5e-4 with SGD.
