@@ -245,8 +245,10 @@ def _group(runs: Sequence[Run]) -> Group:
     if repeats := sum(r for _, r in built.values()):
         notes.append(f"{repeats} repeated run{'s' if repeats > 1 else ''} left out: the newest of each method, seed "
                      f"and order counts.")
-    metrics = [n for n in names if any(row.cells[n].n for row in rows)]
-    primary = next((n for n in metrics if n in ("average_accuracy", "mean_error")), "average_accuracy")
+    measured = [n for n in names if any(row.cells[n].n for row in rows)]
+    primary = next((n for n in measured if n in ("average_accuracy", "mean_error")),
+                   "mean_error" if kind == "stream" else "average_accuracy")
+    metrics = [n for n in names if n in measured or n == primary]  # where nothing was measured, that shows
     higher = bool(METRICS[primary].higher)
     best, p_values = indistinguishable_from_best({row.method: row.values[primary] for row in rows}, higher, ALPHA)
     for row in rows:

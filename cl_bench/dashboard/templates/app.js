@@ -29,8 +29,7 @@ function draw() {
   const active = document.activeElement, focus = active && active.id, selection = active && active.selectionStart;
   setTheme();
   drawFrame();
-  for (const old of MAIN.querySelectorAll(".js-plotly-plot")) Plotly.purge(old);
-  waiting.length = 0;
+  clearCharts(MAIN);
   const content = DATA.groups.length || state.view === "runs" ? VIEWS[state.view].build() : emptyNote("There is no run yet.");
   MAIN.replaceChildren(...[content].flat(Infinity).filter(Boolean));
   document.title = `${VIEWS[state.view].title} · ${DATA.title}`;

@@ -26,8 +26,14 @@ function layoutOf(extra = {}) {
 function chart(label, traces, layout, note, numbers) {
   const div = el("div", { class: "plot", role: "img", "aria-label": label });
   div.style.minHeight = (layout.height || 380) + "px";
-  waiting.push(() => Plotly.newPlot(div, traces, layout, { responsive: true, displaylogo: false, displayModeBar: false }));
+  waiting.push(() => { div.drawn = Plotly.newPlot(div, traces, layout, { responsive: true, displaylogo: false, displayModeBar: false }); });
   return el("figure", {}, div, note ? el("figcaption", {}, note) : null, numbers || null);
+}
+
+/* A chart may still be drawing when the reader goes on: it is cleared once it is done. */
+function clearCharts(root) {
+  waiting.length = 0;
+  for (const div of root.querySelectorAll(".plot")) if (div.drawn) div.drawn.then(() => Plotly.purge(div));
 }
 
 function flushCharts() {

@@ -5,7 +5,7 @@ const css = (rgb) => `rgb(${rgb.join(" ")})`;
 const luminance = (rgb) => { const [r, g, b] = rgb.map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
   return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
 /* Black or white, whichever reads better on the colour. */
-const inkOn = (rgb) => (luminance(rgb) > 0.179 ? "#111" : "#fff");
+const inkOn = (rgb) => (luminance(rgb) > 0.179 ? "#000" : "#fff");
 
 const RAMP = { light: [[246, 248, 250], [158, 197, 228], [10, 78, 140]], dark: [[30, 37, 44], [38, 94, 146], [151, 208, 255]] };
 const DIVERGE = { light: [[190, 80, 10], [250, 250, 250], [8, 94, 158]], dark: [[236, 140, 74], [32, 38, 45], [96, 176, 236]] };

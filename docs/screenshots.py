@@ -1,0 +1,70 @@
+"""Pictures of the comparison page's views: ``python docs/screenshots.py RUNS_DIR OUT_DIR``.
+
+RUNS_DIR is a folder of runs (for example ``runs``); without arguments, synthetic records of tests/records.py are drawn
+into docs/images. Needs Playwright for Python and a Chromium (CL_BENCH_CHROMIUM names it where it is not on the path).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlencode
+
+from playwright.sync_api import sync_playwright
+
+from cl_bench.dashboard import render
+from cl_bench.results import load_all
+
+# name -> (state of the page, width in pixels, greatest height or None for the whole page)
+PICTURES: dict[str, tuple[dict[str, str], int, int | None]] = {
+    "leaderboard": ({"view": "leaderboard"}, 1280, 1100),
+    "matrices": ({"view": "matrices"}, 1280, 1000),
+    "matrices_difference": ({"view": "matrices", "ref": "finetune"}, 1280, 1000),
+    "forgetting": ({"view": "forgetting"}, 1280, 1500),
+    "anytime": ({"view": "anytime"}, 1280, None),
+    "stream": ({"view": "stream"}, 1280, None),
+    "balance": ({"view": "balance"}, 1280, None),
+    "cost": ({"view": "cost"}, 1280, None),
+    "statistics": ({"view": "statistics"}, 1280, None),
+    "runs": ({"view": "runs"}, 1280, 1000),
+    "run": ({"view": "runs", "run": "first"}, 1280, 1900),
+    "differences": ({"view": "differences"}, 1280, None),
+    "dark": ({"view": "forgetting", "theme": "dark"}, 1280, 760),
+    "phone": ({"view": "leaderboard"}, 390, 844),
+}
+
+
+def main(runs: Path | None, out: Path) -> None:
+    """Draw every picture of ``runs`` (None: synthetic records) into ``out``."""
+    chromium = os.environ.get("CL_BENCH_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        if runs is None:
+            sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+            import records
+
+            runs = records.write_suite(Path(folder) / "runs", seeds=6)
+        found = load_all(runs)
+        address = render(found, Path(folder) / "page.html", title="cl-bench quickstart", by="fingerprint").as_uri()
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for name, (state, width, height) in PICTURES.items():
+            context = browser.new_context(viewport={"width": width, "height": height or 800}, reduced_motion="reduce")
+            page = context.new_page()
+            learned = [run.id for run in found if run.kind == "learn" and run.status == "finished"] or [found[0].id]
+            chosen = {key: learned[0] if value == "first" else value for key, value in state.items()}
+            page.goto(f"{address}#{urlencode(chosen)}")
+            page.wait_for_function("Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn)).then(() => true)")
+            page.screenshot(path=out / f"{name}.png", full_page=height is None)
+            context.close()
+            print(out / f"{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (1, 3):
+        sys.exit("usage: python docs/screenshots.py [RUNS_DIR OUT_DIR]")
+    given = len(sys.argv) == 3
+    main(Path(sys.argv[1]) if given else None, Path(sys.argv[2]) if given else Path(__file__).parent / "images")
