@@ -73,12 +73,14 @@ class Memory(nn.Module):
     # ------------------------------------------------------------------ for subclasses
     def _put(self, at: Tensor, x: Tensor, y: Tensor, extras: dict[str, Tensor]) -> None:
         """Write rows ``at`` (distinct; those beyond the end append)."""
-        if set(extras) != set(self.extras):
-            raise ValueError(f"this memory keeps the extras {self.extras}, got {tuple(extras)}")
         self.x = _write(self.x, at, as_uint8(x))
         self.y = _write(self.y, at, y)
         for name, value in extras.items():
             setattr(self, f"extra_{name}", _write(getattr(self, f"extra_{name}"), at, value.detach().float()))
+
+    def _check(self, extras: dict[str, Tensor]) -> None:
+        if set(extras) != set(self.extras):
+            raise ValueError(f"this memory keeps the extras {self.extras}, got {tuple(extras)}")
 
     def _keep(self, rows: Tensor) -> None:
         """Drop every row but ``rows``, in that order."""
@@ -91,7 +93,7 @@ def _write(old: Tensor, at: Tensor, new: Tensor) -> Tensor:
     (n, width) gets wider."""
     if not len(at):
         return old
-    new, at = new.to(old.device), at.to(old.device)
+    new, at = new.to(old), at.to(old.device)
     shape = [max(len(old), int(at.max()) + 1), *new.shape[1:]]
     table = new.ndim == 2
     if table and old.ndim == 2:
@@ -112,6 +114,7 @@ class Reservoir(Memory):
 
     def add(self, x: Tensor, y: Tensor, generator: torch.Generator, **extras: Tensor) -> None:
         """Offer a batch, in order. Draws one number per image that arrives after the memory is full."""
+        self._check(extras)
         n = torch.arange(self.seen, self.seen + len(y))  # how many came before each
         slot = n.clone()
         late = n >= self.size
@@ -132,6 +135,7 @@ class ClassBalanced(Memory):
 
     def add(self, x: Tensor, y: Tensor, generator: torch.Generator, **extras: Tensor) -> None:
         """Offer a batch, in order."""
+        self._check(extras)
         known = self.y.tolist()
         writes: dict[int, int] = {}
         for k, label in enumerate(y.tolist()):
