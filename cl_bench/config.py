@@ -8,6 +8,7 @@ import inspect
 import io
 import itertools
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
-from .registry import GROUPS, entries, find, name_of
+from .registry import GROUPS, entries, find, load_path, name_of
 
 __all__ = ["build", "config_file", "parse", "plan_from"]
 
@@ -180,7 +181,19 @@ def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[
     if found.get("backbone") is None:
         scenario = _instances(p, {"scenario": found.scenario.as_dict()}).scenario
         found.backbone = p.parse_args(["--backbone", _resolve(_ROOTS["backbone"], scenario.backbone)]).backbone
-    plain = {k: v for k, v in found.as_dict().items() if k not in ("config", "help")}
+    return {k: _portable(v) for k, v in found.as_dict().items() if k not in ("config", "help")}
+
+
+def _portable(value: Any) -> Any:
+    """Classes of a user's own file by that file, so that another process can build the run again."""
+    if isinstance(value, list):
+        return [_portable(v) for v in value]
+    if not isinstance(value, Mapping):
+        return value
+    plain = {k: _portable(v) for k, v in value.items()}
+    module, _, name = str(plain.get("class_path", "")).rpartition(".")
+    if module.startswith("cl_bench_user_"):
+        plain["class_path"] = f"{sys.modules[module].__file__}:{name}"
     return plain
 
 
@@ -256,7 +269,7 @@ def _sentence(message: str, p: Any) -> str:
 def _class(path: str) -> Any:
     from jsonargparse._util import import_object
 
-    return import_object(path)
+    return load_path(path) if ":" in path else import_object(path)
 
 
 def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -268,7 +281,7 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 def _instances(p: Any, parts: Mapping[str, Any]) -> Any:
     """Objects from plain data; an error that a constructor meant for the user comes out unwrapped."""
     try:
-        return p.instantiate(p.parse_object(dict(parts)))
+        return p.instantiate(p.parse_object({root: _names_to_paths(part, _ROOTS[root]) for root, part in parts.items()}))
     except UserError:
         raise
     except (ValueError, TypeError) as fault:

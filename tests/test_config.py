@@ -50,6 +50,8 @@ def test_three_ways_to_name_a_class(tmp_path: Path) -> None:
         "from cl_bench import Method\n\nclass Own(Method):\n    '''Mine.'''\n\n"
         "    def __init__(self, backbone, *, lr: float = 0.5):\n        super().__init__(backbone, lr=lr)\n")
     own = parse(["--scenario", "split_digits", "--method", f"{tmp_path}/own_config.py:Own", "--method.lr", "0.25"])
+    assert own["method"]["class_path"] == f"{tmp_path}/own_config.py:Own", "another process must find the file again"
+    assert parse([], own) == own
     plan = plan_from(own)
     assert plan.method.__name__ == "Own" and plan.build(plan.backbone).lr == 0.25
     assert plan.names["method"]["label"] == "own_config.py:Own(lr=0.25)"
