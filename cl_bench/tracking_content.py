@@ -144,7 +144,7 @@ def params(run: Run) -> dict[str, str]:
     kept = sorted(unique.values())
     if len(kept) > MAX_PARAMS:
         kept = kept[:MAX_PARAMS - 1]
-        return {**{k: flat[k] for k in kept}, "left out (see record)": str(len(unique) - len(kept))}
+        return {**{k: flat[k] for k in kept}, "left out - see record": str(len(unique) - len(kept))}
     return {k: flat[k] for k in kept}
 
 

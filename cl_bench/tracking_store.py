@@ -25,7 +25,7 @@ from .errors import UserError
 from .results import check_id, load, write_atomically
 from .tracking_content import Point, Progress
 
-__all__ = ["EXPERIMENT", "STATE", "Store", "StoreError", "hidden", "reachable", "resolve"]
+__all__ = ["EXPERIMENT", "STATE", "Refused", "Store", "StoreError", "hidden", "reachable", "resolve"]
 
 EXPERIMENT = "cl-bench"
 STATE = "mlflow.json"
@@ -35,6 +35,10 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 
 
 class StoreError(Exception):
     """The store does not answer or refuses; the message is a sentence."""
+
+
+class Refused(StoreError):
+    """The store is there but does not take this one record."""
 
 
 # -- addresses --------------------------------------------------------------------------------------------------------
@@ -87,16 +91,23 @@ def reachable(uri: str, patience: float = 5.0) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; where the system has no flock, the store's own locks are all there is."""
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time per folder, by a lock on the folder itself, which leaves no file behind.
+
+    Where the system or a network disk has no such lock, the store's own are all there is."""
+    handle = None
     try:
         import fcntl
-    except ImportError:
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        pass
+    try:
         yield
-        return
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -110,7 +121,9 @@ def speaking(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as fault:
         text = " ".join(str(fault).split())
-        raise StoreError(f"the MLflow store {hidden(uri)} did not take it: {text[:300]}") from fault
+        refused = getattr(fault, "error_code", None) == "INVALID_PARAMETER_VALUE"
+        raise (Refused if refused else StoreError)(f"the MLflow store {hidden(uri)} did not take it: "
+                                                   f"{text[:300]}") from fault
 
 
 # -- the store --------------------------------------------------------------------------------------------------------
@@ -124,17 +137,17 @@ class Store:
         reachable(uri)
         from mlflow import MlflowClient
 
-        with speaking(uri), locked(self._lock_file()):
+        with speaking(uri), locked(self._home()):
             if uri.startswith("sqlite:"):
                 self._write_ahead(Path(uri.removeprefix("sqlite:///")))
             self.client = MlflowClient(uri, registry_uri=uri)
             self.experiment = self._experiment()
 
-    def _lock_file(self) -> Path:
-        """Beside an SQLite file, so that all who write to it meet; else in the folder of records."""
-        path = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else self.runs / "mlflow"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f".{path.name}.lock")
+    def _home(self) -> Path:
+        """Where an SQLite file lies, so that all who write to it meet; else the folder of records."""
+        home = Path(self.uri.removeprefix("sqlite:///")).parent if self.uri.startswith("sqlite:") else self.runs
+        home.mkdir(parents=True, exist_ok=True)
+        return home
 
     @staticmethod
     def _write_ahead(path: Path) -> None:
@@ -151,7 +164,7 @@ class Store:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             # a server knows where its artifacts are; a bare database would put them into the working directory
-            where = None if self.uri.startswith("http") else (self._lock_file().parent / "mlartifacts").as_uri()
+            where = None if self.uri.startswith("http") else (self._home() / "mlartifacts").as_uri()
             return str(self.client.create_experiment(EXPERIMENT, artifact_location=where))
         if found.lifecycle_stage != "active":
             raise StoreError(f"the experiment {EXPERIMENT!r} was deleted in {hidden(self.uri)}: restore it there")
@@ -185,7 +198,7 @@ class Store:
         """The run that holds a suite's runs; made where missing, by one process at a time."""
         if suite not in self._parents:
             key = hashlib.sha256(suite.encode("utf-8", "replace")).hexdigest()[:16]  # a name may hold quotes
-            with locked(self._lock_file()):
+            with locked(self._home()):
                 found = next((r for r in self._search(f"tags.`cl_bench.suite_key` = '{key}'")
                               if r.info.lifecycle_stage == "active"), None)
                 if found is None:
@@ -206,7 +219,7 @@ class Store:
         Raises:
             StoreError: where the store refuses. UserError: where the record cannot be read.
         """
-        with locked(folder / f".{STATE}.lock"), speaking(self.uri), tempfile.TemporaryDirectory() as temporary:
+        with locked(folder), speaking(self.uri), tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / "copy" / folder.name
             _copy(folder, copy)  # the run may go on: one state of it is sent
             run, code = load(copy), content.digest(copy)

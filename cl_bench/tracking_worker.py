@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import UserError
-from .tracking_store import Store, StoreError
+from .tracking_store import Refused, Store, StoreError
 
 __all__ = ["main"]
 
@@ -80,8 +80,8 @@ class Worker:
                 try:
                     sent += self.store.send(path, known=index.get(path.name))
                     suites |= _suite(path)
-                except UserError as fault:
-                    self.problem(f"left out: {fault}")
+                except (UserError, Refused) as fault:
+                    self.problem(f"{path.name} was left out: {fault}")
             for suite in sorted(suites):
                 self.store.send_page(suite)
         except StoreError as fault:

@@ -1,0 +1,190 @@
+"""The tracker beside a run: it never waits, never fails, and a real server takes what is sent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import records
+
+from cl_bench.errors import UserError
+from cl_bench.tracking import Tracker, import_runs, ui
+from cl_bench.tracking_store import STATE, Store, StoreError, hidden, reachable, resolve
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+def test_the_default_store_lies_with_the_records(tmp_path: Path) -> None:
+    assert resolve(None, tmp_path / "runs") == f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    assert resolve("https://host/prefix/", tmp_path) == "https://host/prefix"
+    assert resolve("postgresql+psycopg2://u@h/db", tmp_path) == "postgresql+psycopg2://u@h/db"
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "./mlruns", "mlruns", "ftp://host/x", "sqlite://",
+                                 "sqlite:///:memory:", "http://", "sqlite:///a?mode=ro"])
+def test_a_uri_that_cannot_work_is_refused_before_any_work(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give"):
+        Tracker.open(uri, tmp_path)
+
+
+def test_passwords_are_not_shown(tmp_path: Path) -> None:
+    uri = "postgresql://team:se:cr@et@db.example:5432/mlflow?password=x"
+    assert hidden(uri) == "postgresql://team@db.example:5432/mlflow"
+    assert Tracker.open(uri, tmp_path).uri == hidden(uri)
+
+
+def test_importing_the_tracker_imports_no_mlflow() -> None:
+    code = "import sys, cl_bench.tracking; print([m for m in ('mlflow', 'torch', 'sqlalchemy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+# -- away -------------------------------------------------------------------------------------------------------------
+
+def test_a_store_that_is_away_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = records.write_learner(tmp_path, "ncm", 0)
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(StoreError, match="no answer"):
+        reachable(uri)
+    with Tracker.open(uri, tmp_path) as tracker:
+        for kind in ("start", "experience", "experience", "finish"):
+            tracker(kind, {"id": folder.name})
+        time.sleep(0.1)
+    assert tracker.sync() == 0
+    told = capsys.readouterr().err
+    assert told.count("warning") == 1 and uri in told and "cl-bench sync" in told
+    assert not (folder / STATE).exists()
+
+
+def test_strict_says_so_in_one_sentence(tmp_path: Path) -> None:
+    records.write_learner(tmp_path, "ncm", 0)
+    uri = f"postgresql://team:secret@127.0.0.1:{free_port()}/mlflow"
+    with Tracker.open(uri, tmp_path, strict=True) as tracker, pytest.raises(UserError, match=r"no answer.*sync again"):
+        tracker.sync()
+    with pytest.raises(UserError, match="no answer") as told:
+        import_runs(uri, tmp_path)
+    assert "secret" not in str(told.value)
+
+
+def test_nothing_to_import_and_nothing_to_show(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no MLflow store"):
+        import_runs(f"sqlite:///{tmp_path}/none.db", tmp_path)
+    with pytest.raises(UserError, match="cl-bench sync"):
+        ui(None, tmp_path)
+    assert not (tmp_path / "none.db").exists()
+
+
+# -- beside a run -----------------------------------------------------------------------------------------------------
+
+def test_a_worker_that_hangs_does_not_hold_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = records.write_learner(tmp_path, "ncm", 0)
+    tracker = Tracker.open(None, tmp_path)
+    tracker("start", {"id": folder.name})
+    assert tracker._worker is not None
+    os.kill(tracker._worker.pid, signal.SIGSTOP)
+    try:
+        started = time.process_time()
+        for _ in range(5000):  # far more than a pipe holds
+            tracker("domain", {"id": folder.name})
+        assert time.process_time() - started < 2, "5000 events took more than 2 s of the run"
+    finally:
+        os.kill(tracker._worker.pid, signal.SIGCONT)
+    tracker.close(patience=0.0)
+    assert "cl-bench sync" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_does_not_take_the_run_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = Tracker.open(None, tmp_path)
+    tracker("start", {"id": "a"})
+    assert tracker._worker is not None
+    os.kill(tracker._worker.pid, signal.SIGKILL)
+    tracker._worker.wait(30)
+    tracker("experience", {"id": "a"})
+    tracker.close()
+    assert "ended with code -9" in capsys.readouterr().err
+
+
+def test_a_followed_run_is_in_the_store_when_the_tracker_closes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Tracker.open(None, tmp_path) as tracker:
+        tracker("start", {"id": "digits_c-tent-s0"})
+        tracker("loss", {"id": "digits_c-tent-s0"})
+        folder = records.write_adapter(tmp_path, "tent", 0)
+        tracker("domain", {"id": folder.name})
+    assert capsys.readouterr().err == ""
+    store = Store(resolve(None, tmp_path), tmp_path)
+    run = store.find(folder.name)
+    assert run.info.status == "FINISHED" and len(store.client.get_metric_history(run.info.run_id, "error/domain")) == 30
+    assert not store.send(folder), "all of it was sent"
+
+
+# -- a real server ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """`mlflow server` on loopback, in a process group of its own that ends with the test."""
+    uri, home = f"http://127.0.0.1:{free_port()}", tmp_path / "server"
+    home.mkdir()
+    log = open(home / "log", "wb")  # noqa: SIM115
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers",
+         "1", "--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "artifacts")],
+        stdout=log, stderr=log, cwd=home, start_new_session=True,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    try:
+        until = time.monotonic() + 180
+        while True:
+            try:
+                with urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
+                    if answer.status == 200:
+                        break
+            except OSError:
+                pass
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.skip(f"mlflow server did not start: {(home / 'log').read_text()[-300:]}")
+            time.sleep(0.3)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def test_a_team_sends_to_a_server_and_takes_from_it(server: str, tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    made = [records.write_learner(mine, "lora", 0), records.write_adapter(mine, "tent", 0)]
+    with Tracker.open(server, mine, strict=True) as tracker:
+        assert tracker.sync() == 2
+    store = Store(server, mine)
+    assert [store.send(f) for f in made] == [False, False], "sent once is sent"
+    (made[0] / STATE).unlink()
+    (mine / "synthetic.html").write_text("<p>page")
+    store.send_page("synthetic")
+    run = store.find("split_digits-lora-s0")
+    assert len(store.client.get_metric_history(run.info.run_id, "accuracy/average")) == 5
+    parent = store.client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert [f.path for f in store.client.list_artifacts(parent.info.run_id)] == ["page.html"]
+    shutil.rmtree(theirs, ignore_errors=True)
+    folders = import_runs(server, theirs)
+    assert [f.name for f in folders] == ["digits_c-tent-s0", "split_digits-lora-s0"]
+    for folder in made:
+        for name in ("run.json", "events.jsonl", "arrays.npz", "DONE"):
+            assert (theirs / folder.name / name).read_bytes() == (folder / name).read_bytes(), name
