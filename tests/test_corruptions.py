@@ -16,6 +16,7 @@ from cl_bench.corruptions import EXTRA, NAMES, STANDARD, corrupt
 from cl_bench.corruptions.blur import _shuffled, glass_blur
 from cl_bench.corruptions.frost_texture import generated
 from cl_bench.corruptions.parameters import PARAMETERS
+from cl_bench.corruptions.replay import REPLAYED, replay
 from cl_bench.corruptions.tools import Draws, floor_steps, streak, zoom_matrix
 from cl_bench.errors import UserError
 
@@ -281,44 +282,26 @@ def test_zooming_keeps_the_middle_and_a_flat_line() -> None:
     assert abs(float(matrix[0] @ torch.arange(32.0)) - 3) < 1.0
 
 
-class _AuthorsDraws:
-    """The authors' stream of random numbers: numpy's legacy generator seeded 0, image after image."""
-
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.stream = np.random.RandomState(0)
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        if shape == (1, 3, 32, 32):  # colours come last there
-            return torch.from_numpy(self.stream.normal(size=(1, 32, 32, 3))).permute(0, 3, 1, 2).float()
-        return torch.from_numpy(self.stream.normal(size=shape)).float()
-
-    def uniform(self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
-        return torch.from_numpy(self.stream.uniform(low, high, size=shape)).float()
-
-    def steps(self, shape: tuple[int, ...], reach: int) -> tuple[Tensor, ...]:
-        return torch.from_numpy(self.stream.randint(-reach, reach, size=(*shape, 2))).float().unbind(-1)
-
-
-EXACT = tuple(name for name in STANDARD if name not in ("shot_noise", "impulse_noise", "frost"))
-
-
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", REPLAYED)
 def test_the_authors_random_numbers_give_the_authors_pixels(name: str) -> None:
     folder = Path(os.environ.get("CL_BENCH_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "data/cifar10c_1k"
     if not (folder / f"{name}.npy").is_file():
         pytest.skip(f"needs the authors' arrays in {folder} (set CL_BENCH_SHARED)")
-    from cl_bench.corruptions import _FUNCTIONS
-
-    count, draws = 20, _AuthorsDraws()
-    clean = torch.from_numpy(np.load(folder / "original.npy")[:count]).permute(0, 3, 1, 2).float()
-    wanted = torch.from_numpy(np.load(folder / f"{name}.npy")[:count]).permute(0, 3, 1, 2).float()
-    setting = PARAMETERS["cifar"][name][4]
-    ours = torch.cat([floor_steps(_FUNCTIONS[name](clean[i : i + 1].contiguous(), setting, draws)) for i in range(count)])
-    off = (ours - wanted).abs()
+    clean, wanted = (
+        torch.from_numpy(np.load(folder / f"{file}.npy")[:20]).permute(0, 3, 1, 2).float() for file in ("original", name)
+    )
+    off = (replay(clean / 255, name, 5) * 255 - wanted).abs().round()
     assert float((off > 0).float().mean()) < 0.015, "more than rounding apart"
     assert float(off.max()) <= 2.0
+
+
+def test_replay_draws_afresh_and_refuses_what_it_cannot_draw() -> None:
+    x = pictures(3)
+    assert torch.equal(replay(x, "fog", 5), replay(x, "fog", 5))
+    assert not torch.equal(replay(x, "fog", 5), replay(x, "fog", 5, seed=1))
+    assert not torch.equal(*replay(x[:1].repeat(2, 1, 1, 1), "snow", 5))
+    with pytest.raises(ValueError, match="cannot be replayed"):
+        replay(x, "frost", 5)
 
 
 def test_glass_blur_of_a_flat_image_is_flat() -> None:

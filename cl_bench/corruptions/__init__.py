@@ -9,7 +9,7 @@ What is equal and what is an approximation, against the authors' functions:
 - Fed with the authors' random numbers, ``gaussian_noise``, ``glass_blur`` (with its copy in place of a swap),
   ``motion_blur``, ``zoom_blur``, ``snow``, ``fog``, ``defocus_blur``, ``brightness``, ``contrast``,
   ``elastic_transform``, ``pixelate`` and ``jpeg_compression`` give the authors' pixels but for rounding
-  (``tests/test_corruptions.py`` holds them to it). Rounding: float32 in place of float64.
+  (see :mod:`cl_bench.corruptions.replay`). Rounding: float32 in place of float64.
 - ``frost`` uses generated textures: **an approximation**, see :mod:`cl_bench.corruptions.frost_texture`. Give
   ``frost_textures`` to use the authors' photographs.
 - ``shot_noise`` and ``impulse_noise`` draw from the same distributions in another way.
