@@ -22,18 +22,22 @@ class RanPAC(FirstSession):
     The first experience tunes ``pet`` as APER does. Then G = sum h h^T and Q = sum h y^T are accumulated, and the head is
     ``(G + ridge I)^-1 Q``: what one regression on all data would give. The ridge is chosen anew per experience among
     10^-8 ... 10^8 by the mean squared error on a held-out fifth of the experience's features, with statistics of the
-    other four fifths alone. G, Q and the solution are float64.
+    other four fifths alone.
+
+    G and Q are kept as a square root, ``G = R^T R`` and ``Q = R^T Z`` with R (k, m) from QR, k at most the number of
+    images seen and never more than m: the same numbers without an m x m matrix where images are few, and better
+    conditioned. All in float64.
 
     Args:
-        m: number of random features (published: 10,000, which takes 800 MB for G).
+        m: number of random features (published: 10,000).
         pet: what the first experience tunes; ``none`` leaves the backbone alone.
     """
 
     family: ClassVar[str] = "prototype"
     paper: ClassVar[str] = "McDonnell et al., RanPAC, NeurIPS 2023"
     project: Tensor
-    gram: Tensor
-    cross: Tensor
+    root: Tensor
+    target: Tensor
     weight: Tensor
 
     def __init__(
@@ -52,8 +56,8 @@ class RanPAC(FirstSession):
         self.frozen = None  # only APER looks at the untouched copy
         self.ridge = 0.0
         self.register_buffer("project", torch.randn(backbone.num_features, m))
-        self.register_buffer("gram", torch.zeros(m, m, dtype=torch.float64))
-        self.register_buffer("cross", torch.zeros(m, 0, dtype=torch.float64))
+        self.register_buffer("root", torch.zeros(0, m, dtype=torch.float64))
+        self.register_buffer("target", torch.zeros(0, 0, dtype=torch.float64))
         self.register_buffer("weight", torch.zeros(m, 0, dtype=torch.float64))
 
     def make_head(self) -> Head:
@@ -73,18 +77,19 @@ class RanPAC(FirstSession):
         features, labels = self.embed(exp)
         h = self.expand(features).double()
         y = torch.nn.functional.one_hot(self.head.columns(labels), len(self.head.space)).double()
-        self.cross = torch.cat([self.cross, self.cross.new_zeros(self.m, y.shape[1] - self.cross.shape[1])], 1)
-        self.gram += h.T @ h
-        self.cross += h.T @ y
+        old = torch.cat([self.target, self.target.new_zeros(len(self.target), y.shape[1] - self.target.shape[1])], 1)
+        q, self.root = torch.linalg.qr(torch.cat([self.root, h]))
+        self.target = q.T @ torch.cat([old, y])
         order = torch.randperm(len(h), generator=self.rng.on("cpu")).to(h.device)
         cut = int(0.8 * len(h))
         self.ridge = choose(h[order[:cut]], y[order[:cut]], h[order[cut:]], y[order[cut:]])
-        self.weight = ridge(self.gram, self.cross, self.ridge)
+        self.weight = ridge(self.root, self.target, self.ridge)
 
 
-def ridge(gram: Tensor, cross: Tensor, strength: float) -> Tensor:
-    """``(gram + strength I)^-1 cross``, (m, classes)."""
-    return torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
+def ridge(root: Tensor, target: Tensor, strength: float) -> Tensor:
+    """``(R^T R + strength I)^-1 R^T Z`` (m, classes), as ``R^T (R R^T + strength I)^-1 Z``."""
+    eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+    return root.T @ torch.linalg.solve(root @ root.T + strength * eye, target)
 
 
 def choose(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor) -> float:
