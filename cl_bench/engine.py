@@ -5,14 +5,15 @@ Test labels stay here: what a Trainer, and so a method, sees of a test set are i
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,16 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from .data.tensor import TensorData, as_float, labels_of
 from .errors import UserError
-from .heads import columns_of
-from .meter import Meter
 from .method import Method
 from .rng import Rng
-from .scenario import Scenario
 from .seeding import derive, seeded
-from .stream_metrics import CalibrationBins, StreamEntry, collapsed, top_class_share
+from .stream_metrics import CalibrationBins, top_class_share
 from .types import Batch, Experience, LabelSpace, TestSet, Transform
 
-__all__ = ["Compute", "Fitted", "Scored", "fit", "measure", "resolve_device", "stream_step"]
+__all__ = ["Compute", "Feed", "Fitted", "Scored", "Sink", "answer_all", "fit", "measure", "resolve_device"]
 
 LOSS_POINTS = 200  # per experience: enough for a curve, few enough for a thousand runs
 
@@ -48,9 +46,14 @@ class Compute:
     """
 
     device: str = "auto"
-    precision: str = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
     workers: int = 0
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"compute.{name} must be 0 or more, not {getattr(self, name)}.")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -125,6 +128,13 @@ def _trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = ()) 
     )
 
 
+@lru_cache(maxsize=1)
+def _tester(compute: Compute) -> Trainer:
+    """One Trainer for all measuring: unlike ``fit``, ``test`` may be called again, and building one takes 30 ms, which a
+    stream of hundreds of short segments would pay each time."""
+    return _trainer(compute, 1)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's banners and loader advice say nothing about a fresh Trainer per experience; keep them out."""
@@ -195,7 +205,7 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
     return Fitted(points, sum(not math.isfinite(v) for v in values), steps, trainable)
 
 
-class _Sink:
+class Sink:
     """Takes answers from ``Method.test_step``. It knows label spaces and sizes; labels it never had."""
 
     @property
@@ -228,7 +238,7 @@ class _Sink:
         columns = [torch.cat(c).cpu().numpy() for c in zip(*self.parts[index], strict=True)]
         return columns[0], columns[1], columns[2], columns[3]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Sink:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sink:
         return self
 
 
@@ -245,7 +255,7 @@ class Scored:
     right: np.ndarray
 
     @classmethod
-    def of(cls, sink: _Sink, index: int, test: TestSet) -> Scored:
+    def of(cls, sink: Sink, index: int, test: TestSet) -> Scored:
         rows, confidence, column, bad = sink.collect(index)
         space, truth = sink.spaces[index], labels_of(test.data).numpy()
         if len(rows) != len(truth) or len(np.unique(rows)) != len(truth):
@@ -266,8 +276,6 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
         return []
     device = resolve_device(compute.device)
     if method.adapts:
-        import copy
-
         return [_run(copy.deepcopy(method), [t], [s], compute, size, device, derive(seed, t.name))[0]
                 for t, s in zip(tests, spaces, strict=True)]
     return _run(method, tests, spaces, compute, size, device, seed)
@@ -275,119 +283,21 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
 
 def _run(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], compute: Compute, size: int,
          device: torch.device, seed: int) -> list[Scored]:
-    sink = _Sink(spaces, [len(t.data) for t in tests])  # type: ignore[arg-type]
+    sink = Sink(spaces, [len(t.data) for t in tests])  # type: ignore[arg-type]
     feeds = [Feed(t.data, t.batch_size or size, device, workers=compute.workers, labelled=False) for t in tests]
-    _test(method, sink, feeds, compute, seed)
+    answer_all(method, sink, feeds, compute, seed)
     return [Scored.of(sink, k, t) for k, t in enumerate(tests)]
 
 
-def _test(method: Method, sink: _Sink, feeds: Any, compute: Compute, seed: int) -> None:
+def answer_all(method: Method, sink: Sink, feeds: Any, compute: Compute, seed: int) -> None:
     method.to(resolve_device(compute.device))
     method.__dict__["_answers"] = sink
     try:
         with seeded(seed), _quiet():
-            _trainer(compute, 1).test(method, feeds, verbose=False)
+            _tester(compute).test(method, feeds, verbose=False)
+    except BaseException:
+        _tester.cache_clear()  # an interrupted Trainer is not used again
+        raise
     finally:
         method.__dict__.pop("_answers", None)
         method.__dict__["_trainer"] = None
-
-
-class _Arrivals:
-    """The batches of a stream segment as they arrive: resets, constant speed and late labels happen between them."""
-
-    def __init__(self, feed: Feed, method: Method, scenario: Scenario, meter: Meter, state: dict[str, Any],
-                 labels: Tensor | None) -> None:
-        self.feed, self.method, self.scenario, self.meter, self.state = feed, method, scenario, meter, state
-        self._late = _late_labels(method, labels, int(getattr(scenario, "label_delay", 0) or 0))
-
-    def __len__(self) -> int:
-        return len(self.feed)
-
-    def __iter__(self) -> Iterator[Any]:
-        speed = float(getattr(self.scenario, "stream_speed", 0) or 0)
-        for x, rows in self.feed:
-            if self.scenario.reset == "batch":
-                self.method.reset()
-            busy = float(self.state.get("busy", 0.0))
-            self.state["missing"] = speed > 0 and busy >= 1
-            before = (self.meter.forward_images, self.meter.backward_images)
-            yield x, rows
-            if speed > 0:
-                if self.state["missing"]:
-                    self.state["busy"] = busy - 1
-                    self.state["missed"] = int(self.state.get("missed", 0)) + len(rows)
-                else:  # a backward pass costs about two forward passes; the batch's own slot is one
-                    passes = (self.meter.forward_images - before[0] + 2 * (self.meter.backward_images - before[1]))
-                    self.state["busy"] = busy + max(0.0, passes / len(rows) * speed - 1)
-            if self._late is not None:
-                self._late(x, rows)
-
-
-def _late_labels(method: Method, labels: Tensor | None, delay: int) -> Any:
-    """Hands batch t's labels over when batch t + delay has been answered, to methods that may have them."""
-    if labels is None or "labels" not in method.needs:
-        return None
-    waiting: deque[tuple[Tensor, Tensor]] = deque()
-
-    def deliver(x: Tensor, rows: Tensor) -> None:
-        waiting.append((x, labels.to(rows.device)[rows]))
-        if len(waiting) > delay:
-            with torch.enable_grad():
-                method.feedback(*waiting.popleft())
-
-    return deliver
-
-
-class _StreamSink(_Sink):
-    """As :class:`_Sink`; where a batch was missed by a slow method, the answer is the one without adapting."""
-
-    def __init__(self, spaces: Sequence[LabelSpace], sizes: Sequence[int], state: dict[str, Any]) -> None:
-        super().__init__(spaces, sizes)
-        self.state = state
-
-    @property
-    def missing(self) -> bool:
-        return bool(self.state.get("missing", False))
-
-
-def stream_step(method: Method, test: TestSet, space: LabelSpace, scenario: Scenario, compute: Compute, meter: Meter,
-                state: dict[str, Any], seed: int) -> tuple[list[StreamEntry], Scored]:
-    """One segment of the test stream, adapted to and answered batch by batch; entries per domain, in order.
-
-    ``state`` carries what crosses segments of a constant-speed stream.
-    """
-    import time
-
-    device = resolve_device(compute.device)
-    state["missed"] = 0
-    sink = _StreamSink([space], [len(test.data)], state)  # type: ignore[arg-type]
-    feed = Feed(test.data, test.batch_size or scenario.test_batch_size, device, workers=compute.workers, labelled=False)
-    given = labels_of(test.data) if "labels" in scenario.gives else None
-    started = time.perf_counter()
-    _test(method, sink, _Arrivals(feed, method, scenario, meter, state, given), compute, seed)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
-    scored = Scored.of(sink, 0, test)
-    rows, confidence, column, bad = sink.collect(0)
-    back = np.argsort(rows, kind="stable")
-    confidence, column, bad = confidence[back], column[back], bad[back]
-    truth = columns_of(labels_of(test.data), scenario.space).numpy()
-    names, codes = test.rows if test.rows is not None else ((test.domain or test.name,), np.zeros(len(rows), np.int64))
-    entries = []
-    for code, domain in enumerate(names):
-        here = np.asarray(codes) == code
-        if not here.any():
-            continue
-        ok = here & ~bad
-        share = top_class_share(np.bincount(column[ok], minlength=len(space)))
-        present = len(np.unique(truth[here]))
-        entries.append(StreamEntry(
-            name=test.name if test.rows is None else f"{test.name}:{domain}", domain=domain, visit=1,
-            total=int(here.sum()), correct=int(scored.right[here].sum()),
-            ece=CalibrationBins.of(confidence[ok], scored.right[ok]).ece() if ok.any() else None,
-            top_class_share=share, collapsed=bool(collapsed(share, present)) if ok.any() else False,
-            nonfinite=int(bad[here].sum()), missed=int(state["missed"]) if test.rows is None else 0,
-            seconds=seconds * float(here.mean()), bins=CalibrationBins.of(confidence[ok], scored.right[ok]).to_json(),
-        ))
-    return entries, scored

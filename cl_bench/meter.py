@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import deque
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+
+from .adapters import Adapter
 
 __all__ = ["Meter", "parameter_counts", "peak_memory", "reset_peak_memory", "state_bytes"]
 
@@ -31,7 +37,10 @@ class Meter:
     def attach(self, backbone: nn.Module, image: Tensor) -> None:
         """Watch ``backbone``; ``image`` is one example (1, 3, H, W), passed once without gradient."""
         order: list[nn.Module] = []
-        leaves = [m for m in backbone.modules() if next(m.parameters(recurse=False), None) is not None]
+        # What an adapter adds is no end: it sees weights instead of images, or gives way to another adapter later.
+        added = {m for part in backbone.modules() if isinstance(part, (Adapter, ParametrizationList)) for m in part.modules()}
+        leaves = [m for m in backbone.modules() if m not in added
+                  and (is_parametrized(m) or next(m.parameters(recurse=False), None) is not None)]
         handles = [m.register_forward_hook(lambda mod, i, o: order.append(mod)) for m in leaves]
         flags = {m: m.training for m in backbone.modules()}
         backbone.eval()
@@ -87,7 +96,8 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
 
 
 def state_bytes(value: Any, seen: set[int] | None = None) -> int:
-    """Bytes of all tensors reachable from ``value`` through modules, containers and optimizers, each once."""
+    """Bytes of all tensors and arrays reachable from ``value`` through modules, containers, dataclasses and optimizers,
+    each once."""
     seen = set() if seen is None else seen
     if id(value) in seen:
         return 0
@@ -101,8 +111,12 @@ def state_bytes(value: Any, seen: set[int] | None = None) -> int:
         return sum(state_bytes(v, seen) for k, v in value.__dict__.items() if k not in skip)
     if isinstance(value, dict):
         return sum(state_bytes(v, seen) for v in value.values())
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
         return sum(state_bytes(v, seen) for v in value)
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_dataclass(value) and not isinstance(value, type):
+        return sum(state_bytes(getattr(value, f.name), seen) for f in fields(value))
     return 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,18 +16,18 @@ import torch
 
 from . import checkpoint
 from .data.tensor import as_float
-from .engine import Compute, Scored, fit, measure, resolve_device, stream_step
-from .errors import UserError
+from .engine import Compute, Scored, fit, measure, resolve_device
 from .matrix import AccuracyMatrix
 from .meter import Meter, parameter_counts, peak_memory, reset_peak_memory, state_bytes
 from .method import Method
-from .protocol import PROTOCOL_VERSION, Plan, fingerprint, head_fits
+from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits
 from .results import RunWriter, environment, new_id, utc_now
 from .rng import Rng
 from .scenario import Scenario
 from .seeding import derive, seeded
 from .source import ready_backbone
 from .stream_metrics import Stream, StreamEntry
+from .streaming import stream_step
 from .types import Experience, LabelSpace, TestSet
 
 __all__ = ["PROTOCOL_VERSION", "Plan", "fingerprint", "run"]
@@ -58,6 +61,7 @@ class _Run:
         self.record: dict[str, Any] = {}
         self.born = time.perf_counter()
         self.before = 0.0
+        self.saved: tuple[float, float] | None = None  # when, and how long it took
 
     # ---------------------------------------------------------------- the record
     def open(self, identity: dict[str, Any]) -> None:
@@ -94,7 +98,7 @@ class _Run:
         self.record.update(
             matrix=matrix.to_json(), stream=stream.to_json(), metrics=metrics, warnings=self.warnings,
             cost={
-                "seconds": {**self.seconds, "total": self.before + time.perf_counter() - self.born},
+                "seconds": {**self.seconds, "total": self.elapsed()},
                 "peak_memory_bytes": peak_memory(),
                 "parameters": {"total": self.growth[-1]["parameters"] if self.growth else 0, "trainable": self.trainable},
                 "forward_images": self.meter.forward_images, "backward_images": self.meter.backward_images,
@@ -109,8 +113,13 @@ class _Run:
             "rows": self.rows, "columns": [t.name for t in self.tests], "correct": self.correct, "total": self.total,
         })
 
-    def event(self, kind: str, **facts: Any) -> None:
-        self.writer.event(kind=kind, t=round(self.before + time.perf_counter() - self.born, 4), **facts)
+    def elapsed(self) -> float:
+        """Seconds of work since the run began, a stop in between not counted."""
+        return round(self.before + time.perf_counter() - self.born, 4)
+
+    def event(self, kind: str, write: bool = True, **facts: Any) -> None:
+        if write:
+            self.writer.event(kind=kind, t=self.elapsed(), **facts)
         if self.listen is not None:
             self.listen(kind, {"id": self.writer.folder.name, "seed": self.plan.seed, **facts})
 
@@ -133,7 +142,7 @@ class _Run:
         return {
             **{k: getattr(self, k) for k in self._POSITION}, "stream": [e.to_json() for e in self.entries],
             "passes": [self.meter.forward_images, self.meter.backward_images],
-            "elapsed": self.before + time.perf_counter() - self.born,
+            "elapsed": self.elapsed(),
         }
 
     def go_on(self, position: dict[str, Any]) -> None:
@@ -153,7 +162,7 @@ class _Run:
             self.warn(f"{fitted.nonfinite} training losses of {exp.name} were not finite.")
         self._grew(method, exp.name)
         for step, value in fitted.losses:
-            self.writer.event(kind="loss", experience=exp.name, step=step, value=value)
+            self.writer.event(kind="loss", t=self.elapsed(), experience=exp.name, step=step, value=value)
         self.measure(method, exp.name, method.seen)
         done = [t.name for t in self.tests].index(exp.name) if exp.name in [t.name for t in self.tests] else None
         self.event("experience", name=exp.name, step=self.step, accuracy=self._row_mean(-1), column=done)
@@ -247,7 +256,15 @@ class _Run:
             self.step = k + 1
             self.write()
             if self.plan.checkpoint and k + 1 < len(timeline):
-                checkpoint.save(self.writer.folder / "checkpoint", method, self.position())
+                self.save(method)
+
+    def save(self, method: Method) -> None:
+        """Write a checkpoint unless the last one is so recent that saving would cost over a twentieth of the run."""
+        if self.saved is not None and time.perf_counter() - self.saved[0] < 20 * self.saved[1]:
+            return
+        started = time.perf_counter()
+        checkpoint.save(self.writer.folder / "checkpoint", method, self.position())
+        self.saved = (time.perf_counter(), time.perf_counter() - started)
 
 
 def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path | None = None) -> Path:
@@ -262,20 +279,18 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
     device = resolve_device(plan.compute.device)
     with _process(plan.compute):
         reset_peak_memory()
-        lacking = plan.method.needs - plan.scenario.gives
-        if lacking:
-            raise UserError(
-                f"method {plan.names['method']['name']} needs {', '.join(sorted(lacking))}, which scenario "
-                f"{plan.names['scenario']['name']} does not give (it gives "
-                f"{', '.join(sorted(plan.scenario.gives)) or 'nothing'}); choose another scenario or method."
-            )
+        check_needs(plan.method, plan.scenario, plan.names)
+        # Walk the scenario once before anything is on disk: missing files and impossible splits show themselves here.
+        identity, steps = fingerprint(plan), sum(1 for _ in plan.scenario.timeline())
+        plan.scenario.test_sets()
         folder = resume or runs / new_id(plan.names["scenario"]["name"], plan.names["method"]["name"], plan.seed)
         writer = RunWriter(folder)
         state = _Run(plan, writer, listen)
         try:
-            state.open(fingerprint(plan))
-            state.event("start", scenario=plan.names["scenario"]["name"], method=plan.names["method"]["label"],
-                        steps=sum(1 for _ in plan.scenario.timeline()))
+            state.open(identity)
+            facts = {"scenario": plan.names["scenario"]["name"], "method": plan.names["method"]["label"],
+                     "steps": steps}
+            state.event("start", write=resume is None, **facts)
             with state.clock("source"):
                 backbone = ready_backbone(plan.backbone, plan.scenario, plan.recipe, plan.compute, plan.seed,
                                           fits=head_fits(plan.backbone, plan.scenario), cache=runs / ".cache")
@@ -285,6 +300,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             if resume is not None:
                 state.go_on(checkpoint.load(folder / "checkpoint", method, device))
                 state.meter.watch(method)
+                _forget_events(folder / "events.jsonl", state.before)
                 state.event("resume", step=state.step)
             state.write()
             state.go(method)
@@ -325,9 +341,18 @@ def _ops_backend() -> str:
     return str(cl_bench_ops.backend())
 
 
-def _drop(folder: Path) -> None:
-    import shutil
+def _forget_events(path: Path, until: float) -> None:
+    """Cut off the events of work that a resumed run does again; the writer appends to what is left."""
+    kept = 0
+    with open(path, "rb") as lines:
+        for line in lines:
+            if json.loads(line).get("t", 0.0) > until:
+                break
+            kept += len(line)
+    os.truncate(path, kept)
 
+
+def _drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..backbones import Backbone
 from ..checkpoint import restore, snapshot
-from ..engine import Compute, fit, measure, stream_step
+from ..engine import Compute, fit, measure
 from ..errors import UserError
 from ..heads import LinearHead
 from ..meter import Meter, state_bytes
@@ -29,6 +29,7 @@ from ..registry import find
 from ..rng import Rng
 from ..seeding import seeded
 from ..source import SourceRecipe, ready_backbone
+from ..streaming import stream_step
 from ..types import LabelSpace, TestSet
 from .report import Finding, Report
 from .toy import ToyScenario

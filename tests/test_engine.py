@@ -1,0 +1,236 @@
+"""What goes in and what is counted: order of batches, scores against hand-made answers, streams that do not wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys import Lazy, Logging, Oracle, Slow, Stream, Supervised, coded, rows_of, tiny_backbone
+
+from cl_bench import Experience, LabelSpace, Method, TestSet
+from cl_bench.engine import Compute, Feed, fit, measure
+from cl_bench.errors import UserError
+from cl_bench.meter import Meter
+from cl_bench.streaming import stream_step
+
+CPU = torch.device("cpu")
+COMPUTE = Compute(device="cpu")
+SPACE = LabelSpace((0, 1, 2, 3))
+
+
+def order(feed: Feed, labelled: bool = True) -> list[list[int]]:
+    return [rows_of(b.x if labelled else b[0]).tolist() for b in feed]
+
+
+def test_a_feed_shuffles_anew_each_epoch_and_the_same_way_each_time() -> None:
+    a, b, other = (Feed(coded(20), 8, CPU, seed=s) for s in (1, 1, 2))
+    first, second = order(a), order(a)
+    assert [first, second] == [order(b), order(b)]
+    assert first != second, "epochs differ"
+    assert order(other) != first, "seeds differ"
+    assert sorted(k for batch in first for k in batch) == list(range(20))
+    assert [len(batch) for batch in first] == [8, 8, 4] and len(a) == 3
+    assert order(Feed(coded(20), 8, CPU)) == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+
+
+def test_batches_are_floats_in_0_1_with_their_own_labels() -> None:
+    for data in (coded(20), Lazy(coded(20))):
+        for x, y in Feed(data, 8, CPU, seed=0):
+            assert x.dtype == torch.float32 and x.min() >= 0 and x.max() <= 1
+            assert torch.equal(rows_of(x) % 4, y)
+            assert torch.allclose(x[:, 0, 0, 0] * 255, rows_of(x).float())
+        for x, rows in Feed(data, 8, CPU, labelled=False):
+            assert torch.equal(rows_of(x), rows), "a test batch is images and row numbers"
+
+
+def test_held_and_lazy_data_and_any_number_of_workers_give_the_same_batches() -> None:
+    def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x + torch.rand(x.shape, generator=generator)
+
+    def epoch(data: Any, workers: int) -> tuple[list[Tensor], Tensor]:
+        torch.manual_seed(0)
+        out = [b.x for b in Feed(data, 8, CPU, seed=3, workers=workers, augment=jitter)]
+        return out, torch.rand(2)
+
+    held, _ = epoch(coded(20), 0)
+    (zero, after_zero), (two, after_two) = epoch(Lazy(coded(20)), 0), epoch(Lazy(coded(20)), 2)
+    for a, b, c in zip(held, zero, two, strict=True):
+        assert torch.equal(a, b) and torch.equal(b, c)
+    assert torch.equal(after_zero, after_two), "workers must not move the process's generator"
+
+
+def test_compute_refuses_what_cannot_be() -> None:
+    with pytest.raises(UserError, match="workers must be 0 or more"):
+        Compute(workers=-1)
+
+
+# ------------------------------------------------------------------------------------------------ scores
+def table(probabilities: list[list[float]]) -> Tensor:
+    return torch.tensor(probabilities).log()
+
+
+def score(logits: Tensor, truth: list[int], space: LabelSpace = SPACE) -> Any:
+    data = coded(len(truth))
+    data.y = torch.tensor(truth)
+    (scored,) = measure(Oracle(logits), [TestSet("t", SPACE, data)], [space], COMPUTE, 3, 0)
+    return scored
+
+
+def test_scores_of_answers_made_by_hand() -> None:
+    p = [[0.97, 0.01, 0.01, 0.01], [0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1], [0.25, 0.15, 0.35, 0.25]]
+    s = score(table(p), [0, 1, 2, 2])
+    assert (s.total, s.correct, s.nonfinite) == (4, 3, 0)
+    assert s.predictions.tolist() == [0, 1, 0, 2] and s.right.tolist() == [True, True, False, True]
+    assert s.share == 0.5, "class 0 takes two of four answers"
+    # fifteen bins: 0.97 -> the last (1 right); 0.7, 0.7 -> the eleventh (1 of 2 right); 0.35 -> the sixth (1 right)
+    assert np.flatnonzero(s.bins.count).tolist() == [5, 10, 14]
+    assert s.bins.count[[5, 10, 14]].tolist() == [1, 2, 1] and s.bins.correct[[5, 10, 14]].tolist() == [1, 1, 1]
+    assert s.bins.ece() == pytest.approx(100 * (0.65 + 0.40 + 0.03) / 4, abs=1e-4)
+
+
+def test_columns_are_the_spaces_labels_in_its_order() -> None:
+    s = score(table([[0.9, 0.1], [0.2, 0.8]]), [3, 1], LabelSpace((3, 1)))
+    assert s.predictions.tolist() == [3, 1] and s.correct == 2
+
+
+def test_calibration_agrees_with_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    g = torch.Generator().manual_seed(0)
+    logits, truth = torch.randn(200, 4, generator=g) * 2, torch.randint(0, 4, (200,), generator=g)
+    s = score(logits, truth.tolist())
+    assert s.bins.ece() == pytest.approx(100 * float(multiclass_calibration_error(logits, truth, 4, n_bins=15)), abs=1e-4)
+    assert s.correct == int((logits.argmax(1) == truth).sum())
+
+
+def test_answers_that_are_not_finite_are_wrong_and_counted() -> None:
+    inf, nan = float("inf"), float("nan")
+    logits = torch.tensor([[nan, 0, 0, 0], [inf, 0, 0, 0], [-inf, -inf, -inf, -inf], [0, -inf, -inf, 5.0]])
+    s = score(logits, [0, 0, 0, 3])
+    assert s.nonfinite == 3 and s.correct == 1 and s.predictions.tolist() == [-1, -1, -1, 3]
+    assert s.bins.count.sum() == 1, "what is not finite has no confidence"
+
+
+def test_a_wrong_shape_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match=r"predict returned \(3, 5\) for 3 images and 4 classes"):
+        score(torch.zeros(6, 5), [0] * 6)
+
+
+def test_no_test_sets_no_scores() -> None:
+    assert measure(Oracle(torch.zeros(1, 4)), [], [], COMPUTE, 3, 0) == []
+
+
+# ------------------------------------------------------------------------------------------------ learning
+def test_fit_counts_steps_losses_and_trainable_parameters() -> None:
+    method = Method(tiny_backbone(), epochs=3, batch_size=8)
+    for p in method.backbone.parameters():
+        p.requires_grad_(False)
+    exp = Experience("e", SPACE, coded(20))
+    fitted = fit(method, exp, COMPUTE, 0)
+    assert fitted.steps == 9 and len(fitted.losses) == 9 and fitted.nonfinite == 0
+    assert fitted.trainable == 4 * 8 + 4
+    assert fit(Method(tiny_backbone(), epochs=3, batch_size=8), exp, COMPUTE, 0, max_epochs=1).steps == 3
+
+
+# ------------------------------------------------------------------------------------------------ streams
+def walk(method: Method, scenario: Stream, meter: Meter | None = None) -> list[list[Any]]:
+    state: dict[str, Any] = {}
+    with torch.no_grad():
+        if meter is None:
+            meter = Meter()
+            meter.attach(method.backbone, torch.zeros(1, 3, 4, 4))
+    return [stream_step(method, t, SPACE, scenario, COMPUTE, meter, state, k)[0] for k, t in enumerate(scenario.stream())]
+
+
+def test_a_stream_arrives_in_order_and_once() -> None:
+    method = Logging()
+    entries = walk(method, Stream((5, 4)))
+    assert [e[1] for e in method.log] == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
+    assert [(e.name, e.total, e.missed) for (e,) in entries] == [("domain 0", 5, 0), ("domain 1", 4, 0)]
+
+
+def test_mixed_domains_are_counted_apart() -> None:
+    data = coded(6)
+    answers = table([[0.7, 0.1, 0.1, 0.1]] * 6)  # always 0: right for rows 0 and 4
+    codes = np.array([0, 1, 0, 1, 0, 1])
+    test = TestSet("mixed", SPACE, data, rows=(("fog", "snow"), codes))
+    entries, scored = stream_step(Oracle(answers), test, SPACE, Stream(), COMPUTE, Meter(), {}, 0)
+    told = [(e.name, e.domain, e.total, e.correct) for e in entries]
+    assert told == [("mixed:fog", "fog", 3, 2), ("mixed:snow", "snow", 3, 0)]
+    assert scored.correct == 2 and scored.total == 6
+    assert entries[0].ece == pytest.approx(100 * abs(2 / 3 - 0.7), abs=1e-4)
+    assert entries[0].top_class_share == 1 and entries[0].collapsed
+    empty = replace(test, rows=(("fog", "snow", "never"), codes))
+    assert len(stream_step(Oracle(answers), empty, SPACE, Stream(), COMPUTE, Meter(), {}, 0)[0]) == 2
+
+
+def test_a_stream_that_waits_for_nobody() -> None:
+    """Three passes per batch at full speed: one batch adapts, the next two are answered as it stands."""
+    kinds = []
+    for _ in range(2):
+        method = Slow()
+        entries = walk(method, Stream((12, 12), stream_speed=1.0))
+        kinds.append([k for k, _, _ in method.log])
+        assert [k for _, rows, _ in method.log for k in rows] == [*range(12), *range(12)], "every image is answered"
+        assert [e.missed for (e,) in entries] == [8, 8], "four of six batches of two in each domain"
+        assert [e.total for (e,) in entries] == [12, 12]
+    assert kinds[0] == kinds[1] == ["adapt", "answer", "answer"] * 4
+
+
+@pytest.mark.parametrize(("speed", "pattern"), [(0.5, ["adapt", "adapt", "answer"]), (1 / 3, ["adapt"])])
+def test_a_slower_stream_is_missed_less(speed: float, pattern: list[str]) -> None:
+    method = Slow()
+    walk(method, Stream((12,), stream_speed=speed))
+    assert [k for k, _, _ in method.log] == (pattern * 6)[:6]
+
+
+def test_a_method_as_fast_as_the_plain_model_misses_nothing() -> None:
+    method = Logging()
+    (entries,) = walk(method, Stream((12,), stream_speed=1.0))
+    assert entries[0].missed == 0 and {k for k, _, _ in method.log} == {"adapt"}
+
+
+def test_missed_images_are_counted_per_domain_of_a_mixed_stream() -> None:
+    method, meter, scenario = Slow(), Meter(), Stream((12,), stream_speed=1.0)
+    meter.attach(method.backbone, torch.zeros(1, 3, 4, 4))
+    test = TestSet("mixed", SPACE, coded(12), rows=(("fog", "snow"), np.arange(12) % 2))
+    entries, _ = stream_step(method, test, SPACE, scenario, COMPUTE, meter, {}, 0)
+    assert [e.missed for e in entries] == [4, 4]
+
+
+def test_answering_without_adapting_leaves_gradients_off() -> None:
+    class Watch(Slow):
+        grads: list[bool] = []
+
+        def answer(self, x: Tensor, space: LabelSpace) -> Tensor:
+            Watch.grads.append(torch.is_grad_enabled())
+            return super().answer(x, space)
+
+    walk(Watch(), Stream((12,), stream_speed=1.0))
+    assert Watch.grads and not any(Watch.grads)
+
+
+# ------------------------------------------------------------------------------------------------ late labels
+def test_labels_come_late_and_are_the_right_ones() -> None:
+    method = Supervised()
+    walk(method, Stream((8,), gives=("labels",), label_delay=2))
+    assert [k for k, _, _ in method.log] == ["adapt", "adapt", "adapt", "feedback", "adapt", "feedback"]
+    told = [(rows, y) for k, rows, y in method.log if k == "feedback"]
+    assert told == [([0, 1], [0, 1]), ([2, 3], [2, 3])]
+
+
+def test_a_delay_longer_than_a_domain_reaches_over_it() -> None:
+    method = Supervised()
+    walk(method, Stream((4, 4, 4), gives=("labels",), label_delay=3))
+    told = [(rows, y) for k, rows, y in method.log if k == "feedback"]
+    assert told == [([0, 1], [0, 1]), ([2, 3], [2, 3]), ([0, 1], [0, 1])], "six batches, three of them late"
+
+
+def test_labels_reach_only_methods_that_need_them_where_they_are_given() -> None:
+    for method, gives in ((Logging(), ("labels",)), (Supervised(), ())):
+        walk(method, Stream((8,), gives=gives, label_delay=1))
+        assert "feedback" not in {k for k, _, _ in method.log}
