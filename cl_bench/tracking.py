@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -98,8 +98,7 @@ class Tracker:
 
     def _listen(self, answers: IO[bytes]) -> None:
         """Asleep until the worker answers, which is only at the end or when something is wrong."""
-        for line in answers:
-            answer = json.loads(line)
+        for answer in _parsed(answers):
             self._answers.append(answer)
             if "problem" in answer:
                 self._warn(answer["problem"])
@@ -189,6 +188,13 @@ def _spawn(uri: str, runs: Path) -> subprocess.Popen[bytes]:
     return worker
 
 
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The answers; half a line is what a killed worker leaves, and its exit code tells of that."""
+    for line in lines:
+        if line.endswith(b"\n"):
+            yield json.loads(line)
+
+
 def _ask(uri: str, runs: Path, order: dict[str, Any]) -> list[dict[str, Any]]:
     """One order to a worker of its own, and its answers."""
     worker = _spawn(uri, runs)
@@ -198,7 +204,7 @@ def _ask(uri: str, runs: Path, order: dict[str, Any]) -> list[dict[str, Any]]:
         worker.terminate()
         worker.wait()
         raise
-    answers: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
+    answers = list(_parsed(out.splitlines(keepends=True)))
     if worker.returncode and not any("fatal" in a for a in answers):
         answers.append({"fatal": f"the MLflow process ended with code {worker.returncode}; CL_BENCH_DEBUG=1 shows why"})
     return answers
@@ -246,7 +252,8 @@ def ui(uri: str | None, runs: Path, host: str = "127.0.0.1", port: int = 5000) -
     file = Path(where.removeprefix("sqlite:///"))
     if where.startswith("sqlite:") and not file.exists():
         raise UserError(f"there is no MLflow store {file} yet; `cl-bench sync` makes one from the records.")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where, "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where, "--host", host, "--port", str(port),
+               "--workers", "1"]
     if where.startswith("sqlite:"):
         command += ["--default-artifact-root", (file.parent / "mlartifacts").as_uri()]
     try:

@@ -204,6 +204,7 @@ class Store:
                 if found is None:
                     found = self.client.create_run(self.experiment, run_name=suite[:200], tags={
                         "cl_bench.kind": "suite", "cl_bench.suite": suite[:2000], "cl_bench.suite_key": key})
+                if found.info.status == "RUNNING":
                     self.client.set_terminated(found.info.run_id)
             self._parents[suite] = found.info.run_id
         return self._parents[suite]

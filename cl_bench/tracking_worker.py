@@ -42,6 +42,7 @@ class Worker:
         self.uri, self.runs = "", Path()
         self.followed: dict[str, bool] = {}  # folder -> has changed since it was sent
         self.told: set[str] = set()
+        self.asked = False  # had an order that was answered at once
         self._store: Store | None = None
 
     @property
@@ -117,7 +118,7 @@ class Worker:
                 for line in filter(None, lines):
                     if self._order(json.loads(line)) and due is None:
                         due = time.monotonic() + DELAY
-        if self.followed and (sent := self.sync(list(self.followed))) is not None:
+        if not self.asked and (sent := self.sync(list(self.followed))) is not None:
             self.say({"sent": sent})
 
     def _order(self, order: dict[str, Any]) -> bool:
@@ -128,6 +129,7 @@ class Worker:
         if order["do"] == "follow":
             self.followed[order["folder"]] = True
             return True
+        self.asked = True
         if order["do"] == "sync":
             if (sent := self.sync(order["folders"])) is not None:
                 self.say({"sent": sent})

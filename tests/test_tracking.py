@@ -49,7 +49,8 @@ def dump(store: Store) -> dict[str, Any]:
     for run in store._search("tags.`cl_bench.kind` != ''"):
         data, history = run.data, {}
         for key in sorted(data.metrics):
-            history[key] = [(m.step, m.timestamp, m.value) for m in store.client.get_metric_history(run.info.run_id, key)]
+            history[key] = sorted((m.step, m.timestamp, m.value)
+                                  for m in store.client.get_metric_history(run.info.run_id, key))
         name = data.tags.get("cl_bench.run_id") or f"suite {data.tags['cl_bench.suite']}"
         assert name not in out, f"{name} is in the store twice"
         out[name] = {
@@ -185,10 +186,11 @@ def grow(runs: Path) -> Iterator[Path]:
             m = AccuracyMatrix(full.rows[:done], full.columns, full.correct[:done], full.total[:done])
             if done:
                 writer.event(kind="experience", t=2.0 * done, name=full.rows[done - 1])
-            writer.write(records.record(matrix=m, metrics=m.all_metrics() if done else {}, status="running"))
+            writer.write(records.record(matrix=m, metrics=m.all_metrics() if done else {}, status="running",
+                                        fields=FIELDS))
             yield writer.folder
         writer.arrays({"correct": full.correct})
-        writer.write(records.record(matrix=full, metrics=full.all_metrics()))
+        writer.write(records.record(matrix=full, metrics=full.all_metrics(), fields=FIELDS))
         writer.done()
     yield writer.folder
 
