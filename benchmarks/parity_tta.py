@@ -89,6 +89,7 @@ def measure(name: str, depth: int, seed: int) -> dict[str, Any]:
             wrong += int((answer.argmax(1) != y).sum())
             seen += len(x)
         errors[test.name] = 100.0 * wrong / len(test.data)  # type: ignore[arg-type]
+        print(f"  {name} resnet{depth} seed {seed} {test.name}: {errors[test.name]:.1f}", flush=True)
     counters = getattr(method, "counters", dict)()
     return {
         "method": name, "model": f"resnet{depth}", "seed": seed, "errors": errors,

@@ -17,7 +17,7 @@ from ..rng import Rng
 
 __all__ = ["augment", "draw_augmentations", "pixel_chunk"]
 
-# columns of a draw: five colour factors, the rank of each colour operation, geometry, blur, flip
+# columns of a draw: five colour factors, the order of the colour operations, geometry, blur, flip
 _COLOUR = ("brightness", "contrast", "saturation", "hue", "gamma")
 _ANGLE, _SCALE, _X, _Y, _SIGMA, _FLIP = range(10, 16)
 _GREY = (0.2989, 0.587, 0.114)
