@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cl_bench.registry import GROUPS, entries
 from cl_bench.testing import check_method, check_scenario
 
 METHODS = entries(GROUPS["methods"])
+# Published defaults that take minutes on one core; `cl-bench check NAME` asks with them.
+QUICK: dict[str, dict[str, Any]] = {"rmt": {"warmup": 2_000}, "memo": {"views": 4}}
 SCENARIOS = entries(GROUPS["scenarios"])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method(name: str) -> None:
-    report = check_method(METHODS[name].load(), name=name)
+    report = check_method(METHODS[name].load(), name=name, hparams=QUICK.get(name))
     report.raise_if_failed()
     assert any(f.state == "passed" for f in report.findings)
 

@@ -43,28 +43,38 @@ def check_scenario(scenario: type[Scenario] | Scenario | Callable[[], Scenario],
         return report
     make = (lambda: scenario) if isinstance(scenario, Scenario) else scenario
     built: list[Scenario] = []
+    lacks: list[str] = []
 
     def lazy() -> str | None:
         before = _generators()
-        files = _watch(lambda: built.append(make()))  # type: ignore[arg-type, func-returns-value]
+        try:
+            files = _watch(lambda: built.append(make()))  # type: ignore[arg-type, func-returns-value]
+        except UserError as fault:
+            lacks.append(str(fault))
+            return None
         if files:
             return f"constructing reads {files[0]}"
         return None if before == _generators() else "constructing draws random numbers"
 
     report.run("constructing reads no data and draws no random number", lazy, exempt)
+    if lacks:
+        report.findings[:] = [Finding("has its data", "skipped", lacks[0])]
     if not built:
         return report
     s = built[0]
+    before = _generators()
     try:
         parts = _parts(s)
     except UserError as fault:
         report.findings.append(Finding("has its data", "skipped", str(fault)))
         return report
+    except Exception as fault:
+        report.findings.append(Finding("can be walked", "failed", f"{type(fault).__name__}: {fault}"))
+        return report
     report.run("gives words that a method can need", lambda: _words(s), exempt)
     report.run("has something to learn or to answer", lambda: None if parts else "no experience and no test set", exempt)
     report.run("names are unique", lambda: _unique(s), exempt)
     report.run("labels lie in the space of their part", lambda: _labels(parts), exempt)
-    before = _generators()
     digest = _digest(parts)
     report.run("walking it draws from no global generator",
                lambda: None if before == _generators() else "a global generator moved", exempt)

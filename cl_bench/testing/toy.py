@@ -24,6 +24,8 @@ class ToyScenario(Scenario):
     def __init__(self, *, learns: bool = True, answers: Literal["seen", "task", "all"] = "seen", train: int = 24,
                  test: int = 12) -> None:
         self.learns, self.answers, self.train, self.test = learns, answers, train, test
+        if learns:
+            self.__dict__["gives"] = type(self).gives - {"source"}
 
     @cached_property
     def _parts(self) -> dict[str, TensorData]:

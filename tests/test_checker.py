@@ -1,0 +1,422 @@
+"""The checker catches what it promises to catch, and says so in words a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import tiny_backbone
+
+from cl_bench import Backbone, LabelSpace, Method, Scenario
+from cl_bench.backbones.base import Preprocess
+from cl_bench.rng import Rng
+from cl_bench.testing import Report, ToyScenario, check_method, check_scenario
+
+
+def backbone() -> Backbone:
+    """Small and quick on the toy's 32 x 32 digits."""
+    tiny = tiny_backbone()
+    return Backbone(tiny.model, num_features=8, preprocess=Preprocess(4, interpolation="bilinear"))
+
+
+def failures(report: Report) -> dict[str, str]:
+    return {f.check: f.note for f in report.findings if f.state == "failed"}
+
+
+def asked(cls: type[Method]) -> dict[str, str]:
+    return failures(check_method(cls, backbone=backbone))
+
+
+class Sound(Method):
+    """Keeps every promise; the others break one each."""
+
+    def __init__(self, backbone: Backbone, *, lr: float = 1e-2, epochs: int = 12, batch_size: int = 8) -> None:
+        super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+
+
+class Adapting(Method):
+    """A sound test-time method: drifts with what it sees, from its own generator."""
+
+    adapts: ClassVar[bool] = True
+
+    def __init__(self, backbone: Backbone, *, rate: float = 0.1) -> None:
+        super().__init__(backbone)
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(3))
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        with torch.no_grad():
+            self.mean.lerp_(x.mean((0, 2, 3)).to(self.mean), self.rate)
+            return super().predict(x, space) + 1e-3 * self.mean.mean()
+
+
+def test_sound_methods_pass() -> None:
+    for cls in (Sound, Adapting):
+        report = check_method(cls, backbone=backbone)
+        report.raise_if_failed()
+        assert len(report.findings) >= 13 and all(f.state == "passed" for f in report.findings)
+
+
+class MutableDefault(Sound):
+    def __init__(self, backbone: Backbone, *, layers: list[int] = [1, 2]) -> None:  # noqa: B006
+        super().__init__(backbone)
+        self.layers = layers
+
+
+class NoDefault(Sound):
+    def __init__(self, backbone: Backbone, *, rank: int) -> None:
+        super().__init__(backbone)
+        self.rank = rank
+
+
+class Swallows(Sound):
+    def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
+        super().__init__(backbone)
+
+
+class Forgets(Sound):
+    def __init__(self, backbone: Backbone, *, rank: int = 4) -> None:
+        super().__init__(backbone)
+
+
+class Renames(Sound):
+    def __init__(self, backbone: Backbone, *, rank: int = 4) -> None:
+        super().__init__(backbone)
+        self.rank = 2 * rank
+
+
+class Strange(Sound):
+    needs: ClassVar[frozenset[str]] = frozenset({"boundaries", "the answers"})
+
+
+class Refuses(Sound):
+    def __init__(self, backbone: Backbone) -> None:
+        raise RuntimeError("not today")
+
+
+class Stubborn(Sound):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class GlobalDraw(Sound):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        torch.rand(1)
+        return super().predict(x, space)
+
+
+class NumpyDraw(Sound):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        np.random.rand()  # noqa: NPY002
+        return super().predict(x, space)
+
+
+class Counts(Sound):
+    calls = 0
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        self.calls = self.calls + 1
+        return super().predict(x, space)
+
+
+class Drifts(Sound):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.register_buffer("seen_images", torch.zeros(()))
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        self.seen_images += len(x)
+        return super().predict(x, space)
+
+
+class Unfreezes(Sound):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        self.backbone.train()
+        return super().predict(x, space)
+
+
+class Changes(Sound):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        self.head.weight.data.mul_(1.5)
+        return super().predict(x, space)
+
+
+_SHARED = torch.Generator().manual_seed(0)
+
+
+class Lottery(Sound):
+    def begin(self, exp: Any) -> None:
+        super().begin(exp)
+        self.head.weight.data += torch.randn(self.head.weight.shape, generator=_SHARED)
+
+
+class Unwritable(Sound):
+    def begin(self, exp: Any) -> None:
+        super().begin(exp)
+        self.trick = lambda x: x
+
+
+class Elsewhere(Sound):
+    """Keeps what it learned where copies do not look."""
+
+    store: ClassVar[dict[int, float]] = {}
+
+    def end(self, exp: Any) -> None:
+        Elsewhere.store[id(self)] = 1.0
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        return super().predict(x, space) + Elsewhere.store.get(id(self), 0.0)
+
+
+class Wide(Sound):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        return self(x)[:, :1]
+
+
+class NeedsTwo(Sound):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        return super().predict(x, space) / x.std(0, unbiased=True).mean()
+
+
+class Single(Sound):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.plain = [nn.Linear(8, 8)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.plain[0](self.backbone.forward_features(x)))
+
+
+class Cheats(Sound):
+    """Looks for the labels through its Trainer, and finds what it can."""
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        feeds = self.trainer.test_dataloaders if self._trainer is not None else []
+        held = [getattr(f, "held", None) for f in (feeds if isinstance(feeds, list) else [feeds])]
+        out = super().predict(x, space)
+        for data in held:
+            if data is not None:
+                out = out + 100 * nn.functional.one_hot(data.y[: len(x)] % len(space), len(space))
+        return out
+
+
+KEYWORDS = "every hyper-parameter is a keyword with an immutable default"
+NAMES = "parameter name = attribute name"
+PURE = "predict has no side effect"
+WORLD = "predict leaves global state alone"
+SAVED = "saved, loaded into a new object, answers the same"
+LEARNS = "learns above chance"
+
+
+@pytest.mark.parametrize(("cls", "check", "said"), [
+    (MutableDefault, KEYWORDS, "the default of layers is a list, which all instances would share"),
+    (NoDefault, KEYWORDS, "rank has no default"),
+    (Swallows, KEYWORDS, "*kwargs hides what the method takes"),
+    (Forgets, NAMES, "self.rank is missing"),
+    (Renames, NAMES, "self.rank is 8, was given 4"),
+    (Strange, "needs are words that a scenario can give", "the answers: known are boundaries"),
+    (Refuses, "builds from its defaults", "RuntimeError: not today"),
+    (Stubborn, LEARNS, "where chance is 50 %"),
+    (GlobalDraw, WORLD, "predict changes torch's random state"),
+    (NumpyDraw, WORLD, "predict changes NumPy's random state"),
+    (Counts, PURE, "plain state changes"),
+    (Drifts, PURE, "1 tensors change"),
+    (Unfreezes, PURE, "train/eval flags change"),
+    (Changes, PURE, "answered differently the second time"),
+    (Lottery, "same seed, same logits", "two runs with one seed differ by"),
+    (Unwritable, SAVED, "Unwritable.trick is a function"),
+    (Elsewhere, "same seed, same logits", "two runs with one seed differ by"),
+    (Wide, LEARNS, "predict returned (16, 1) for 16 images and 2 classes"),
+    (NeedsTwo, "answers a batch of one", "answered NaN"),
+    (Single, ".double() moves everything", "dtype"),
+    (Cheats, "poisoned test labels change nothing", "predictions depend on the labels of the test set"),
+], ids=lambda v: v.__name__ if isinstance(v, type) else "")
+def test_a_broken_method_is_caught(cls: type[Method], check: str, said: str) -> None:
+    wrong = asked(cls)
+    assert check in wrong, wrong
+    assert said in wrong[check]
+
+
+class Teacher(Adapting):
+    """Keeps a count where mark() does not reach."""
+
+    batches: ClassVar[list[int]] = [0]
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        Teacher.batches[0] += 1
+        return super().predict(x, space).roll(Teacher.batches[0], 1)
+
+
+class ForgetsOnReset(Adapting):
+    """A reset of its own that restores all but the average."""
+
+    def reset(self) -> None:
+        kept = self.mean.clone()
+        super().reset()
+        self.mean.copy_(kept)
+
+
+class Worse(Adapting):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        return -super().predict(x, space)
+
+
+class DrawsWhileAdapting(Adapting):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        return super().predict(x + 1e-4 * torch.randn_like(x), space)
+
+
+@pytest.mark.parametrize(("cls", "check", "said"), [
+    (ForgetsOnReset, "reset is exact and adapts again", "1 tensors are not restored"),
+    (Teacher, "reset is exact and adapts again", "after reset the same stream is answered differently"),
+    (Worse, "is not worse than its source under shift", "where the source has"),
+    (DrawsWhileAdapting, WORLD, "torch's random state"),
+], ids=lambda v: v.__name__ if isinstance(v, type) else "")
+def test_a_broken_test_time_method_is_caught(cls: type[Method], check: str, said: str) -> None:
+    wrong = asked(cls)
+    assert check in wrong, wrong
+    assert said in wrong[check]
+
+
+class Own(Adapting):
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        noise = torch.randn(x.shape, generator=self.rng.on(x.device), dtype=x.dtype)
+        return super().predict(x + 1e-4 * noise, space)
+
+
+def test_drawing_from_ones_own_generator_is_fine() -> None:
+    assert asked(Own) == {} and isinstance(Own(backbone()).rng, Rng)
+
+
+class Excused(Counts):
+    exempt: ClassVar[dict[str, str]] = {PURE: "it counts its calls on purpose"}
+
+
+def test_what_is_no_method_and_what_is_exempt() -> None:
+    assert "is not a subclass of cl_bench.Method" in failures(check_method(nn.Linear))["is a Method"]  # type: ignore[arg-type]
+
+    report = check_method(Excused, backbone=backbone)
+    assert report.ok and [f.note for f in report.findings if f.state == "exempt"] == ["it counts its calls on purpose"]
+    with pytest.raises(AssertionError, match=r"Counts breaks its contract:\n  predict has no side effect: plain state"):
+        check_method(Counts, backbone=backbone).raise_if_failed()
+
+
+# ------------------------------------------------------------------------------------------------ scenarios
+class DrawsEarly(ToyScenario):
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = torch.rand(1)
+
+
+class Dice(ToyScenario):
+    def experiences(self) -> Any:
+        return [replace(e, data=e.data.subset(torch.randperm(len(e.data), generator=_SHARED))) for e in super().experiences()]
+
+
+class Outside(ToyScenario):
+    def test_sets(self) -> Any:
+        return [replace(t, space=LabelSpace((7, 8))) for t in super().test_sets()]
+
+
+class Overlap(ToyScenario):
+    def test_sets(self) -> Any:
+        return [replace(t, data=e.data) for t, e in zip(super().test_sets(), self.experiences(), strict=True)]
+
+
+class GivesAway(ToyScenario):
+    gives: ClassVar[frozenset[str]] = frozenset({"boundaries", "everything"})
+
+
+class Twins(ToyScenario):
+    def test_sets(self) -> Any:
+        return [replace(t, name="same") for t in super().test_sets()]
+
+
+class Shaky(ToyScenario):
+    def protocol(self) -> dict[str, Any]:
+        return {"draw": float(torch.rand(1, generator=_SHARED))}
+
+
+class Complicated(ToyScenario):
+    def protocol(self) -> dict[str, Any]:
+        return {"data": object()}
+
+
+class Empty(Scenario):
+    """Nothing at all."""
+
+
+class WalksLoudly(ToyScenario):
+    def stream(self) -> Any:
+        torch.rand(1)
+        return super().stream()
+
+
+class NoSource(ToyScenario):
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["gives"] = frozenset({"source"})
+
+
+@pytest.mark.parametrize(("make", "check", "said"), [
+    (DrawsEarly, "constructing reads no data and draws no random number", "constructing draws random numbers"),
+    (Dice, "a second walk gives the same", "data differ"),
+    (Outside, "labels lie in the space of their part", "outside its space"),
+    (Overlap, "train and test are disjoint", "test images are also training images"),
+    (GivesAway, "gives words that a method can need", "everything: known are boundaries"),
+    (NoSource, "gives words that a method can need", "says it gives its source but has none"),
+    (Twins, "names are unique", "test sets repeat a name"),
+    (Shaky, "protocol is plain and constant", "changes from call to call"),
+    (Complicated, "protocol is plain and constant", "not plain data"),
+    (Empty, "has something to learn or to answer", "no experience and no test set"),
+    (WalksLoudly, "walking it draws from no global generator", "a global generator moved"),
+], ids=lambda v: v.__name__ if isinstance(v, type) else "")
+def test_a_broken_scenario_is_caught(make: Callable[[], Scenario], check: str, said: str) -> None:
+    wrong = failures(check_scenario(make))
+    assert check in wrong, wrong
+    assert said in wrong[check]
+
+
+def test_reading_files_in_the_constructor_is_caught(tmp_path: Any) -> None:
+    file = tmp_path / "data.bin"
+    file.write_bytes(b"123")
+
+    class Reads(ToyScenario):
+        def __init__(self) -> None:
+            super().__init__()
+            self.raw = file.read_bytes()
+
+    note = failures(check_scenario(Reads))["constructing reads no data and draws no random number"]
+    assert note == f"constructing reads {file}"
+
+
+def test_a_sound_scenario_passes_and_missing_files_skip() -> None:
+    from cl_bench import UserError
+
+    for make in (ToyScenario, lambda: ToyScenario(learns=False, answers="all")):
+        report = check_scenario(make)
+        report.raise_if_failed()
+        assert len(report.findings) >= 9
+
+    class Files(ToyScenario):
+        def experiences(self) -> Any:
+            raise UserError("put the files into /somewhere.")
+
+    class Folder(ToyScenario):
+        def __init__(self) -> None:
+            raise UserError("put the files into /somewhere.")
+
+    for lacking in (Files, Folder):
+        report = check_scenario(lacking)
+        assert report.ok and [(f.state, f.note) for f in report.findings][-1] == ("skipped", "put the files into /somewhere.")
+
+    class Broken(ToyScenario):
+        def experiences(self) -> Any:
+            raise KeyError("no such thing")
+
+    assert failures(check_scenario(Broken)) == {"can be walked": "KeyError: 'no such thing'"}
