@@ -3,7 +3,7 @@
     python benchmarks/tracking_cost.py --out results/tracking/cost.md
 
 Per repetition it runs one method on one scenario twice, off and on, in an order that alternates. It records the run's
-wall time and processor time (this process, all threads), the time that the run's own thread spends in the listener,
+wall time and processor time (this process, all threads), the processor time that its own thread spends in the listener,
 what the sending process used and how long the end of the command waited for it. The store is the default one, fresh
 in the first repetition: making MLflow's tables is in its numbers.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 @dataclass
 class Measured:
-    """Seconds; ``worker`` and ``end`` are 0 with tracking off."""
+    """Seconds; ``listener`` is processor time of the run's own thread, ``worker`` and ``end`` are 0 with tracking off."""
 
     tracking: str
     wall: float
@@ -48,9 +48,9 @@ def one(config: Mapping[str, Any], runs: Path, tracked: bool) -> Measured:
     tracker = Tracker.open(None, runs)
 
     def listen(kind: str, facts: Mapping[str, Any]) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         tracker(kind, facts)
-        spent.append(time.perf_counter() - started)
+        spent.append(time.thread_time() - started)
 
     wall, own, children = time.perf_counter(), time.process_time(), _children()
     run(plan, runs, listen=listen if tracked else None)
@@ -66,7 +66,7 @@ def _children() -> float:
     return times.children_user + times.children_system
 
 
-def table(rows: list[Measured], what: str, command: str) -> str:
+def table(rows: list[Measured], what: str, command: str, load: float) -> str:
     """The Markdown page: every repetition, then the shares."""
     off = [r for r in rows if r.tracking == "off"]
     on = [r for r in rows if r.tracking == "on"]
@@ -75,21 +75,22 @@ def table(rows: list[Measured], what: str, command: str) -> str:
         "# What tracking costs a run", "",
         f"`{command}`: {what}, on {platform.machine()} with {os.cpu_count()} cores, one thread per run, Python "
         f"{platform.python_version()}, torch {version('torch')}, MLflow {version('mlflow')}. Seconds, in the order "
-        "measured; the first tracked run also makes the store's tables.", "",
-        "| tracking | run, wall | run, processor | in the listener (run's own thread) | events | "
+        f"measured; the first tracked run also makes the store's tables. Load of the machine at the start: {load:.1f} "
+        "(above the number of cores, wall times are stretched; processor times are what counts).", "",
+        "| tracking | run, wall | run, processor | listener, processor (run's own thread) | events | "
         "sending process, processor | wait at the end |",
         "|---|---:|---:|---:|---:|---:|---:|",
         *(f"| {r.tracking} | {r.wall:.2f} | {r.processor:.2f} | {r.listener:.4f} | {r.events} | {r.worker:.2f} | "
           f"{r.end:.2f} |" for r in rows), "",
     ]
-    share = [100 * r.listener / r.wall for r in on]
+    share = [100 * r.listener / r.processor for r in on]
     own = statistics.median(r.processor for r in on) / statistics.median(r.processor for r in off) - 1
     spread = 100 * (max(r.processor for r in off) / min(r.processor for r in off) - 1)
     lines += [
-        f"- The run's own thread spends {statistics.median(share):.3f} % of the run's time on tracking "
+        f"- The run's own thread spends {statistics.median(share):.3f} % of the run's processor time on tracking "
         f"(at most {max(share):.3f} %).",
         f"- The run's process uses {100 * own:+.2f} % processor time with tracking on (medians; the runs without "
-        f"tracking differ by {spread:.2f} % among themselves).",
+        f"tracking differ by up to {spread:.2f} % among themselves).",
         f"- The sending process uses {statistics.median(r.worker for r in on):.2f} s beside a run of {wall:.1f} s, at "
         "low priority: nearly all of it is the import of MLflow, the same for a run of any length.",
         f"- After the run the command waits {statistics.median(r.end for r in on):.2f} s for the last batch and the "
@@ -111,15 +112,17 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="tracking-cost-"))
     rows: list[Measured] = []
     try:
-        one(config, home / "warm", False)  # imports and caches
+        load = os.getloadavg()[0]
+        one({**config, "method": "ncm"}, home / "warm", False)  # imports and caches
         for k in range(o.repetitions):
             for tracked in ((False, True) if k % 2 == 0 else (True, False)):
                 rows.append(one(config, home / "runs", tracked))
                 print(rows[-1], flush=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    options = "".join(f" --{n} {v}" for n, v in (("epochs", o.epochs), ("repetitions", o.repetitions)) if v is not None)
-    text = table(rows, f"`{o.scenario}` with `{o.method}`", f"python benchmarks/tracking_cost.py{options}")
+    given = (("scenario", o.scenario), ("method", o.method), ("epochs", o.epochs), ("repetitions", o.repetitions))
+    options = "".join(f" --{name} {value}" for name, value in given if value is not None)
+    text = table(rows, f"`{o.scenario}` with `{o.method}`", f"python benchmarks/tracking_cost.py{options}", load)
     print(text)
     if o.out is not None:
         o.out.parent.mkdir(parents=True, exist_ok=True)

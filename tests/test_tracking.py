@@ -75,7 +75,7 @@ def test_a_learner_arrives_with_curves_params_tags_inputs_and_artifacts(runs: Pa
     assert [v for _, _, v in sent["metrics"]["accuracy/01 classes 2-3"]] == pytest.approx(list(percent[1:, 1]))
     curve = [v for _, _, v in sent["metrics"]["forgetting/average"]]
     assert curve == pytest.approx([run.matrix.forgetting(row=i) for i in range(1, 5)])
-    assert sent["metrics"]["average_accuracy"] == [(5, content.millis("2026-01-31T10:00:09Z"), pytest.approx(
+    assert sent["metrics"]["average_accuracy"] == [(5, content.millis("2026-01-31T10:00:09+00:00"), pytest.approx(
         run.matrix.average_accuracy()))]
     assert sent["metrics"]["cost/parameters trainable"][0][2] == 15_500
     assert sent["params"]["method.lr"] == "0.001" and sent["params"]["seed"] == "3"
@@ -214,7 +214,7 @@ def test_one_batch_per_experience_while_the_run_goes_on(runs: Path, monkeypatch:
     live = dump(store)["growing"]
     assert len(live["metrics"]["accuracy/average"]) == 5 and live["status"] == "FINISHED"
     assert [t for _, t, _ in live["metrics"]["accuracy/average"]] == [
-        content.millis("2026-01-31T10:00:00Z") + 2000 * k for k in range(1, 6)]
+        content.millis("2026-01-31T10:00:00+00:00") + 2000 * k for k in range(1, 6)]
 
 
 class _Cut(Exception):
@@ -222,50 +222,56 @@ class _Cut(Exception):
 
 
 def test_cut_off_anywhere_and_sent_again_gives_what_an_uncut_sending_gives(
-        runs: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut(place: int) -> tuple[dict[str, Any], bool]:
-        home = runs / f"cut{place}"
-        home.mkdir()
-        shutil.copyfile(empty_database, home / "mlflow.db")
-        folder = next(f for i, f in enumerate(grow(home)) if i == 3)
-        store, calls = open_store(home), [0]
+        runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, full = open_store(runs), records.learner_matrix("lora", 0)
+    part = AccuracyMatrix(full.rows[:2], full.columns, full.correct[:2], full.total[:2])
+
+    def cut(place: int) -> bool:
+        """Send a run while it goes on and when it is done, dying before call ``place``; then send it again."""
+        name, calls = f"cut{place}", [0]
+
+        def written(matrix: AccuracyMatrix, status: str) -> Path:
+            return records.write(runs, name, records.record(
+                matrix=matrix, metrics=matrix.all_metrics(), status=status, fields=FIELDS, suite=name),
+                done=status != "running")
 
         def limited(send: Callable[..., Any]) -> Callable[..., Any]:
             def wrapper(*args: Any, **named: Any) -> Any:
                 if calls[0] == place:
                     raise _Cut
-                result = send(*args, **named)
                 calls[0] += 1
-                return result
+                return send(*args, **named)
             return wrapper
         died = False
         with monkeypatch.context() as patched:
-            for name in ("create_run", "log_inputs", "log_batch", "log_artifacts", "set_terminated"):
-                patched.setattr(store.client, name, limited(getattr(store.client, name)))
-            patched.setattr(store.client._tracking_client.store, "_set_tags", limited(
-                store.client._tracking_client.store._set_tags))  # between the metrics and the tags that count them
+            for call in ("create_run", "log_inputs", "log_batch", "log_artifacts", "set_terminated"):
+                patched.setattr(store.client, call, limited(getattr(store.client, call)))
+            inner = store.client._tracking_client.store
+            patched.setattr(inner, "_set_tags", limited(inner._set_tags))  # between values and the tags that count them
             try:
-                store.send(folder, whole=False)
-                records.write(home, "growing", FULL)
-                store.send(folder)
-            except _Cut:
+                store.send(written(part, "running"), whole=False)
+                store.send(written(full, "finished"))
+            except (_Cut, StoreError):  # MLflow wraps what happens inside a batch
                 died = True
-            except StoreError:  # MLflow wraps what happens inside a batch
-                died = True
-        if not (folder / "DONE").exists():
-            records.write(home, "growing", FULL)
-        open_store(home).send(folder)
-        return {k: {**v, "tags": None} for k, v in dump(store).items()}, died
-    full = records.learner_matrix("lora", 0)
-    FULL = records.record(matrix=full, metrics=full.all_metrics(), fields=FIELDS)
-    whole, died = cut(10**6)
-    assert not died and len(whole["growing"]["metrics"]["accuracy/average"]) == 5
-    for place in range(20):
-        again, died = cut(place)
-        if not died:
-            break
-        assert again == whole, f"cut before call {place}"
-    assert 6 <= place < 19, "every call was cut once"
+        if not (runs / name / "DONE").exists():
+            written(full, "finished")
+        store._parents.clear()  # as in another process
+        store.send(runs / name)
+        return died
+    assert not cut(10**6)
+    places = 0
+    while cut(places):
+        places += 1
+    assert 10 <= places < 20, "every call was cut once"
+    stored = dump(store)
+
+    def what(name: str, key: str) -> Any:
+        return {k: v for k, v in stored[name].items() if k != "tags"}, stored[name]["tags"].get(key)
+    whole = stored["cut1000000"]["metrics"]["accuracy/average"]
+    assert len(whole) == 5
+    for place in range(places):
+        assert what(f"cut{place}", "cl_bench.sent_rows") == what("cut1000000", "cl_bench.sent_rows"), f"before call {place}"
+        assert what(f"suite cut{place}", "cl_bench.kind") == what("suite cut1000000", "cl_bench.kind")
 
 
 def test_a_failed_run_that_was_resumed_ends_as_one_finished_run(runs: Path) -> None:
