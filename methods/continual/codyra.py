@@ -87,8 +87,8 @@ class CoDyRA(Adapted):
         dense = int(self.dense_fraction * self.total_steps)
         if step <= dense:
             return 0.0
-        every = max(1, (self.total_steps - dense) // _LEVELS)
-        return self.kappa_max * min(1.0, ((step - dense - 1) // every) / (_LEVELS - 1))
+        level = (step - dense - 1) * _LEVELS // (self.total_steps - dense)
+        return self.kappa_max * min(1.0, level / (_LEVELS - 1))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.step += 1
