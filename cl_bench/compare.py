@@ -261,9 +261,10 @@ def _group(runs: Sequence[Run]) -> Group:
             row.decidable = smallest_p(pairs.get(row.method, 0)) * len(p_values) <= ALPHA
         most = max(pairs.values())
         if smallest_p(most) * len(p_values) > ALPHA:
+            corrected = (f", or {min(1, smallest_p(most) * len(p_values)):.2g} after Holm's correction for "
+                         f"{len(p_values)} tests" if len(p_values) > 1 else "")
             notes.append(f"Too few runs to separate methods: with {most} pair{'s' if most != 1 else ''} the smallest "
-                         f"possible p is {smallest_p(most):.2g}, or {min(1, smallest_p(most) * len(p_values)):.2g} "
-                         f"after Holm's correction for {len(p_values)} tests.")
+                         f"possible p is {smallest_p(most):.2g}{corrected}.")
     rows.sort(key=lambda r: (math.isnan(m := r.cells[primary].mean), -m if higher else m, r.method))
     first = runs[0]
     return Group(first.scenario, first.backbone, kind, "+".join(sorted({r.fingerprint for r in runs})), rows, metrics,

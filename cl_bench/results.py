@@ -246,8 +246,8 @@ class Run:
         """Recorded metrics (percent or points), completed by what the matrix and the stream give."""
         given = self.record["metrics"]
         values: dict[str, float | None] = {}
-        if "average_accuracy" not in given and (matrix := self.matrix.so_far()).rows:
-            values |= matrix.all_metrics()
+        if "average_accuracy" not in given and self.kind != "stream" and (matrix := self.matrix.so_far()).rows:
+            values |= matrix.all_metrics()  # a stream's matrix holds the clean source: nothing learned one by one
         if "mean_error" not in given:
             values |= self.stream.all_metrics()
         for name, value in given.items():

@@ -6,6 +6,7 @@ into docs/images. Needs Playwright for Python and a Chromium (CL_BENCH_CHROMIUM 
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlencode
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from cl_bench.dashboard import render
@@ -50,16 +52,20 @@ def main(runs: Path | None, out: Path) -> None:
         found = load_all(runs)
         address = render(found, Path(folder) / "page.html", title="cl-bench quickstart", by="fingerprint").as_uri()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(reduced_motion="reduce").new_page()
+        page.set_default_timeout(120_000)
+        page.goto(address)
+        learned = [run.id for run in found if run.kind == "learn" and run.status == "finished"] or [found[0].id]
         for name, (state, width, height) in PICTURES.items():
-            context = browser.new_context(viewport={"width": width, "height": height or 800}, reduced_motion="reduce")
-            page = context.new_page()
-            learned = [run.id for run in found if run.kind == "learn" and run.status == "finished"] or [found[0].id]
+            page.set_viewport_size({"width": width, "height": height or 800})
             chosen = {key: learned[0] if value == "first" else value for key, value in state.items()}
-            page.goto(f"{address}#{urlencode(chosen)}")
-            page.wait_for_function("Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn)).then(() => true)")
-            page.screenshot(path=out / f"{name}.png", full_page=height is None)
-            context.close()
-            print(out / f"{name}.png")
+            page.evaluate("hash => { location.hash = hash; readState(); draw(); scrollTo(0, 0); }", urlencode(chosen))
+            page.evaluate("() => Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn))")
+            page.wait_for_timeout(300)
+            picture = Image.open(io.BytesIO(page.screenshot(full_page=height is None))).convert("RGB")
+            # A page has few colours: a palette makes the file a third without a visible difference.
+            picture.quantize(256, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
+            print(out / f"{name}.png", flush=True)
         browser.close()
 
 

@@ -144,7 +144,8 @@ def write_adapter(folder: Path, method: str, seed: int, scenario: str = "digits_
     after = 3.1 + (0 if method in ("source", "bn") else 30 * max(drift, 0.01) + abs(float(g.normal(0, 0.3))))
     metrics = {**stream.all_metrics(), "source_error_before": 3.1, "source_error_after": after,
                "source_forgetting": after - 3.1}
-    run = record(scenario, method, seed, kind="stream", stream=stream, family=family, metrics=metrics,
+    clean = AccuracyMatrix.from_rates([[96.9], [100 - after]], size=1000, rows=["source", "after stream"], columns=["clean"])
+    run = record(scenario, method, seed, kind="stream", stream=stream, matrix=clean, family=family, metrics=metrics,
                  seconds=seconds, trainable=0 if backward == 0 else 2_200, backward=int(13_500 * backward), **over)
     events = [{"t": float(n), "kind": "domain", "name": e.name} for n, e in enumerate(stream.entries)]
     return write(folder, f"{scenario}-{method}-s{seed}", run, events)

@@ -224,3 +224,23 @@ def test_no_heavy_import():
     code = ("import sys, cl_bench.compare, cl_bench.tables;"
             "print([m for m in ('torch', 'scipy', 'mlflow', 'plotly', 'rich', 'jinja2') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_deployed_run_has_both_halves(tmp_path):
+    from cl_bench.dashboard.payload import payload
+
+    matrix = AccuracyMatrix.from_rates([[90, np.nan], [60, np.nan], [55, 80]], rows=["a", "stream", "b"], columns=["a", "b"])
+    records.write(tmp_path, "x", records.record("deploy", kind="deployed", matrix=matrix,
+                                                stream=records.adapter_stream("tent", 0)))
+    comparison = compare(load_all(tmp_path))
+    group = comparison.groups[0]
+    assert {"average_accuracy", "forgetting", "mean_error"} <= set(group.metrics) and group.primary == "average_accuracy"
+    assert group.rows[0].cells["forgetting"].mean == pytest.approx(35)
+    shown = payload(comparison, "x")["groups"][0]
+    assert shown["learn"]["phases"] == ["a", "stream", "b"] and len(shown["stream"]["entries"]) == 30
+
+
+def test_a_streams_clean_source_matrix_is_no_learning(tmp_path):
+    run = load_all(records.write_adapter(tmp_path, "tent", 0))[0]
+    assert run.matrix.columns == ("clean",) and "average_accuracy" not in run.metrics
+    assert compare([run]).groups[0].primary == "mean_error"

@@ -46,7 +46,10 @@ def _names(lists: Sequence[Sequence[str]], word: str) -> list[str]:
 
 
 def learn_curves(group: Group) -> dict[str, Any] | None:
-    """Accuracy matrices, A_t and forgetting per phase for each method; None where no run has a matrix."""
+    """Accuracy matrices, A_t and forgetting per phase for each method; None where no run has a matrix, and for a
+    test-time stream, whose matrix holds nothing but the clean source before and after."""
+    if group.kind == "stream":
+        return None
     chosen = {row.method: _members(group, row) for row in group.rows}
     measured = [r for runs, _ in chosen.values() for r in runs if r.matrix.total.any()]
     if not measured:

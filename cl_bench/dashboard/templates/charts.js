@@ -45,7 +45,7 @@ function rangeOf(values, low = -Infinity, high = Infinity) {
   const known = values.filter(isNumber);
   if (!known.length) return [0, 1];
   const min = Math.min(...known), max = Math.max(...known), air = Math.max((max - min) * 0.07, 0.5);
-  return [Math.max(low, min - air), Math.min(high, max + air)];
+  return [Math.max(low - air / 4, min - air), Math.min(high + air / 4, max + air)];  // a point on the edge stays whole
 }
 
 /* Names at the right end of lines. Where they would overlap they are spread around their common middle (pooled blocks,

@@ -10,7 +10,7 @@ function seriesOf(entries, pick) {
   }).filter((s) => s.mean.some(isNumber));
 }
 
-const bandNote = (series) => "Band: 95 % t-interval over runs." + (series.some((s) => s.partial) ? " Dotted: unfinished." : "");
+const bandNote = (series) => (series.some((s) => s.low.some(isNumber)) ? "Band: 95 % t-interval over runs." : "One run each: no band.") + (series.some((s) => s.partial) ? " Dotted: unfinished." : "");
 const phaseTitle = "after learning";
 
 VIEWS.forgetting = { title: "Forgetting", build() {
