@@ -89,10 +89,11 @@ def table(rows: list[Measured], what: str, command: str, load: float) -> str:
     lines += [
         f"- The run's own thread spends {statistics.median(share):.3f} % of the run's processor time on tracking "
         f"(at most {max(share):.3f} %).",
-        f"- The run's process uses {100 * own:+.2f} % processor time with tracking on (medians; the runs without "
-        f"tracking differ by up to {spread:.2f} % among themselves).",
+        f"- The run's process uses {100 * own:+.2f} % processor time with tracking on (medians); "
+        + (f"the runs without tracking differ by up to {spread:.2f} % among themselves." if len(off) > 1 else
+           "one repetition has no spread to judge that by."),
         f"- The sending process uses {statistics.median(r.worker for r in on):.2f} s beside a run of {wall:.1f} s, at "
-        "low priority: nearly all of it is the import of MLflow, the same for a run of any length.",
+        "low priority: most is the import of MLflow, the same for a run of any length.",
         f"- After the run the command waits {statistics.median(r.end for r in on):.2f} s for the last batch and the "
         "artifacts.", "",
     ]
