@@ -88,7 +88,7 @@ class AvalancheBenchmark(Scenario):
             benchmark = self.build()
             self._streams = {
                 name: [self._convert(e.dataset) for e in stream]
-                for name, stream in (("train", benchmark.train_stream), ("test", benchmark.test_stream))
+                for name, stream in ((part, benchmark.streams[part]) for part in ("train", "test"))
             }
         return self._streams
 

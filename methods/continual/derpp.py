@@ -38,7 +38,7 @@ class Derpp(Method):
         backbone: Backbone,
         *,
         lr: float = 0.03,
-        epochs: int = 5,
+        epochs: int = 10,
         batch_size: int = 32,
         buffer_size: int = 500,
         minibatch: int = 32,

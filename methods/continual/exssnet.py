@@ -37,8 +37,8 @@ class Exssnet(Method):
 
     Args:
         density: share of each layer's weights in a mask.
-        base: ``signed_constant`` replaces the weights by +-std of Kaiming's initialisation, as published;
-            ``pretrained`` keeps the backbone's.
+        base: ``pretrained`` keeps the backbone's weights, as the paper does with BERT; ``signed_constant`` replaces them
+            by +-std of Kaiming's initialisation, as it does for images.
         lr, weight_lr: of the scores and of the weights.
         knn: neighbours in the transfer test, which uses a fifth of the data, two thirds of it as references; 0 = off.
     """
@@ -49,8 +49,8 @@ class Exssnet(Method):
 
     def __init__(
         self, backbone: Backbone, *, lr: float = 0.01, weight_lr: float = 0.001, mask_epochs: int = 10,
-        weight_epochs: int = 10, batch_size: int = 64, density: float = 0.1,
-        base: Literal["signed_constant", "pretrained"] = "signed_constant", knn: int = 10,
+        weight_epochs: int = 10, batch_size: int = 32, density: float = 0.1,
+        base: Literal["signed_constant", "pretrained"] = "pretrained", knn: int = 10,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=mask_epochs + weight_epochs, batch_size=batch_size)
         self.weight_lr, self.mask_epochs, self.weight_epochs = weight_lr, mask_epochs, weight_epochs

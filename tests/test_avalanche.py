@@ -1,0 +1,208 @@
+"""Avalanche both ways: its strategies under our runner give its own loop's accuracy matrix; its benchmarks are scenarios."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cl_bench import Backbone, LabelSpace, Scenario, TensorData, UserError
+from cl_bench.backbones import Preprocess
+from cl_bench.data.digits import digits
+from cl_bench.data.tensor import labels_of
+from cl_bench.engine import Compute
+from cl_bench.protocol import Plan
+from cl_bench.registry import find
+from cl_bench.results import load
+from cl_bench.runner import run
+from cl_bench.seeding import derive, seeded
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SEED, LR, MOMENTUM, EPOCHS, BATCH = 5, 0.05, 0.9, 2, 16
+
+
+def backbone() -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 24), nn.ReLU())
+    return Backbone(model, num_features=24, preprocess=Preprocess(None), info={"name": "tiny"})
+
+
+def scenario() -> Scenario:
+    """Six digits, two at a time, thirty images each; a class order that makes labels and columns differ."""
+    return find("cl_bench.scenarios", "split_digits")(per_class=30, order=[7, 2, 5, 0, 9, 1, 3, 4, 6, 8])
+
+
+def strategy_args() -> list[Any]:
+    return [
+        pytest.param("Naive", None, id="naive"),
+        pytest.param("Replay", {"mem_size": 40}, id="replay"),
+        pytest.param("EWC", {"ewc_lambda": 10.0}, id="ewc"),
+    ]
+
+
+def ours(strategy: str, args: dict[str, Any] | None, runs: Path) -> tuple[np.ndarray, list[int]]:
+    cls = find("cl_bench.methods", "avalanche_strategy")
+
+    def build(b: Backbone) -> Any:
+        return cls(b, strategy=strategy, args=args, lr=LR, momentum=MOMENTUM, epochs=EPOCHS, batch_size=BATCH)
+
+    names = {
+        "scenario": {"name": "split_digits", "class_path": "x", "args": {}},
+        "method": {"name": "avalanche_strategy", "class_path": "x", "args": {}, "label": strategy, "family": "", "paper": ""},
+        "backbone": {"name": "tiny", "args": {}},
+    }
+    plan = Plan(scenario(), backbone(), cls, build, names, seed=SEED, compute=Compute("cpu"), checkpoint=False)
+    record = load(run(plan, runs)).record
+    correct = np.array([[np.nan if c is None else c for c in row] for row in record["matrix"]["correct"]], float)
+    return correct, [g["stored_samples"] for g in record["cost"]["growth"]]
+
+
+def theirs(strategy: str, args: dict[str, Any] | None) -> np.ndarray:
+    """Avalanche alone: its benchmark, its loop, its evaluation; of ours only the data and the seeds."""
+    import avalanche.training as training
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
+    from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_tensor_classification_dataset as make
+    from avalanche.evaluation.metrics import accuracy_metrics
+    from avalanche.models import IncrementalClassifier
+    from avalanche.training.plugins import EvaluationPlugin
+
+    s = scenario()
+    column = {label: k for k, label in enumerate(s.space.ids)}
+
+    def convert(parts: Any) -> list[Any]:
+        return [make(p.data.x.float() / 255, torch.tensor([column[int(t)] for t in p.data.y])) for p in parts]
+
+    benchmark = with_classes_timeline(benchmark_from_datasets(train=convert(s.experiences()), test=convert(s.test_sets())))
+    with seeded(derive(SEED, "build")):
+        b = backbone()
+        features = nn.Sequential(b.model, IncrementalClassifier(b.num_features, initial_out_features=2))
+    evaluator = EvaluationPlugin(accuracy_metrics(experience=True), loggers=[])
+    sgd = torch.optim.SGD(features.parameters(), lr=LR, momentum=MOMENTUM)
+    runner = getattr(training, strategy)(
+        model=features, optimizer=sgd, criterion=nn.CrossEntropyLoss(), train_mb_size=BATCH, train_epochs=EPOCHS,
+        eval_mb_size=BATCH, evaluator=evaluator, **(args or {}),
+    )  # fmt: skip
+    n = len(s.experiences())
+    matrix = np.full((n, n), np.nan)
+    for i, experience in enumerate(benchmark.streams["train"]):
+        with seeded(derive(SEED, "learn", s.experiences()[i].name)):
+            runner.train(experience)
+        found = runner.eval(list(benchmark.streams["test"])[: i + 1])
+        for j in range(i + 1):
+            key = next(k for k in found if k.startswith("Top1_Acc_Exp/") and k.endswith(f"Exp{j:03d}"))
+            matrix[i, j] = found[key] * len(s.test_sets()[j].data)  # type: ignore[arg-type]
+    return matrix
+
+
+@pytest.mark.parametrize(("strategy", "args"), strategy_args())
+def test_same_accuracy_matrix_as_avalanches_own_loop(strategy: str, args: dict[str, Any] | None, tmp_path: Path) -> None:
+    mine, stored = ours(strategy, args, tmp_path)
+    other = theirs(strategy, args)
+    lower = np.tril(np.ones_like(other, dtype=bool))
+    assert np.array_equal(mine[lower], np.rint(other[lower])), f"\n{mine}\n{other}"
+    assert mine[0, 0] > 0.6 * 71, "the comparison must be of something that learned"
+    assert stored[-1] == (40 if strategy == "Replay" else 0), "what the strategy stores is counted"
+
+
+def test_a_copy_of_a_strategy_goes_on_alone() -> None:
+    from cl_bench.engine import fit
+
+    torch.manual_seed(0)
+    m = find("cl_bench.methods", "avalanche_strategy")(backbone(), strategy="Replay", args={"mem_size": 20}, epochs=1)
+    one, two = scenario().experiences()[:2]
+    fit(m, one, Compute("cpu"), 1)
+    twin = copy.deepcopy(m)
+    assert twin.running.model is twin.network and twin.running.model is not m.running.model
+    fit(m, two, Compute("cpu"), 2)
+    fit(twin, two, Compute("cpu"), 2)
+    x = two.data.x[:5].float() / 255  # type: ignore[attr-defined]
+    assert torch.equal(m.predict(x, m.seen), twin.predict(x, m.seen))
+    assert m.predict(x, LabelSpace((2, 7))).shape == (5, 2)
+
+
+def test_online_caps_avalanches_epochs() -> None:
+    from cl_bench.engine import fit
+
+    m = find("cl_bench.methods", "avalanche_strategy")(backbone(), epochs=7)
+    fit(m, scenario().experiences()[0], Compute("cpu"), 1, max_epochs=1)
+    assert m.running.train_epochs == 1
+    assert m.running.clock.total_iterations == 2, "60 images in batches of 32, once"
+
+
+def test_unknown_strategy_is_one_sentence() -> None:
+    m = find("cl_bench.methods", "avalanche_strategy")(backbone(), strategy="Replayy")
+    with pytest.raises(UserError, match="Replayy"):
+        m.begin(scenario().experiences()[0])
+
+
+# ---------------------------------------------------------------------------------------------- the other way
+def make_benchmark(n_experiences: int = 3, noise: float = 0.0) -> Any:
+    """A class-incremental Avalanche benchmark over six digits, whose class order is drawn from global generators."""
+    from avalanche.benchmarks import class_incremental_benchmark
+    from avalanche.benchmarks.utils import as_classification_dataset
+    from torch.utils.data import TensorDataset
+
+    parts = {}
+    for part in ("train", "test"):
+        data = digits(part)  # type: ignore[arg-type]
+        rows = data.y < 6
+        dataset: Any = TensorDataset(data.x[rows].float() / 255 + noise, data.y[rows])
+        dataset.targets = data.y[rows].tolist()
+        parts[part] = as_classification_dataset(dataset)
+    return class_incremental_benchmark(parts, num_experiences=n_experiences)
+
+
+@pytest.fixture
+def factory(monkeypatch: pytest.MonkeyPatch) -> str:
+    import sys
+    import types
+
+    module = types.ModuleType("benchmarks_of_a_user")
+    module.make_benchmark = make_benchmark  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "benchmarks_of_a_user", module)
+    return "benchmarks_of_a_user:make_benchmark"
+
+
+def test_a_benchmark_is_a_scenario(factory: str) -> None:
+    cls = find("cl_bench.scenarios", "avalanche_benchmark")
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    s, again = (cls(factory=factory, seed=3) for _ in range(2))
+    groups = [e.space.ids for e in s.experiences()]
+    assert [len(g) for g in groups] == [2, 2, 2] and sorted(i for g in groups for i in g) == list(range(6))
+    assert groups == [e.space.ids for e in again.experiences()] and s.protocol() == again.protocol()
+    assert torch.equal(state[0], torch.get_rng_state()) and np.array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
+    plain = digits("test")
+    for test, group in zip(s.test_sets(), groups, strict=True):
+        assert test.space.ids == group
+        rows = torch.isin(plain.y, torch.tensor(group))
+        assert isinstance(test.data, TensorData) and test.data.x.dtype == torch.uint8
+        assert sorted(labels_of(test.data).tolist()) == sorted(plain.y[rows].tolist())
+        assert int(test.data.x.long().sum()) == int(plain.x[rows].long().sum()), "pixels must come through unchanged"
+    one = cls(factory=factory, seed=3, in_memory=False).experiences()[0]
+    assert torch.equal(one.data[4][0], s.experiences()[0].data[4][0])
+
+
+def test_normalised_images_and_missing_factories_are_refused(factory: str) -> None:
+    cls = find("cl_bench.scenarios", "avalanche_benchmark")
+    with pytest.raises(UserError, match=r"\[0, 1\]"):
+        _ = cls(factory=factory, args={"noise": 2.0}).experiences()[0].data.x
+    for wrong in ("", "nowhere:thing", "avalanche.benchmarks:Nothing"):
+        with pytest.raises(UserError, match="module:attribute"):
+            cls(factory=wrong).experiences()
+
+
+def test_avalanche_is_imported_only_when_named() -> None:
+    import subprocess
+    import sys
+
+    code = ("import sys; from cl_bench.registry import entries, find; entries('cl_bench.methods'); "
+            "find('cl_bench.methods', 'er'); find('cl_bench.scenarios', 'split_digits'); "
+            "find('cl_bench.methods', 'avalanche_strategy'); print('avalanche' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
