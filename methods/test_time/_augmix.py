@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cl_bench import Rng
 
-OPERATIONS = ("autocontrast", "equalize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y",
-              "posterize")  # fmt: skip
+PIXELS = ("autocontrast", "equalize", "solarize", "posterize")
+MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 CHAINS, DEPTH = 3, 3
 
 
@@ -33,14 +33,15 @@ def augmix(image: Tensor, views: int, rng: Rng) -> Tensor:
     depth = torch.randint(1, DEPTH + 1, (views * CHAINS,), generator=cpu)
     v = base.repeat_interleave(CHAINS, 0)
     for level in range(DEPTH):
-        choice = torch.randint(len(OPERATIONS), (len(v),), generator=cpu)
+        choice = torch.randint(len(PIXELS) + len(MOVES), (len(v),), generator=cpu)
         strength = 0.1 + 0.9 * torch.rand(len(v), generator=cpu)
         sign = torch.where(torch.rand(len(v), generator=cpu) > 0.5, -1.0, 1.0)
-        for k, name in enumerate(OPERATIONS):
-            rows = ((choice == k) & (depth > level)).nonzero().flatten()
+        for k, name in enumerate((*PIXELS, "move")):
+            rows = ((choice == k if name in PIXELS else choice >= k) & (depth > level)).nonzero().flatten()
             if len(rows):
                 at = rows.to(device)
-                v = v.index_copy(0, at, _apply(v[at], name, strength[rows], sign[rows]))
+                v[at] = _pixels(v[at], name, strength[rows]) if name in PIXELS else _move(
+                    v[at], choice[rows] - k, strength[rows], sign[rows])
     mixed = (v.unflatten(0, (views, CHAINS)) * w.view(views, CHAINS, 1, 1, 1)).sum(1)
     return m * base + (1 - m) * mixed
 
@@ -64,30 +65,26 @@ def _crops(image: Tensor, views: int, rng: Rng) -> Tensor:
     return _warp(x, theta, (0.0, 0.0, 0.0))
 
 
-def _apply(x: Tensor, name: str, strength: Tensor, sign: Tensor) -> Tensor:
-    """One operation on (n, 3, H, W) with strengths (n,) in 0.1 to 1 (a tenth of Pillow's full range) and signs (n,)."""
+def _pixels(x: Tensor, name: str, strength: Tensor) -> Tensor:
+    """An operation on values, for images (n, 3, H, W) with strengths (n,) in 0.1 to 1, a tenth of Pillow's range."""
     if name in ("autocontrast", "equalize"):
         return _by_channel(x, name)
     if name == "posterize":  # int(0.4 strength) is 0: always 4 bits are kept
         return torch.floor(x * 255 / 16) * 16 / 255
-    if name == "solarize":
-        cut = (256 - torch.floor(strength * 25.6)).view(-1, 1, 1, 1).to(x) / 255
-        return torch.where(x < cut, x, 1 - x)
+    cut = (256 - torch.floor(strength * 25.6)).view(-1, 1, 1, 1).to(x) / 255
+    return torch.where(x < cut, x, 1 - x)
+
+
+def _move(x: Tensor, kind: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
+    """Every image by its own geometric operation, an index into ``MOVES`` (n,): one resampling for all."""
     height, width = x.shape[-2:]
-    one, zero = torch.ones(len(x)), torch.zeros(len(x))
-    a, b, c, d, e, f = one, zero, zero, zero, one, zero
-    if name == "rotate":
-        angle = torch.deg2rad(sign * torch.floor(3 * strength))
-        a, b, d, e = angle.cos(), -angle.sin() * height / width, angle.sin() * width / height, angle.cos()
-    elif name == "shear_x":
-        b = sign * 0.03 * strength * height / width
-    elif name == "shear_y":
-        d = sign * 0.03 * strength * width / height
-    elif name == "translate_x":
-        c = sign * torch.floor(strength * width / 30) * 2 / width
-    else:
-        f = sign * torch.floor(strength * height / 30) * 2 / height
-    theta = torch.stack([torch.stack([a, b, c], 1), torch.stack([d, e, f], 1)], 1)
+    angle = torch.deg2rad(sign * torch.floor(3 * strength)) * (kind == 0)
+    theta = torch.zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+    theta[:, 0, 1] = (-angle.sin() + sign * 0.03 * strength * (kind == 1)) * height / width
+    theta[:, 1, 0] = (angle.sin() + sign * 0.03 * strength * (kind == 2)) * width / height
+    theta[:, 0, 2] = sign * torch.floor(strength * width / 30) * 2 / width * (kind == 3)
+    theta[:, 1, 2] = sign * torch.floor(strength * height / 30) * 2 / height * (kind == 4)
     return _warp(x, theta, (128 / 255, 0.0, 0.0))  # Pillow takes the original's fillcolor=128 as (128, 0, 0)
 
 
