@@ -104,6 +104,29 @@ def test_two_experiences_then_predicting_changes_nothing(name: str) -> None:
     assert torch.allclose(task, first[:, [2, 0]], atol=1e-6), "columns do not follow the space"
 
 
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_the_same_classes_may_come_again(name: str) -> None:
+    method = build(name)
+    again = Experience("again", LabelSpace((0, 1)), TensorData(experience(7).data.x, experience(0).data.y))  # type: ignore[attr-defined]
+    for k, exp in enumerate((experience(0), again)):
+        fit(method, exp, CPU, seed=k)
+    answer = method.predict(images(), LabelSpace((0, 1)))
+    assert answer.shape == (24, 2) and answer.isfinite().all()
+
+
+def test_a_checkpoint_holds_everything() -> None:
+    from cl_bench.checkpoint import restore, snapshot
+
+    for name in SMALL:
+        method = learned(name)
+        tree, tensors = snapshot(method)
+        twin = restore(tree, tensors, build(name))
+        assert torch.equal(twin.eval().predict(images(1), method.seen), method.predict(images(1), method.seen)), name
+        for m in (method, twin):
+            fit(m, experience(2), CPU, seed=9)
+        assert torch.equal(twin.predict(images(2), method.seen), method.predict(images(2), method.seen)), name
+
+
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"ncm", "slca", "ranpac"}))
 def test_a_backbone_without_the_layers_is_refused_with_layer_names(name: str) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())

@@ -12,6 +12,7 @@ One file per kind; ``cl-bench list adapters`` names them. ``attach`` is the only
 from __future__ import annotations
 
 from ._attach import FUSED4, AdapterSet, attach, layer_names, trunk_of
+from ._attention import attend, width_of
 from ._base import Adapter, LayerSite, WeightSite
 from ._gram import input_grams
 from ._peft import load_peft, save_peft
@@ -23,9 +24,11 @@ __all__ = [
     "LayerSite",
     "WeightSite",
     "attach",
+    "attend",
     "input_grams",
     "layer_names",
     "load_peft",
     "save_peft",
     "trunk_of",
+    "width_of",
 ]

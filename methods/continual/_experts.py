@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Adapter
-from cl_bench.adapters._attention import width_of
+from cl_bench.adapters import width_of
 from cl_bench.adapters.adaptformer import AdaptFormer
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Adapter, AdapterSet
-from cl_bench.adapters._attention import attend
+from cl_bench.adapters import attend
 
 from ._adapted import Adapted
 

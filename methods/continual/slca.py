@@ -61,7 +61,7 @@ class SLCA(Adapted):
         self.aligned: LinearHead | None = None
         self.sizes: list[int] = []  # classes that each experience brought
         self.learned = 0
-        self.old_rows: tuple[Tensor, Tensor] | None = None
+        self.idle: tuple[list[int], Tensor, Tensor] | None = None  # rows of classes that are not here, as they are
 
     def train(self, mode: bool = True) -> SLCA:
         torch.nn.Module.train(self, mode)  # everything learns here, batch statistics too
@@ -76,7 +76,8 @@ class SLCA(Adapted):
         self.aligned = None
         head = self.head
         assert isinstance(head, LinearHead) and head.bias is not None
-        self.old_rows = head.weight.detach()[:before].clone(), head.bias.detach()[:before].clone()
+        rows = [k for k, c in enumerate(head.space) if c not in exp.space]
+        self.idle = rows, head.weight.detach()[rows].clone(), head.bias.detach()[rows].clone()
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.aligned or self.head)(self.backbone.forward_features(x))
@@ -95,12 +96,12 @@ class SLCA(Adapted):
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        assert self.old_rows is not None and isinstance(self.head, LinearHead) and self.head.bias is not None
-        n = len(self.old_rows[0])  # earlier classes' rows are frozen: weight decay must not shrink them either
-        self.head.weight[:n], self.head.bias[:n] = self.old_rows
+        assert self.idle is not None and isinstance(self.head, LinearHead) and self.head.bias is not None
+        rows, weight, bias = self.idle  # weight decay must not shrink them either
+        self.head.weight[rows], self.head.bias[rows] = weight, bias
 
     def end(self, exp: Experience) -> None:
-        self.old_rows = None
+        self.idle = None
         self.gaussians.add(*self.embed(exp))
         if self.learned > 1:
             self.align()
