@@ -217,10 +217,12 @@ def speed(shared: Path, batch: int, threads: int, repeats: int, command: str) ->
         f"    {command}",
         "",
         f"{processor()}; torch {torch.__version__}; batches of {batch}, {threads} threads (one batch each).",
-        f"Load average {load_average:.1f} at the end: where it is above {threads}, other programs shared the cores, wall time is",
+        f"Load average {load_average:.1f} at the end: where it is above {threads}, other programs shared the cores, "
+        "wall time is",
         "only an upper bound, and process time (all threads together) is what the work cost.",
         f"Seconds for 10,000 images of 32 x 32 at severity 5, best of {repeats}. Original: the authors' code, seconds of one",
-        f"core ({ORIGINAL_TOTAL:.0f} for all fifteen; parts where known). As a check of this machine: glass blur's published loop",
+        f"core ({ORIGINAL_TOTAL:.0f} for all fifteen; parts where known). As a check of this machine: "
+        "glass blur's published loop",
         f"over pixels, rewritten in numpy, takes {loop:.0f} s of one core here.",
         "",
         "| corruption | wall s | process s | original s | original / wall | original / process |",
