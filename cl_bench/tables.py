@@ -38,6 +38,9 @@ def _mark(row: Row) -> str:
     return MARKS[row.standing]
 
 
+LABEL_WIDTH = 26  # a method's label with its changed arguments may be long; it is folded, not the numbers left out
+
+
 def _state(row: Row) -> str:
     """n, with what did not finish: ``3 (+1 failed)``."""
     more = [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.unfinished, "unfinished")) if count]
@@ -50,13 +53,16 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
     from rich.markup import escape
     from rich.table import Table
 
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=max(console.width, 132))  # a log or a pipe has no width of its own to respect
     for group in comparison.groups:
         columns = _fitting(group, console.width)
         table = Table(title=escape(group.title), title_justify="left", title_style="bold", header_style="bold",
                       box=None, pad_edge=False, padding=(0, 1))
         for head, side in (("", "left"), ("method", "left"), ("n", "right")):
-            table.add_column(head, justify=side, overflow="fold")  # type: ignore[arg-type]
+            table.add_column(head, justify=side, overflow="fold", max_width=LABEL_WIDTH)  # type: ignore[arg-type]
         for name in columns:
             table.add_column("\n".join(_head(name)), justify="right", no_wrap=True)
         for row in group.rows:
@@ -83,7 +89,7 @@ def _head(name: str) -> list[str]:
 
 def _fitting(group: Group, width: int) -> list[str]:
     """The leading columns that fit a terminal; at least one is kept."""
-    used = 4 + max(len(r.method) for r in group.rows) + max(len(_state(r)) for r in group.rows)
+    used = 4 + max(min(len(r.method), LABEL_WIDTH) for r in group.rows) + max(len(_state(r)) for r in group.rows)
     out: list[str] = []
     for name in group.metrics:
         used += 2 + max([len(line) for line in _head(name)] + [len(cell_text(row, name)) for row in group.rows])
