@@ -164,8 +164,8 @@ def table(rows: list[dict[str, Any]], seeds: list[int], seconds: float) -> str:
         f"`python benchmarks/parity_cl.py --seeds {' '.join(map(str, seeds))}` ({seconds:.0f} s; Python "
         f"{platform.python_version()}, {packages}; one CPU thread)", "",
         "Split-Digits, five experiences of two digits in the order of `RandomState(seed)`, embedded ViT. Last accuracy in % "
-        f"over all test images. Avalanche: SGD, learning rate {LR}, momentum {MOMENTUM}, {EPOCHS} epochs, batches of {BATCH}; every "
-        "cell of the two accuracy matrices is compared as a count of correct answers.", "",
+        f"over all test images. Avalanche: SGD, learning rate {LR}, momentum {MOMENTUM}, {EPOCHS} epochs, batches of {BATCH}; "
+        "every cell of the two accuracy matrices is compared as a count of correct answers.", "",
         "| what | seed | here % | reference % | difference | same answers |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for r in rows:

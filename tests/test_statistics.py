@@ -87,7 +87,7 @@ def test_sign_flip_sampled_agrees_with_enumerated(monkeypatch):
     assert s.sign_flip_test(d) == s.sign_flip_test(d)
 
 
-@pytest.mark.parametrize("n", [4, 9, 16, 30])
+@pytest.mark.parametrize("n", [4, 9, 16, 30, 50])
 def test_wilcoxon_is_scipys_exact(n):
     d = np.random.default_rng(n).normal(0.5, 1, n)
     assert s.wilcoxon_test(d) == pytest.approx(scipy.stats.wilcoxon(d, method="exact").pvalue)
@@ -124,6 +124,16 @@ def test_t_interval_is_scipys():
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
     assert ours.n == 4 and ours.std == pytest.approx(np.std(x, ddof=1))
     assert ours.half_width == pytest.approx(theirs.high - ours.mean)
+
+
+def test_bands_are_intervals_per_cell_with_holes():
+    x = np.random.default_rng(0).normal(50, 3, (4, 2, 3))
+    x[0, 1, 2] = x[:3, 0, 0] = np.nan
+    x[:, 0, 1] = np.nan
+    mean, low, high = s.t_bands(x)
+    for i, j in np.ndindex(2, 3):
+        one = s.t_interval(x[:, i, j])
+        assert (mean[i, j], low[i, j], high[i, j]) == pytest.approx((one.mean, one.low, one.high), nan_ok=True)
 
 
 def test_intervals_of_one_run_and_none():

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Interval", "bca_interval", "t_interval"]
+__all__ = ["Interval", "bca_interval", "t_bands", "t_interval"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Interval:
         return (self.high - self.low) / 2
 
 
+@lru_cache(maxsize=256)
+def _quantile(freedom: int, p: float) -> float:
+    """Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, p))
+
+
 def _finite(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=float).ravel()
     return array[np.isfinite(array)]
@@ -45,14 +54,25 @@ def _spread(x: np.ndarray) -> tuple[float, float]:
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean with Student's t interval; values that are not finite are left out (and not counted in n)."""
-    from scipy.special import stdtrit
-
     x = _finite(values)
     mean, std = _spread(x)
     if x.size < 2:
         return Interval(mean, math.nan, math.nan, std, int(x.size))
-    half = float(stdtrit(x.size - 1, 0.5 + confidence / 2)) * std / math.sqrt(x.size)
+    half = _quantile(int(x.size) - 1, 0.5 + confidence / 2) * std / math.sqrt(x.size)
     return Interval(mean, mean - half, mean + half, std, int(x.size))
+
+
+def t_bands(values: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and ends of the t-interval down the first axis: values (n, ...) give three arrays (...). NaN is left out
+    cell by cell; ends are NaN where fewer than two values are left."""
+    x = np.asarray(values, dtype=float)
+    known = np.isfinite(x)
+    n = known.sum(axis=0)
+    mean = np.where(n > 0, np.where(known, x, 0).sum(axis=0) / np.maximum(n, 1), np.nan)
+    square = (np.where(known, x - mean, 0) ** 2).sum(axis=0)
+    t = np.vectorize(lambda m: _quantile(int(m) - 1, 0.5 + confidence / 2) if m > 1 else np.nan, otypes=[float])(n)
+    half = t * np.sqrt(square / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    return mean, mean - half, mean + half
 
 
 def bca_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Interval:

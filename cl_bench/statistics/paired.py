@@ -1,7 +1,8 @@
 """Paired comparison of methods: sign-flip permutation, Wilcoxon signed-rank, Holm's correction, Cliff's delta.
 
 Sources: Fisher 1935 and Pitman 1937 (permutation), Wilcoxon 1945, Holm 1979, Cliff 1993; magnitudes of delta as in
-Romano et al. 2006. Up to 16 pairs are enumerated exactly (also with ties), more are sampled from a seeded generator.
+Romano et al. 2006. Sign flips of up to 16 pairs are enumerated, more are sampled from a seeded generator; the
+signed-rank null is computed exactly for every n, ties included.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,10 +31,16 @@ def pair(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[np.ndarray, np
     return np.array([a[k] for k in keys], dtype=float), np.array([b[k] for k in keys], dtype=float)
 
 
+@lru_cache(maxsize=4)
 def _signs(n: int) -> np.ndarray:
     """All sign vectors whose first sign is plus, (2^(n-1), n): the other half mirrors them."""
     bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1)[None, :]) & 1
     return np.concatenate([np.ones((len(bits), 1)), 1.0 - 2.0 * bits], axis=1)
+
+
+@lru_cache(maxsize=4)
+def _random_signs(n: int, resamples: int, seed: int) -> np.ndarray:
+    return 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, size=(resamples, n))
 
 
 def smallest_p(n: int, resamples: int = RESAMPLES) -> float:
@@ -51,8 +59,7 @@ def _flip(values: np.ndarray, resamples: int, seed: int) -> float:
     slack = 1e-9 * np.abs(values).sum()
     if n <= EXACT_UP_TO:
         return float((np.abs(_signs(n) @ values) >= observed - slack).mean())
-    generator = np.random.default_rng(seed)
-    signs = 1.0 - 2.0 * generator.integers(0, 2, size=(resamples, n))
+    signs = _random_signs(n, resamples, seed)
     return float((1 + (np.abs(signs @ values) >= observed - slack).sum()) / (resamples + 1))
 
 
@@ -66,20 +73,22 @@ def sign_flip_test(differences: ArrayLike, resamples: int = RESAMPLES, seed: int
 
 
 def wilcoxon_test(differences: ArrayLike) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, zeros dropped. Exact for n <= 16, ties included (average ranks);
-    beyond that scipy's (exact up to 50 without ties, normal with continuity correction otherwise)."""
+    """Two-sided p of Wilcoxon's signed-rank test, zeros dropped: exact for every n, also with ties (average ranks)."""
     d = np.asarray(differences, dtype=float)
     d = d[np.isfinite(d) & (d != 0)]
     if d.size == 0:
         return 1.0
-    if d.size > EXACT_UP_TO:
-        from scipy.stats import wilcoxon
-
-        ties = np.unique(np.abs(d)).size < d.size
-        return float(wilcoxon(d, correction=True, method="approx" if ties or d.size > 50 else "exact").pvalue)
     size = np.round(np.abs(d), 9)  # differences of percentages tie in truth, not in the last bit
-    ranks = np.array([(size < v).sum() + ((size == v).sum() + 1) / 2 for v in size])
-    return _flip(np.sign(d) * ranks, RESAMPLES, 0)
+    ranks = (size[:, None] > size).sum(axis=1) + ((size[:, None] == size).sum(axis=1) + 1) / 2
+    doubled = np.rint(2 * ranks).astype(np.int64)  # average ranks are halves: doubled, they are whole
+    # Null distribution of the sum of the ranks with plus sign: each rank is in or out with probability one half.
+    null = np.zeros(int(doubled.sum()) + 1)
+    null[0] = 1.0
+    for rank in doubled:
+        null[rank:] = 0.5 * (null[rank:] + null[:-rank])
+        null[:rank] *= 0.5
+    plus = int(doubled[d > 0].sum())
+    return float(min(1.0, 2 * min(null[:plus + 1].sum(), null[plus:].sum())))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

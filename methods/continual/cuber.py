@@ -32,13 +32,10 @@ class Cuber(Gpm):
     until the agreement fails during training (then regime 2). The ``related`` most strongly related tasks of regimes 2
     and 3 give forward transfer: the task uses w + sum_j w B_j (Q_j - I) B_j^T with its own learned Q_j.
 
-    There is no official repository; ``strength`` is not stated with the other settings, 1 is ours. Otherwise as
-    ``gpm``, whose machinery and deviations it shares.
+    There is no official repository; ``strength`` 1 is ours. Otherwise as ``gpm``, whose deviations it shares.
 
     Args:
         epsilon1, epsilon2: thresholds of relation and of agreement.
-        related: at most so many tasks are scaled for forward transfer.
-        strength: weight of the drift penalty.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"task_id"})
@@ -81,11 +78,10 @@ class Cuber(Gpm):
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
-        task, self.regimes = len(self.tasks) - 1, {}
+        task, self.regimes, weights = len(self.tasks) - 1, {}, [self.weight(k) for k in range(len(self.layers))]
         if task == 0:
             return
-        weights = [self.weight(k).detach().clone() for k in range(len(self.layers))]
-        self.before = nn.ParameterList(nn.Parameter(w, requires_grad=False) for w in weights)
+        self.before = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
         for layer, g in enumerate(weight_gradients(self, self.layers, self.sample(exp)[0])):
             found = {old: self.regime(g, layer, old) for old in range(task)}
             self.regimes |= {(layer, old): regime for old, (regime, _) in found.items()}
@@ -139,8 +135,7 @@ class Cuber(Gpm):
             self.weight(layer).grad = outside(grad, self.bases[layer].data[:, sorted(closed)])
 
     def end(self, exp: Experience) -> None:
-        task, fresh = len(self.tasks) - 1, nn.ParameterList()
-        mine: list[list[int]] = []
+        task, fresh, mine = len(self.tasks) - 1, nn.ParameterList(), list[list[int]]()
         grams = input_grams(self, self.layers, self.features, self.sample(exp))
         self.layers = tuple(name for name in self.layers if name in grams)
         for k, name in enumerate(self.layers):

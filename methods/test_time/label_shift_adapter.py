@@ -41,19 +41,9 @@ class LabelShiftAdapter(TestTimeMethod):
     paper: ClassVar[str] = "Park et al., ICCV 2023"
 
     def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        host: Callable[[Backbone], TestTimeMethod] = Tent,
-        rate: float = 0.1,
-        hidden: int = 64,
-        rank: int = 8,
-        adapter_lr: float = 1e-3,
-        adapter_epochs: int = 10,
-        adapter_batch: int = 128,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        self, backbone: Backbone, *, host: Callable[[Backbone], TestTimeMethod] = Tent, rate: float = 0.1,
+        hidden: int = 64, rank: int = 8, adapter_lr: float = 1e-3, adapter_epochs: int = 10, adapter_batch: int = 128,
+        learn_lr: float = 1e-3, epochs: int = 5, batch_size: int = 32,
     ) -> None:
         super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         self.host = host(backbone)
