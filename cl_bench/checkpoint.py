@@ -260,7 +260,9 @@ class _Decoder:
 
     def _module(self, node: Any, there: Any) -> nn.Module:
         cls = self._class(node["class"], nn.Module)
-        found = type(there).__mro__[1] if isinstance(there, nn.Module) and parametrize.is_parametrized(there) else type(there)
+        # Asked before anything is filled in: a plain layer must get a class of its own, or all layers would change.
+        was = isinstance(there, nn.Module) and parametrize.is_parametrized(there)
+        found = type(there).__mro__[1] if was else type(there)
         value: Any = there if found is cls else object.__new__(cls)
         if value is not there:
             nn.Module.__init__(value)
@@ -278,7 +280,7 @@ class _Decoder:
                     raise UserError(f"{node['class']}.{key} is neither in the checkpoint nor in a freshly built method.")
                 continue
             value.__dict__[key] = self(item, old.get(key))
-        if node["parametrized"] and not (value is there and parametrize.is_parametrized(there)):
+        if node["parametrized"] and not (value is there and was):
             parametrize._inject_new_class(value)
         if node["parametrized"]:
             for name in value.__dict__["_modules"]["parametrizations"]:
