@@ -63,8 +63,7 @@ def main(runs: Path | None, out: Path) -> None:
             page.evaluate("() => Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn))")
             page.wait_for_timeout(300)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=height is None))).convert("RGB")
-            # A page has few colours: a palette makes the file a third without a visible difference.
-            picture.quantize(256, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
+            picture.save(out / f"{name}.png", optimize=True)  # all colours: a palette would merge those of thin lines
             print(out / f"{name}.png", flush=True)
         browser.close()
 

@@ -119,7 +119,7 @@ function lineChart(label, x, series, options) {
 /* Points with error bars: [{name, style, x, xl, xh, y, yl, yh, label}]. */
 function scatterChart(label, points, options) {
   const o = { height: 440, ...options };
-  const place = labelSides(points, o.log);
+  const place = labelSides(points, o.log, o.labelsBelow);
   const traces = points.map((p, i) => ({ x: [p.x], y: [p.y], type: "scatter", mode: narrow() ? "markers" : "markers+text",
     text: [escapeText(shorten(p.name, 22))], textposition: place[i], textfont: { color: labelColor(p.style), size: 12.5 },
     cliponaxis: false, marker: { color: p.style.color, symbol: p.style.symbol, size: 11,
@@ -140,14 +140,15 @@ function bar(v, low, high, color) {
     width: 0 };
 }
 
-/* A label goes above its point, or below where another point or label already is. */
-function labelSides(points, log) {
+/* A label goes above its point (or below it, where a line comes from above), or where no other point or label is. */
+function labelSides(points, log, below) {
   const xs = points.map((p) => (log ? Math.log10(Math.max(p.x, 1e-9)) : p.x)), ys = points.map((p) => p.y);
   const w = Math.max(...xs) - Math.min(...xs) || 1, h = Math.max(...ys) - Math.min(...ys) || 1;
   const taken = points.map((_, i) => [xs[i] / w, ys[i] / h, 0.02]);
   return points.map((p, i) => {
     const half = 0.006 * p.name.length + 0.01;
-    const spots = { "top center": [0, 0.055], "bottom center": [0, -0.055], "middle right": [half + 0.025, 0],
+    const first = below ? { "bottom center": [0, -0.055], "top center": [0, 0.055] } : { "top center": [0, 0.055], "bottom center": [0, -0.055] };
+    const spots = { ...first, "middle right": [half + 0.025, 0],
       "middle left": [-half - 0.025, 0] };
     const free = Object.entries(spots).map(([side, [dx, dy]]) => {
       const cx = xs[i] / w + dx, cy = ys[i] / h + dy;

@@ -44,7 +44,7 @@ VIEWS.cost = { title: "Cost", build() {
   const title = `${metric.label} against ${c.label}`;
   return [tools, methodChips(indices), el("section", {}, heading(title[0].toUpperCase() + title.slice(1), group.title),
     points.length ? scatterChart(`${title} on ${group.title}`, points, { xTitle: `${c.label} (${c.unit})`, yTitle:
-      `${metric.label} (${metric.unit})`, log, behind: [frontTrace(front)], height: 500,
+      `${metric.label} (${metric.unit})`, log, behind: [frontTrace(front)], labelsBelow: !metric.higher, height: 500,
     note: `Line: Pareto front, methods that no other beats in both. ${c.note ? c.note[0].toUpperCase() + c.note.slice(1) + ". " : ""}Bars: 95 % t-intervals.` })
       : emptyNote("No finished run to show.")), costTable(group, front)];
 } };
