@@ -1,0 +1,67 @@
+"""Prototypes, ridge regression and aligned classifiers, against their closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cl_vit_toys import CPU, backbone, experience, features, images, learned
+
+from cl_bench.engine import fit
+
+
+def test_ncm_is_cosine_to_raw_class_means() -> None:
+    method, x = learned("ncm"), images(1)
+    means = []
+    for k in range(2):
+        f, y = features(method, images(k)), experience(k).data.y  # type: ignore[attr-defined]
+        means += [f[y == c].mean(0) for c in (2 * k, 2 * k + 1)]
+    expected = F.cosine_similarity(features(method, x)[:, None], torch.stack(means)[None], dim=2)
+    assert torch.allclose(method.predict(x, method.seen), expected, atol=1e-6)
+
+
+def test_ranpac_is_the_ridge_regression_of_all_data_at_once() -> None:
+    method = learned("ranpac", count=3)
+    x = torch.cat([images(k) for k in range(3)])
+    y = torch.cat([experience(k).data.y for k in range(3)])  # type: ignore[attr-defined]
+    h = torch.relu(features(method, x) @ method.project).double()
+    at_once = torch.linalg.solve(h.T @ h + method.ridge * torch.eye(60).double(), h.T @ F.one_hot(y, 6).double())
+    assert torch.allclose(h @ method.weight, h @ at_once, atol=1e-5)
+    assert torch.allclose(method.root.T @ method.root, h.T @ h, atol=1e-6 * float(h.square().sum()))
+    assert method.ridge in [10.0**p for p in range(-8, 9)]
+
+
+def test_ranpac_and_aper_train_in_the_first_experience_only() -> None:
+    for name in ("ranpac", "aper"):
+        method = learned(name, count=1)
+        before = {k: v.clone() for k, v in method.backbone.state_dict().items()}
+        assert not torch.equal(features(method, images()), backbone().forward_features(images()))
+        fit(method, experience(1), CPU, seed=1)
+        assert all(torch.equal(before[k], v) for k, v in method.backbone.state_dict().items()), name
+
+
+@pytest.mark.parametrize("pet", ["adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune"])
+def test_aper_joins_frozen_and_tuned_features(pet: str) -> None:
+    method = learned("aper", pet=pet, lr=0.1)
+    both = method.features(images())
+    assert torch.allclose(both[:, :24], backbone().forward_features(images()), atol=1e-5), (
+        "the first half is not frozen"
+    )
+    assert (both[:, 24:] - both[:, :24]).abs().max() > 1e-4, "the second half was not tuned"
+
+
+def test_slca_freezes_old_rows_and_answers_with_an_aligned_copy() -> None:
+    method = learned("slca", count=1)
+    rows = method.head.weight.detach().clone(), method.head.bias.detach().clone()
+    fit(method, experience(1), CPU, seed=1)
+    assert torch.equal(method.head.weight[:2], rows[0]) and torch.equal(method.head.bias[:2], rows[1])
+    assert not torch.equal(method.aligned.weight, method.head.weight)
+    f = features(method, images())
+    assert torch.allclose(method.predict(images(), method.seen), method.aligned(f))
+    groups = method.configure_optimizers()[0][0].param_groups
+    assert [g["lr"] for g in groups] == [1e-4, 0.01]
+    drawn, labels = method.gaussians.sample(4000, torch.Generator().manual_seed(0))
+    own = drawn[labels == 3]
+    assert torch.allclose(own.mean(0), method.gaussians.means[3], atol=0.1)
+    root = method.gaussians.roots[3]
+    assert torch.allclose(torch.cov(own.T), root @ root.T, atol=0.15 * float((root @ root.T).abs().max()))
