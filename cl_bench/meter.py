@@ -33,6 +33,7 @@ class Meter:
         self.forward_images = 0
         self.backward_images = 0
         self._ends = ("", "")
+        self._passing = 0  # images of the pass under way: what comes out may be folded into more rows (prompts)
 
     def attach(self, backbone: nn.Module, image: Tensor) -> None:
         """Watch ``backbone``; ``image`` is one example (1, 3, H, W), passed once without gradient."""
@@ -72,12 +73,13 @@ class Meter:
                     layer.register_forward_hook(hook)
 
     def _entered(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.forward_images += len(inputs[0])
+        self._passing = len(inputs[0])
+        self.forward_images += self._passing
 
     def _left(self, module: nn.Module, inputs: Any, output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
         if isinstance(out, Tensor) and out.requires_grad:
-            out.register_hook(self._counted(len(out)))
+            out.register_hook(self._counted(self._passing))
 
     def _counted(self, images: int) -> Callable[[Tensor], None]:
         def count(gradient: Tensor) -> None:

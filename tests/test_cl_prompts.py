@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from cl_vit_toys import backbone, build, experience, images, learned
 
 from cl_bench import UserError
+from cl_bench.meter import Meter
 
 
 def test_l2p_puts_prompts_before_the_class_token_and_reads_their_mean() -> None:
@@ -29,6 +30,14 @@ def test_l2p_puts_prompts_before_the_class_token_and_reads_their_mean() -> None:
         together=True,
     )
     assert (votes == votes[0]).all() and {0, 1} <= set(votes[0].tolist())
+
+
+def test_l2p_costs_as_many_images_as_it_sees() -> None:
+    method, x = learned("l2p"), images()
+    meter = Meter()
+    meter.attach(method.backbone, x[:1])
+    method.prompted(x, together=True)[0].sum().backward()
+    assert (meter.forward_images, meter.backward_images) == (2 * len(x), len(x)), "the query and the prompted pass"
 
 
 def test_dualprompt_prefixes_are_extra_keys_and_values() -> None:
