@@ -64,6 +64,7 @@ class Deferred(TensorData):
         self._pixels: Tensor | None = None
         self.y = y.to(torch.int64)
         self._on: dict[str, TensorData] = {}
+        self._bare: TensorData | None = None
 
     @property
     def x(self) -> Tensor:  # type: ignore[override]
@@ -79,7 +80,7 @@ class Deferred(TensorData):
 
     def forget(self) -> None:
         """Drop the pixels; the next look makes them again."""
-        self._pixels = None
+        self._pixels = self._bare = None
         self._on.clear()
 
 
