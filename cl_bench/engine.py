@@ -75,11 +75,29 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+class _Images(Dataset[tuple[Any, int]]):
+    """The images of a test set that is read item by item, each with its row number instead of its label."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self._data[index][0], index
+
+
 class Feed:
-    """Batches for a Trainer: an iterable with a length over data that lies on the device where it can."""
+    """Batches for a Trainer: an iterable with a length over data that lies on the device where it can.
+
+    With ``labelled=False`` it yields images and row numbers, and holds no labels of data that are held in memory.
+    """
 
     def __init__(self, data: Dataset, size: int, device: torch.device, *, workers: int = 0, seed: int | None = None,
                  augment: Transform | None = None, labelled: bool = True) -> None:
+        if not labelled:
+            data = data.unlabelled() if isinstance(data, TensorData) else _Images(data)
         self.data, self.size, self.device, self.workers = data, size, device, workers
         self.augment, self.labelled = augment, labelled
         self.order = None if seed is None else torch.Generator().manual_seed(derive(seed, "order"))

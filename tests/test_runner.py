@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cl_bench.config import parse, plan_from
+from cl_bench.data.tensor import labels_of
 from cl_bench.engine import Compute, fit, measure
 from cl_bench.errors import UserError
 from cl_bench.method import Method
@@ -84,10 +85,23 @@ def test_what_changes_the_meaning_changes_the_fingerprint(tmp_path: Path) -> Non
         assert of(*extra) != base, extra
 
 
+def integers_within(thing: Any, seen: set[int] | None = None) -> list[Tensor]:
+    """Every integer tensor reachable from ``thing`` through attributes and containers."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or isinstance(thing, (str, bytes, type)):
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        return [thing] if thing.dtype == torch.int64 else []
+    parts = list(thing.values()) if isinstance(thing, dict) else list(thing) if isinstance(thing, (list, tuple)) else []
+    return [t for part in [*parts, *getattr(thing, "__dict__", {}).values()] for t in integers_within(part, seen)]
+
+
 class Peeking(Method):
     """Looks for labels wherever a method can reach."""
 
     found: ClassVar[list[Any]] = []
+    held: ClassVar[list[Any]] = []
 
     def epochs_for(self, exp: Any) -> int:
         return 0
@@ -97,6 +111,7 @@ class Peeking(Method):
         for feed in loaders if isinstance(loaders, list) else [loaders]:
             for batch in feed:
                 Peeking.found += [t for t in batch if t.dtype == torch.int64]
+            Peeking.held += integers_within(feed)
         return super().predict(x, space)
 
 
@@ -109,6 +124,9 @@ def test_a_methods_trainer_holds_rows_not_labels() -> None:
     measure(method, [test], [scenario.space], Compute("cpu"), 8, 0)
     seen = torch.cat(Peeking.found).unique()
     assert seen.tolist() == list(range(len(test.data))), "only row numbers may be there"  # type: ignore[arg-type]
+    labels = labels_of(test.data)
+    assert Peeking.held, "the walk saw nothing: this test would not notice"
+    assert not any(t.shape == labels.shape and torch.equal(t, labels) for t in Peeking.held), "the feed holds the labels"
 
 
 def test_measuring_does_not_teach(tmp_path: Path) -> None:

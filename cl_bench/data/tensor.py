@@ -27,6 +27,7 @@ class TensorData(Dataset):
             raise ValueError(f"expected x (N, C, H, W) and y (N,), got {tuple(x.shape)} and {tuple(y.shape)}")
         self.x, self.y = x, y.to(torch.int64)
         self._on: dict[str, TensorData] = {}
+        self._bare: TensorData | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,6 +48,12 @@ class TensorData(Dataset):
         if key not in self._on:
             self._on[key] = TensorData(self.x.to(device), self.y.to(device))
         return self._on[key]
+
+    def unlabelled(self) -> TensorData:
+        """The same images with row numbers for labels; made once and kept, so that a GPU's copy of it is kept too."""
+        if self._bare is None:
+            self._bare = TensorData(self.x, torch.arange(len(self.y), device=self.y.device))
+        return self._bare
 
     def digest(self) -> str:
         """16 hex digits of the sha256 over shape, pixels and labels."""
