@@ -49,6 +49,8 @@ def factory():
         ("pfeiffer", r"blocks\.\d+\.(attn|mlp)", {"r": 64}, 2_379_264),
         ("vpt_shallow", BLOCKS, {"p": 10}, 7_680),
         ("vpt_deep", BLOCKS, {"p": 10}, 92_160),
+        ("peft", FUSED4, {"tuner": "loha", "config": {"r": 8}}, 2_359_296),
+        ("peft", FUSED4, {"tuner": "hra", "config": {"r": 8}}, 516_096),
         ("prefix", r"blocks\.\d+\.attn", {"n": 10}, 12 * 2 * 10 * 768),
     ],
 )

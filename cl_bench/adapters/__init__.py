@@ -1,6 +1,7 @@
 """Parameter-efficient adapters: small trainable parts attached by name pattern to a frozen backbone.
 
-One file per kind; ``cl-bench list adapters`` names them. ``attach`` is the only way in::
+One file per kind; ``cl-bench list adapters`` names them, and the kind ``peft`` is any linear tuner of Hugging Face PEFT.
+``attach`` is the only way in::
 
     adapters = attach(backbone, "lora", at=r"blocks\\.\\d+\\.attn\\.qkv", r=8)
     adapters.add("second"); adapters.use("second")

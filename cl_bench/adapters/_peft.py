@@ -11,19 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._attach import AdapterSet, attach, trunk_of
+from ._attach import AdapterSet, attach, layer_names, trunk_of
 from ._base import Adapter, WeightSite
+from .peft_tuner import LINEAR, Peft
 
 __all__ = ["load_peft", "save_peft"]
 
 _PREFIX = "base_model.model."
+_BOOKKEEPING = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+                "inference_mode", "target_modules")
 
 
 def save_peft(adapters: AdapterSet, folder: str | Path, name: str = "default") -> Path:
     """Write one adapter of a low-rank kind so that ``peft.PeftModel.from_pretrained(model, folder)`` reads it.
 
-    LoRA, DoRA and AdaLoRA keep their own tensors; gates, scales and singular starts of the other low-rank kinds are
-    folded into a plain LoRA of the same update. Row groups of a fused projection become one LoRA of the summed rank.
+    LoRA, DoRA, AdaLoRA and PEFT's own tuners keep their tensors; gates, scales and singular starts of the other low-rank
+    kinds are folded into a plain LoRA of the same update. Row groups of a fused projection become one LoRA of the summed
+    rank.
 
     Raises:
         UserError: for a kind that is no low-rank update, or sites on ``nn.MultiheadAttention`` (PEFT stores those two
@@ -33,6 +37,8 @@ def save_peft(adapters: AdapterSet, folder: str | Path, name: str = "default") -
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if adapters.kind is Peft:
+        return _save_tuner(adapters, folder, name)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -78,6 +84,23 @@ def save_peft(adapters: AdapterSet, folder: str | Path, name: str = "default") -
     return folder
 
 
+def _save_tuner(adapters: AdapterSet, folder: Path, name: str) -> Path:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for at, site in adapters.sites.items():
+        parts = list(site.adapters(name))
+        if len(parts) > 1 or not isinstance(adapters.layers[at], nn.Linear):
+            raise UserError(f"{at} is no whole linear layer: PEFT has no layout for its tuner there; attach without rows.")
+        found, config = parts[0].peft_state()  # type: ignore[operator]
+        tensors |= {f"{_PREFIX}{at}.{k}": v.detach().cpu().contiguous().clone() for k, v in found.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config.target_modules = set(adapters.sites)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    return folder
+
+
 def _folded(site: WeightSite, parts: list[Adapter], out: int) -> tuple[Tensor, Tensor]:
     """One (A, B) for all groups of rows; a closed adapter leaves one zero rank, as PEFT wants at least one."""
     downs, ups = [], []
@@ -100,7 +123,8 @@ def _shaped(value: Tensor, key: str, layer: nn.Module) -> Tensor:
 
 
 def load_peft(backbone: nn.Module, folder: str | Path) -> AdapterSet:
-    """Attach what PEFT (or :func:`save_peft`) wrote: LoRA, DoRA or AdaLoRA on linear and convolution layers.
+    """Attach what PEFT (or :func:`save_peft`) wrote: LoRA, DoRA or AdaLoRA on linear and convolution layers, or one of
+    PEFT's other linear tuners on linear layers.
 
     Raises:
         UserError: if a file is missing, the type is another one, or a layer is not in this backbone.
@@ -115,9 +139,7 @@ def load_peft(backbone: nn.Module, folder: str | Path) -> AdapterSet:
     kinds = {"ADALORA": "adalora", "LORA": "dora" if config.get("use_dora") else "lora"}
     kind = kinds.get(config["peft_type"])
     if kind is None:
-        raise UserError(
-            f"adapters of PEFT type {config['peft_type']} cannot be read; LORA (with DoRA) and ADALORA can."
-        )
+        return _load_tuner(backbone, folder, config["peft_type"])
     sites: dict[str, dict[str, Tensor]] = {}
     for key, value in load_file(folder / "adapter_model.safetensors").items():
         at, _, part = key.removeprefix(_PREFIX).rpartition(".lora_")
@@ -131,6 +153,29 @@ def load_peft(backbone: nn.Module, folder: str | Path) -> AdapterSet:
     for at, site in handle.sites.items():
         weight = handle.weight(at)
         site.bank["default"] = nn.ModuleList([_read(handle.kind, config, at, sites[at], weight)])
+    return handle
+
+
+def _load_tuner(backbone: nn.Module, folder: Path, peft_type: str) -> AdapterSet:
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    tuner = peft_type.lower()
+    if tuner not in LINEAR:
+        raise UserError(f"adapters of PEFT type {peft_type} cannot be read; {', '.join(LINEAR).upper()} and ADALORA can.")
+    written, layers = PeftConfig.from_pretrained(str(folder)).to_dict(), layer_names(backbone)
+    config = {k: v for k, v in written.items() if v is not None and k not in _BOOKKEEPING}
+    sites: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / "adapter_model.safetensors").items():
+        path = key.removeprefix(_PREFIX)
+        at = max((n for n in layers if path.startswith(f"{n}.")), key=len, default="")
+        if not isinstance(trunk_of(backbone).get_submodule(layers[at]) if at else None, nn.Linear):
+            raise UserError(f"this backbone has no linear layer for {path}, which {folder} adapts.")
+        sites.setdefault(at, {})[path[len(at) + 1 :]] = value
+    handle = attach(backbone, "peft", at="|".join(map(re.escape, sites)), tuner=tuner, config=config)
+    for at, adapter in handle.each():
+        assert isinstance(adapter, Peft)
+        adapter.read_peft_state(sites[at])
     return handle
 
 
