@@ -60,17 +60,31 @@ def _pairs(group: Group, methods: dict[str, int]) -> dict[str, Any]:
     return out
 
 
+def _rankable(tables: list[Group], primary: str) -> tuple[list[Group], list[str]]:
+    """The tables that can be ranked together and the methods that all of them have: those with two measured methods or
+    more, and while these share fewer than two, the one with the fewest is left out."""
+    measured = {g.title: [r.method for r in g.rows if r.cells[primary].n] for g in tables}
+    left = [g for g in tables if len(measured[g.title]) > 1]
+    while True:
+        shared = [m for m in (measured[left[0].title] if left else []) if all(m in measured[g.title] for g in left)]
+        if len(shared) > 1 or len(left) < 2:
+            return left, shared
+        left.remove(min(left, key=lambda g: len(measured[g.title])))
+
+
 def _ranks(groups: list[Group], methods: dict[str, int]) -> list[dict[str, Any]]:
     """Friedman and Nemenyi over the scenarios of each kind, on the methods that all of them have."""
     out = []
     for primary in ("average_accuracy", "mean_error"):
-        tables = [g for g in groups if g.primary == primary]
-        if not tables:
+        every = [g for g in groups if g.primary == primary]
+        if not every:
             continue
-        shared = [r.method for r in tables[0].rows
-                  if all(any(x.method == r.method and x.cells[primary].n for x in g.rows) for g in tables)]
+        tables, shared = _rankable(every, primary)
+        gone = [g.title for g in every if g not in tables]
+        others = sorted({r.method for g in tables for r in g.rows if r.cells[primary].n} - set(shared))
         entry: dict[str, Any] = {"metric": primary, "scenarios": [g.title for g in tables],
-                                 "methods": [methods[m] for m in shared]}
+                                 "methods": [methods[m] for m in shared], "left_out": [
+                                     *gone, *(f"{m} (not on all scenarios)" for m in others if len(tables) > 1)]}
         if len(tables) > 1 and len(shared) > 1:
             means = [[next(r for r in g.rows if r.method == m).cells[primary].mean for m in shared] for g in tables]
             test = friedman(means, bool(METRICS[primary].higher))
@@ -143,16 +157,37 @@ def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _S
     return out
 
 
-def _methods(groups: Iterable[Group]) -> dict[str, str]:
-    """label -> family, in an order that does not depend on results: colours then stay when numbers change."""
-    found = {row.method: row.family for group in groups for row in group.rows}
-    return {name: found[name] for name in sorted(found, key=lambda m: (found[m] == "baseline", m))}
+def _methods(groups: Iterable[Group]) -> list[dict[str, str]]:
+    """Every method's label, a short name for charts (its own name, with the arguments in which it differs from others
+    of that name), and what the label says beyond it. In an order that does not depend on results: colours then stay
+    when numbers change."""
+    family: dict[str, str] = {}
+    facts: dict[str, tuple[str, dict[str, Any]]] = {}
+    for group in groups:
+        family |= {row.method: row.family for row in group.rows}
+        facts |= {run.method: (str(run.record["method"]["name"]), run.record["method"].get("args") or {})
+                  for run in group.runs}
+    out = []
+    for label in sorted(family, key=lambda m: (family[m] == "baseline", m)):
+        name, args = facts[label]
+        others = [a for other, (n, a) in facts.items() if n == name and other != label]
+        differing = {k: v for k, v in args.items() if any(other.get(k) != v for other in others)}
+        told = ", ".join(f"{k}={v}" for k, v in differing.items())
+        # A label that somebody gave the record, and arguments that are parts with arguments of their own, stay whole.
+        whole = not label.startswith(name) or any(isinstance(v, (dict, list)) for v in differing.values())
+        short = label if whole else name + (f" ({told})" if told else "")
+        detail = "" if whole else label[len(name):].strip(" ()")
+        out.append({"name": label, "short": short, "family": family[label], "detail": detail if detail != told else ""})
+    for method in out:
+        if sum(m["short"] == method["short"] for m in out) > 1:
+            method |= {"short": method["name"], "detail": ""}
+    return out
 
 
 def payload(comparison: Comparison, title: str, root: Path | None = None) -> dict[str, Any]:
     """The page's data. ``root``: the page is served from this (real) folder and follows the runs in it."""
-    families = _methods(comparison.groups)
-    methods = {name: i for i, name in enumerate(families)}
+    named = _methods(comparison.groups)
+    methods = {method["name"]: i for i, method in enumerate(named)}
     shared = _Shared()
     groups, runs = [], []
     for number, group in enumerate(comparison.groups):
@@ -169,7 +204,7 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
                         "note": m.note, "cost": m.name in COST} for m in METRICS.values()}
     return {"title": title, "made": utc_now(), "version": __version__, "live": root is not None, "metrics": metrics,
-            "methods": [{"name": name, "family": family} for name, family in families.items()], "groups": groups,
+            "methods": named, "groups": groups,
             "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,
             "problems": comparison.problems, "numpy": np.__version__,
             "exports": {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}}

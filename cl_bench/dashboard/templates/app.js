@@ -2,8 +2,9 @@
 
 const MAIN = document.getElementById("main");
 
+let printing = false;  // paper is white, whatever the screen is
 function setTheme() {
-  const wanted = state.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const wanted = printing ? "light" : state.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   document.documentElement.dataset.theme = wanted;
 }
 
@@ -15,6 +16,8 @@ function drawFrame() {
   document.getElementById("facts").replaceChildren(parts.join(" · "), DATA.live ? el("span", { class: "badge live", id: "live", style: { marginLeft: "10px" } }, "live") : "");
   document.getElementById("views").replaceChildren(...Object.entries(VIEWS).map(([key, view]) => el("a", { href: stateLink({ view: key, run: "", q: "", all: "" }), id: "view-" + key,
     "aria-current": key === state.view ? "page" : null }, view.title)));
+  const current = document.getElementById("view-" + state.view), nav = document.getElementById("views");
+  if (current && nav.scrollWidth > nav.clientWidth) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
   const next = dark() ? "light" : "dark";
   document.getElementById("top-tools").replaceChildren(
     el("button", { type: "button", class: "small quiet", id: "print", on: { click: () => window.print() } }, "Print"),
@@ -63,8 +66,7 @@ addEventListener("popstate", () => { readState(); draw(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 let wasNarrow = narrow();
 addEventListener("resize", () => { if (narrow() !== wasNarrow) { wasNarrow = narrow(); draw(); } });
-/* On paper colours are those of the light page and charts get the paper's width. */
-addEventListener("beforeprint", () => { for (const div of MAIN.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(div); });
+for (const [event, starts] of [["beforeprint", true], ["afterprint", false]]) addEventListener(event, () => { printing = starts; draw(); });
 
 readState();
 draw();

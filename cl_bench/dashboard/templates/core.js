@@ -36,7 +36,7 @@ function el(tag, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (key === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
-    else if (key === "style") Object.assign(node.style, value);
+    else if (key === "style") for (const [name, v] of Object.entries(value)) name.startsWith("--") ? node.style.setProperty(name, v) : node.style[name] = v;
     else node.setAttribute(key, value === true ? "" : value);
   }
   for (const child of children.flat(Infinity))
@@ -59,7 +59,7 @@ function svg(tag, attributes = {}, ...children) {
 
 const isNumber = (v) => typeof v === "number" && Number.isFinite(v);
 const fixed = (v, digits = 1) => (isNumber(v) ? v.toFixed(digits).replace("-", "−") : "–");
-const signed = (v, digits = 1) => (isNumber(v) ? (v > 0 ? "+" : "") + fixed(v, digits) : "–");
+const signed = (v, digits = 1) => (!isNumber(v) ? "–" : Number(v.toFixed(digits)) === 0 ? fixed(0, digits) : (v > 0 ? "+" : "") + fixed(v, digits));
 const pText = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
@@ -92,6 +92,23 @@ function slotOf(index) {
   return slots.taken[index];
 }
 
+/* A colour comes back in another scenario with another symbol: no two methods of the page look the same, as long as
+   there are symbols left. */
+let marks = { of: null };
+function symbolOf(index) {
+  if (marks.of !== DATA) {
+    const used = new Set(), taken = DATA.methods.map((method, i) => {
+      if (method.family === "baseline") return null;
+      const slot = slotOf(i), key = (k) => `${slot % LIGHT.length} ${(slot + k) % SYMBOLS.length}`;
+      const free = SYMBOLS.findIndex((_, k) => !used.has(key(k))), k = Math.max(0, free);
+      used.add(key(k));
+      return SYMBOLS[(slot + k) % SYMBOLS.length];
+    });
+    marks = { of: DATA, taken };
+  }
+  return marks.taken[index];
+}
+
 function methodStyle(index) {
   const same = slotOf(index);
   if (DATA.methods[index].family === "baseline") {
@@ -100,8 +117,7 @@ function methodStyle(index) {
       ["circle-open", "square-open", "diamond-open", "triangle-up-open"][same % 4] };
   }
   const colors = dark() ? DARK : LIGHT;
-  return { color: colors[same % colors.length], dash: DASHES[Math.floor(same / colors.length) % 4],
-    symbol: SYMBOLS[same % SYMBOLS.length] };
+  return { color: colors[same % colors.length], dash: DASHES[Math.floor(same / colors.length) % 4], symbol: symbolOf(index) };
 }
 
 const SHAPES = {
@@ -127,7 +143,16 @@ function swatch(index) {
       "stroke-width": open ? 1.4 : 0 }));
 }
 
-const nameOf = (index) => DATA.methods[index].name;
+const nameOf = (index) => DATA.methods[index].name;    // with all changed arguments: what tells methods apart
+const shortOf = (index) => DATA.methods[index].short;  // for charts and chips, where the full name is a tooltip
+
+/* A method's mark and name; the arguments that the short name leaves out below it, or in a tooltip. */
+function methodLabel(index, more = [], detail = true) {
+  const method = DATA.methods[index];
+  return el("span", { class: "method", title: method.name === method.short ? null : method.name }, swatch(index),
+    el("span", { class: "who" }, el("span", { class: "name" }, method.short), more,
+      detail && method.detail ? el("span", { class: "detail" }, method.detail) : null));
+}
 
 /* Methods switched off by the reader, kept by name: names survive an update of the data. */
 const offNames = () => new Set(state.off ? state.off.split("\u001f") : []);
@@ -138,10 +163,13 @@ function methodChips(indices) {
   const off = offNames();
   return el("fieldset", { class: "chips" }, el("legend", {}, "Methods"), indices.map((index) => {
     const on = !off.has(nameOf(index));
-    return el("button", { class: "chip", id: "chip-" + index, type: "button", "aria-pressed": String(on), on: { click: () => {
-      on ? off.add(nameOf(index)) : off.delete(nameOf(index));
-      setState({ off: [...off].join("\u001f") });
-    } } }, swatch(index), el("span", {}, nameOf(index)));
+    return el("button", { class: "chip", id: "chip-" + index, type: "button", "aria-pressed": String(on), title: nameOf(index), on: {
+      click: () => {
+        on ? off.add(nameOf(index)) : off.delete(nameOf(index));
+        setState({ off: [...off].join("\u001f") });
+      },
+      mouseenter: () => emphasise(on ? index : null), mouseleave: () => emphasise(null),
+      focus: (event) => emphasise(on && event.target.matches(":focus-visible") ? index : null), blur: () => emphasise(null) } }, swatch(index), el("span", {}, shortOf(index)));
   }));
 }
 

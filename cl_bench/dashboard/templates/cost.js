@@ -5,21 +5,20 @@ VIEWS.balance = { title: "Stability & plasticity", build() {
   if (!group) return emptyNote("No run shown here has an accuracy matrix, from which stability and plasticity are computed.");
   const points = group.rows.map((r) => r.method).filter((m) => shown(m) && group.learn.methods[m]).map((m) => {
     const e = group.learn.methods[m], [px, pl, ph] = e.plasticity.map((v) => v[0]), [sx, sl, sh] = e.stability.map((v) => v[0]);
-    return { name: nameOf(m), style: methodStyle(m), x: px, xl: pl, xh: ph, y: sx, yl: sl, yh: sh };
+    return { name: shortOf(m), method: m, style: methodStyle(m), x: px, xl: pl, xh: ph, y: sx, yl: sl, yh: sh };
   }).filter((p) => isNumber(p.x) && isNumber(p.y));
   const tools = field ? el("div", { class: "bar" }, field) : null;
   const chips = methodChips(Object.keys(group.learn.methods).map(Number));
   if (!points.length) return [tools, chips, emptyNote("Stability needs a finished run with at least two experiences.")];
-  const xs = rangeOf(points.flatMap((p) => [p.x, p.xl, p.xh]), 0, 101), ys = rangeOf(points.flatMap((p) => [p.y, p.yl, p.yh]), 0, 101);
+  const xs = rangeOf(points.map((p) => p.x), points.flatMap((p) => [p.xl, p.xh]), 0, 100);
+  const ys = rangeOf(points.map((p) => p.y), points.flatMap((p) => [p.yl, p.yh]), 0, 100);
   const low = Math.max(xs[0], ys[0]), high = Math.min(xs[1], ys[1]);
   const shapes = high > low ? [{ type: "line", x0: low, y0: low, x1: high, y1: high, line: { color: cssVar("--strong-line"), width: 1,
     dash: "dot" }, layer: "below" }] : [];
-  const annotations = high > low ? [{ x: high, y: high, text: "nothing forgotten", showarrow: false, xanchor: "right", yanchor: "bottom",
-    font: { size: 12, color: cssVar("--muted") } }] : [];
   return [tools, chips, el("section", {}, heading("Stability against plasticity", group.title), scatterChart(
     `Stability against plasticity on ${group.title}, in percent`, points, { xTitle: "plasticity: accuracy right after learning (%)",
-      yTitle: "stability: last accuracy on earlier test sets (%)", xRange: xs, yRange: ys, shapes, annotations, height: 500,
-      note: "Up and to the right is better. Bars: 95 % t-intervals over runs." }))];
+      yTitle: "stability: last accuracy on earlier test sets (%)", xRange: xs, yRange: ys, shapes, height: 500,
+      note: "Up and to the right is better. Bars: 95 % t-intervals over runs." + (shapes.length ? " On the dotted diagonal nothing is forgotten." : "") }))];
 } };
 
 const COSTS = ["seconds", "peak_memory", "trainable", "forward_images", "backward_images"];
@@ -33,19 +32,22 @@ VIEWS.cost = { title: "Cost", build() {
   const metric = DATA.metrics[group.primary], c = DATA.metrics[cost];
   const points = group.rows.filter((r) => shown(r.method)).map((r) => {
     const [, , x, xl, xh] = r.cells[cost] || [], [, , y, yl, yh] = r.cells[group.primary] || [];
-    return { name: nameOf(r.method), style: methodStyle(r.method), x, xl, xh, y, yl, yh };
+    return { name: shortOf(r.method), method: r.method, style: methodStyle(r.method), x, xl, xh, y, yl, yh };
   }).filter((p) => isNumber(p.x) && isNumber(p.y));
-  const canLog = points.length > 0 && points.every((p) => p.x > 0);
-  const log = state.log === "1" && canLog;
+  const xValues = points.map((p) => p.x), canLog = points.length > 0 && Math.min(...xValues) > 0;
+  const log = canLog && (state.log ? state.log === "1" : Math.max(...xValues) > 20 * Math.min(...xValues));
   const tools = el("div", { class: "bar" }, field, selectField("cost", "Cost", costs.map((k) => [k,
     `${DATA.metrics[k].label} (${DATA.metrics[k].unit})`]), cost, (value) => setState({ cost: value })),
-  canLog ? checkField("log", "logarithmic", log, (on) => setState({ log: on ? "1" : "" })) : null);
+  canLog ? checkField("log", "logarithmic", log, (on) => setState({ log: on ? "1" : "0" })) : null);
   const front = paretoFront(points, metric.higher);
+  const ends = log ? xValues.map(Math.log10) : xValues, air = log ? 0.12 : Math.max(...ends) * 0.06 || 1;
+  const xRange = [log ? Math.min(...ends) - air : -air, Math.max(...ends) + 1.6 * air];
+  const yRange = rangeOf(points.map((p) => p.y), points.flatMap((p) => [p.yl, p.yh]), 0, 100);
   const title = `${metric.label} against ${c.label}`;
   return [tools, methodChips(indices), el("section", {}, heading(title[0].toUpperCase() + title.slice(1), group.title),
     points.length ? scatterChart(`${title} on ${group.title}`, points, { xTitle: `${c.label} (${c.unit})`, yTitle:
-      `${metric.label} (${metric.unit})`, log, behind: [frontTrace(front)], labelsBelow: !metric.higher, height: 500,
-    note: `Line: Pareto front, methods that no other beats in both. ${c.note ? c.note[0].toUpperCase() + c.note.slice(1) + ". " : ""}Bars: 95 % t-intervals.` })
+      `${metric.label} (${metric.unit})`, log, xRange, yRange, front, behind: [frontTrace(front)], height: 500,
+    note: `Dotted line: Pareto front, methods that no other beats in both. ${c.note ? c.note[0].toUpperCase() + c.note.slice(1) + ". " : ""}Bars: 95 % t-intervals.` })
       : emptyNote("No finished run to show.")), costTable(group, front)];
 } };
 
@@ -58,11 +60,11 @@ function paretoFront(points, higher) {
 
 function frontTrace(front) {
   return { x: front.map((p) => p.x), y: front.map((p) => p.y), type: "scatter", mode: "lines", hoverinfo: "skip",
-    line: { shape: "hv", color: cssVar("--strong-line"), width: 1.5 } };
+    line: { shape: "hv", color: cssVar("--muted"), width: 1.2, dash: "dot" } };
 }
 
 function costTable(group, front) {
-  const names = new Set(front.map((p) => p.name));
+  const best = new Set(front.map((p) => p.method));
   const costs = COSTS.filter((c) => group.metrics.includes(c));
   const rows = group.rows.filter((r) => shown(r.method) && r.n);
   if (!rows.length) return null;
@@ -70,6 +72,5 @@ function costTable(group, front) {
     el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "method"), [group.primary, ...costs].map((c) =>
       el("th", { scope: "col" }, DATA.metrics[c].label, el("span", { class: "unit" }, DATA.metrics[c].unit))),
     el("th", { scope: "col" }, "on the front"))),
-    el("tbody", {}, rows.map((r) => el("tr", {}, el("th", { scope: "row", class: "left" }, el("span", { class: "method" }, swatch(r.method),
-      nameOf(r.method))), [group.primary, ...costs].map((c) => el("td", {}, r.cells[c][0])), el("td", {}, names.has(nameOf(r.method)) ? "yes" : "")))))));
+    el("tbody", {}, rows.map((r) => el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(r.method)), [group.primary, ...costs].map((c) => el("td", {}, r.cells[c][0])), el("td", {}, best.has(r.method) ? "yes" : "")))))));
 }

@@ -6,11 +6,10 @@ const SINCE = { best: "best earlier accuracy (Chaudhry)", learned: "accuracy rig
 function seriesOf(entries, pick) {
   return Object.entries(entries).map(([m, e]) => [Number(m), e]).filter(([m]) => shown(m)).map(([m, e]) => {
     const [mean, low, high] = pick(e);
-    return { method: m, name: nameOf(m), style: methodStyle(m), mean, low, high, partial: e.partial };
+    return { method: m, name: shortOf(m), style: methodStyle(m), mean, low, high, partial: e.partial };
   }).filter((s) => s.mean.some(isNumber));
 }
 
-const bandNote = (series) => (series.some((s) => s.low.some(isNumber)) ? "Band: 95 % t-interval over runs." : "One run each: no band.") + (series.some((s) => s.partial) ? " Dotted: unfinished." : "");
 const phaseTitle = "after learning";
 
 VIEWS.forgetting = { title: "Forgetting", build() {
@@ -49,7 +48,7 @@ function taskChart(group, method) {
   const { phases, sets, learned } = group.learn, matrix = group.learn.methods[method].matrix;
   const series = sets.map((name, j) => ({ name, style: { color: taskColor(j, sets.length), dash: "solid", symbol: "circle" },
     mean: phases.map((_, i) => (learned[j] === null || i >= learned[j] ? matrix[i][j] : null)) }));
-  return el("div", {}, el("h3", { class: "method" }, swatch(method), nameOf(method)),
+  return el("div", {}, el("h3", {}, methodLabel(method)),
     lineChart(`${nameOf(method)}: accuracy on each test set`, phases.map((p) => p.replace(/^(classes|class|task|experience) /, "")), series,
       { height: 220, labels: false, range: [0, 103], yTitle: "", bottom: 30, markerSize: 5, ticks: 6, numbers: false }));
 }
@@ -109,17 +108,17 @@ function sourceChart(group) {
   const get = (m, key, k) => group.stream.methods[m][key][k][0];
   const traces = rows.flatMap((m, i) => {
     const s = methodStyle(m), before = get(m, "before", 0), after = get(m, "after", 0);
-    return [{ x: [before, after], y: [i, i], mode: "lines", type: "scatter", line: { color: alpha(s.color, 0.45), width: 3 }, hoverinfo: "skip" },
-      { x: [before], y: [i], mode: "markers", type: "scatter", marker: { symbol: "line-ns", size: 12, line: { width: 2, color: cssVar("--muted") } },
+    return [{ x: [before, after], y: [i, i], mode: "lines", type: "scatter", meta: m, line: { color: alpha(s.color, 0.45), width: 3 }, hoverinfo: "skip" },
+      { x: [before], y: [i], mode: "markers", type: "scatter", meta: m, marker: { symbol: "line-ns", size: 12, line: { width: 2, color: cssVar("--muted") } },
         hovertemplate: "before: %{x:.2f} %<extra></extra>" },
-      { x: [after], y: [i], mode: "markers", type: "scatter", marker: { color: s.color, symbol: s.symbol, size: 10 },
+      { x: [after], y: [i], mode: "markers", type: "scatter", meta: m, marker: { color: s.color, symbol: s.symbol, size: 10 },
         error_x: bar(after, get(m, "after", 1), get(m, "after", 2), s.color),
         hovertemplate: `<b>${escapeText(nameOf(m))}</b><br>after: %{x:.2f} %<extra></extra>` }];
   });
-  const values = rows.flatMap((m) => [0, 1, 2].map((k) => get(m, "after", k)).concat(get(m, "before", 0)));
+  const values = rows.flatMap((m) => [get(m, "after", 0), get(m, "before", 0)]), around = rows.flatMap((m) => [get(m, "after", 1), get(m, "after", 2)]);
   const layout = layoutOf({ height: 60 + 34 * rows.length + 40, margin: { l: narrow() ? 90 : 120, r: 20, t: 10, b: 48 },
-    xaxis: axis("error on the clean source (%)", { range: rangeOf(values, 0, 100) }), yaxis: axis("", { tickmode: "array", tickvals:
-      rows.map((_, i) => i), ticktext: rows.map((m) => escapeText(shorten(nameOf(m), 18))), showgrid: false, range: [-0.7, rows.length - 0.3],
+    xaxis: axis("error on the clean source (%)", { range: rangeOf(values, around, 0, 100) }), yaxis: axis("", { tickmode: "array", tickvals:
+      rows.map((_, i) => i), ticktext: rows.map((m) => escapeText(shorten(shortOf(m), 18))), showgrid: false, range: [-0.7, rows.length - 0.3],
     automargin: false }) });
   const numbers = numbersTable("Source error before and after", ["", "before (%)", "after (%)"], [...rows].reverse().map((m) =>
     [nameOf(m), fixed(get(m, "before", 0), 2), fixed(get(m, "after", 0), 2)]));

@@ -103,22 +103,23 @@ function boardRow(group, row, columns, spreads, span) {
   };
   return el("tr", { class: row.standing === "best" ? "best" : row.n ? null : "none", "data-method": nameOf(row.method) },
     el("th", { scope: "row", class: "left" }, el("span", { class: "method" }, el("span", { class: row.standing === "undecided" ? "mark faint" : "mark", title: meaning },
-      mark, meaning ? el("span", { class: "sr" }, ` ${meaning}`) : null), swatch(row.method), el("span", {}, nameOf(row.method)),
-    el("span", { class: "family" }, DATA.methods[row.method].family), states.map(([n, word, kind]) =>
-      el("span", { class: "badge " + kind }, `${n} ${word}`)))),
+      mark, meaning ? el("span", { class: "sr" }, ` ${meaning}`) : null), methodLabel(row.method, [
+      el("span", { class: "family" }, DATA.methods[row.method].family), states.map(([n, word, kind]) =>
+        el("span", { class: "badge " + kind }, `${n} ${word}`))]))),
     el("td", {}, row.n), columns.flatMap(cell));
 }
 
 function forestRange(rows, name) {
   const values = rows.flatMap((row) => (row.cells[name] || []).slice(2)).filter(isNumber);
   if (!values.length) return [0, 1];
-  const low = Math.floor(Math.min(...values)), high = Math.ceil(Math.max(...values));
-  return low === high ? [low - 1, high + 1] : [low, high];
+  const percent = DATA.metrics[name].unit === "%";  // an interval may leave 0 to 100 %, the axis does not
+  const low = Math.max(percent ? 0 : -Infinity, Math.floor(Math.min(...values))), high = Math.min(percent ? 100 : Infinity, Math.ceil(Math.max(...values)));
+  return low >= high ? [low - 1, high + 1] : [low, high];
 }
 
 function forest(row, name, [low, high]) {
   const [, , mean, from, to] = row.cells[name], width = 120, pad = 5;
-  const x = (v) => pad + (v - low) / (high - low) * (width - 2 * pad);
+  const x = (v) => pad + (Math.min(Math.max(v, low), high) - low) / (high - low) * (width - 2 * pad);
   const color = methodStyle(row.method).color;
   return svg("svg", { class: "forest", width, height: 16, "aria-hidden": "true" },
     svg("line", { x1: 0, x2: width, y1: 8, y2: 8, stroke: "var(--line)" }),

@@ -24,13 +24,14 @@ function ramp(stops, low, high) {
 /* rows x columns of numbers as a heat map; color(v) -> rgb, text(v) -> what the cell says. */
 function heatTable(caption, rows, columns, values, { color, text, diagonal, say }) {
   const dense = columns.length > 12;
-  return el("table", { class: "heat" + (dense ? " dense" : "") }, el("caption", {}, caption),
+  const after = (name) => (name.startsWith("after ") ? "" : "after ");
+  return el("table", { class: "heat" + (dense ? " dense" : columns.length > 6 ? " close" : "") }, el("caption", {}, caption),
     el("thead", {}, el("tr", {}, el("td", { class: "corner" }), columns.map((c) => el("th", { scope: "col", title: c },
       dense ? "" : shorten(c.replace(/^(classes|class|task|experience|test set) /, ""), 9))))),
     el("tbody", {}, rows.map((name, i) => el("tr", {}, el("th", { scope: "row", title: name }, dense && i % 5 ? ""
-      : "after " + shorten(name.replace(/^(classes|class|task|experience) /, ""), 14)), columns.map((column, j) => {
+      : after(name) + shorten(name.replace(/^(classes|class|task|experience) /, ""), 14)), columns.map((column, j) => {
       const v = values[i][j];
-      const title = `after ${name}, on ${column}: ${isNumber(v) ? say(v) : "not measured"}`;
+      const title = `${after(name)}${name}, on ${column}: ${isNumber(v) ? say(v) : "not measured"}`;
       if (!isNumber(v)) return el("td", { class: "hole", title }, el("span", { class: "sr" }, "not measured"));
       const rgb = color(v);
       return el("td", { class: diagonal && diagonal[j] === i ? "diagonal" : null, title, style: { background: css(rgb),
@@ -58,7 +59,7 @@ VIEWS.matrices = { title: "Accuracy matrices", build() {
   const reference = order.find((m) => nameOf(m) === state.ref);
   const base = reference !== undefined ? matrixOf(group, reference) : null;
   const tools = el("div", { class: "bar" }, field,
-    selectField("ref", "Difference from", [["", "none (accuracy)"], ...order.map((m) => [nameOf(m), nameOf(m)])],
+    selectField("ref", "Difference from", [["", "none (accuracy)"], ...order.map((m) => [nameOf(m), shortOf(m)])],
       state.ref, (value) => setState({ ref: value })),
     selectField("seed", "Runs", [["", "mean of finished runs"], ...seeds.map((s) => [s, s])], state.seed,
       (value) => setState({ seed: value })));
@@ -68,12 +69,15 @@ VIEWS.matrices = { title: "Accuracy matrices", build() {
   const cards = visible.map((method) => matrixCard(group, method, base && method !== reference ? base : null, reference, limit));
   return [tools, methodChips(indices.sort((a, b) => a - b)), el("section", {},
     heading("Accuracy matrices", group.title), el("p", { class: "lede" },
-      base ? `Points of accuracy above (blue) or below (orange) ${nameOf(reference)}, on each test set after each experience.`
+      base ? `Points of accuracy above (blue) or below (orange) ${shortOf(reference)}, on each test set after each experience.`
         : "Accuracy in percent on each test set (columns) after each experience (rows). Outlined: right after learning it. Hatched: not measured."),
     el("p", { class: "bar" }, base ? ramp(DIVERGE[theme], `−${limit} points`, `+${limit} points`) : ramp(RAMP[theme], "0 %", "100 %")),
-    el("div", { class: "grid" }, cards.length ? cards : emptyNote("Every method is switched off.")),
+    el("div", { class: "grid", style: { "--card": `${gridWidth(group.learn.sets.length)}px` } }, cards.length ? cards : emptyNote("Every method is switched off.")),
     notesList(group.learn.left_out ? [`${plural(group.learn.left_out, "run")} with another number of experiences left out.`] : []))];
 } };
+
+/* Width of a card that holds a heat map of so many columns without scrolling. */
+const gridWidth = (columns) => 106 + columns * (columns > 12 ? 18 : columns > 6 ? 39 : 47);
 
 function differenceLimit(group, methods, base) {
   const sizes = methods.flatMap((m) => { const own = matrixOf(group, m); return own ? own.values.flatMap((row, i) =>
@@ -83,8 +87,8 @@ function differenceLimit(group, methods, base) {
 
 function matrixCard(group, method, base, reference, limit) {
   const own = matrixOf(group, method);
-  const caption = [el("span", { class: "method" }, swatch(method), nameOf(method)), " ", el("span", { class: "family" },
-    !own ? "no such run" : state.seed ? state.seed : own.entry.partial ? "unfinished" : plural(own.entry.n, "run")),
+  const caption = [methodLabel(method, el("span", { class: "family" },
+    !own ? "no such run" : state.seed ? state.seed : own.entry.partial ? "unfinished" : plural(own.entry.n, "run"))), " ",
   base || reference === undefined || method !== reference ? null : el("span", { class: "badge" }, "reference: accuracy")];
   if (!own) return el("div", {}, el("p", { class: "cap" }, caption), el("p", { class: "empty" }, "Not measured."));
   const values = base ? own.values.map((row, i) => row.map((v, j) => {

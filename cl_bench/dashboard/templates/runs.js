@@ -12,15 +12,18 @@ VIEWS.runs = { title: "Runs", build() {
     value: state.q, placeholder: "id, method, scenario, status", on: { input: (event) => setState({ q: event.target.value }) } })),
   el("span", { class: "sub" }, `${rows.length} of ${plural(DATA.runs.length, "run")}`));
   const limit = state.all ? rows.length : 40;
-  const table = el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["run", "scenario", "method", "seed", "order", "status", "result", "total time"].map((h, i) =>
-    el("th", { scope: "col", class: i < 3 || i === 5 ? "left" : null }, h, h === "total time" ? el("span", { class: "unit" }, "s") : null)))),
+  const table = el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["method", "seed", "order", "result", "total time", "status", "scenario", "run"].map((h, i) =>
+    el("th", { scope: "col", class: !i || i > 4 ? "left" : null }, h, h === "total time" ? el("span", { class: "unit" }, "s") : null)))),
   el("tbody", {}, rows.slice(0, limit).map((run) => { const metric = DATA.metrics[DATA.groups[run.group].primary]; return el("tr", { class: run.id === state.run ? "chosen" : null },
-    el("th", { scope: "row", class: "left" }, el("button", { type: "button", class: "link mono", id: "run-" + run.id, on: { click: () =>
-      setState({ run: run.id }, true) } }, shorten(run.id, 56))), el("td", { class: "left" }, DATA.groups[run.group].title),
-    el("td", { class: "left" }, el("span", { class: "method" }, swatch(run.method), nameOf(run.method))), el("td", {}, run.seed), el("td", {}, run.order ?? "–"),
-    el("td", { class: "left" }, statusBadge(run.status)), el("td", {}, run.primary, run.primary === "–" ? "" : metric.unit === "%" ? " %" : " " + metric.unit,
-      el("span", { class: "sr" }, ` ${metric.label}`)), el("td", {}, run.seconds)); })));
-  return [chosen ? detail(chosen) : state.run ? emptyNote(`There is no run ${state.run} here.`) : null,
+    el("th", { scope: "row", class: "left" }, methodLabel(run.method, [], false)), el("td", {}, run.seed), el("td", {}, run.order ?? "–"),
+    el("td", {}, run.primary, run.primary === "–" ? "" : metric.unit === "%" ? " %" : " " + metric.unit, el("span", { class: "sr" }, ` ${metric.label}`)),
+    el("td", {}, run.seconds), el("td", { class: "left" }, statusBadge(run.status)), el("td", { class: "left" }, DATA.groups[run.group].title),
+    el("td", { class: "left" }, el("button", { type: "button", class: "link", id: "run-" + run.id, "aria-label": "Open run " + run.id, on: { click: () => {
+      setState({ run: run.id }, true);
+      scrollTo(0, 0);
+    } } }, shorten(run.id, 56)))); })));
+  if (chosen) return detail(chosen);
+  return [state.run ? emptyNote(`There is no run ${state.run} here.`) : null,
     el("section", {}, heading("All runs"), tools, rows.length ? scroller("Runs", table) : emptyNote("No run matches the filter."),
       rows.length > limit ? el("p", { class: "bar", style: { marginTop: "14px" } }, el("button", { type: "button", id: "all", on: { click: () => setState({ all: "1" }) } },
         `Show all ${rows.length}`)) : null,
@@ -33,29 +36,41 @@ function facts(pairs) {
 
 const plain = (value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
 
+const COUNTS = ["collapsed_domains", "nonfinite", "missed"];  // all other metrics are percent or points
+
+/* A line of the log as a person reads it: when, what, and the facts in the order in which they were written. */
+function logLine(line) {
+  let event;
+  try { event = JSON.parse(line); } catch { return line; }
+  if (event === null || typeof event !== "object") return line;
+  const { t, kind, ...rest } = event;
+  return [isNumber(t) ? `${t.toFixed(2)} s`.padStart(10) : "", String(kind).padEnd(10), ...Object.entries(rest).filter(([, v]) => v !== null).map(([k, v]) =>
+    `${k} ${isNumber(v) && !Number.isInteger(v) ? v.toFixed(2) : plain(v)}`)].join("  ");
+}
+
 function detail(run) {
   const part = (name) => shared(run.parts[name]) || {};
   const group = DATA.groups[run.group], environment = part("environment"), fingerprint = part("fingerprint");
   const git = environment.git || {}, cost = run.cost || {}, seconds = cost.seconds || {};
   const config = Object.fromEntries(Object.entries(run.config).map(([k, v]) => [k, shared(v)]));
   const losses = Object.entries(run.losses || {});
-  return el("section", { "aria-label": "Run " + run.id }, heading(nameOf(run.method) + " on " + group.title, `seed ${run.seed}` + (run.order === null ? "" : `, class order ${run.order}`)),
+  return el("section", { "aria-label": "Run " + run.id }, heading(shortOf(run.method) + " on " + group.title, `seed ${run.seed}` + (run.order === null ? "" : `, class order ${run.order}`)),
     run.error ? el("p", { class: "error" }, run.error) : null,
-    el("div", { class: "bar" }, el("a", { href: stateLink({ view: "differences", a: run.id, run: "" }) }, "Compare its config with another run's"),
-      el("button", { type: "button", class: "small quiet", id: "close-run", on: { click: () => setState({ run: "" }) } }, "Close")),
+    el("div", { class: "bar no-print" }, el("button", { type: "button", class: "small", id: "close-run", on: { click: () => setState({ run: "" }, true) } }, "← All runs"),
+      el("a", { id: "compare-run", href: stateLink({ view: "differences", a: run.id, run: "" }) }, "What differs from another run?")),
     el("div", { class: "two" },
-      el("div", {}, el("h3", {}, "Run"), facts([["id", el("span", { class: "mono" }, run.id)], ["status", statusBadge(run.status)], ["started", run.started], ["finished", run.finished],
+      el("div", {}, el("h3", {}, "Run"), facts([["id", el("span", { class: "mono" }, run.id)], ["method", nameOf(run.method)], ["status", statusBadge(run.status)], ["started", run.started], ["finished", run.finished],
         ["record", run.file ? el("a", { href: run.file }, "run.json") : null], ["paper", part("method").paper], ["device", environment.device], ["code", git.commit ? git.commit.slice(0, 12) + (git.dirty ? " with uncommitted changes" : "") : null],
         ["time", ["source", "learn", "adapt", "evaluate", "total"].filter((k) => isNumber(seconds[k])).map((k) => `${k} ${fixed(seconds[k])} s`).join(", ")],
         ["peak memory", isNumber(cost.peak_memory_bytes) ? `${fixed(cost.peak_memory_bytes / 2 ** 20, 0)} MiB` : null],
         ["images", isNumber(cost.forward_images) ? `${cost.forward_images} forward, ${plain(cost.backward_images)} backward, ${plain(cost.optimizer_steps)} optimizer steps` : null],
         ["parameters", cost.parameters ? `${plain(cost.parameters.total)}, of which trainable ${plain(cost.parameters.trainable)}` : null]]),
-      run.warnings.length ? notesList(run.warnings.map((w) => "Mixed: " + w).map((w) => w.slice(7))) : null),
-      el("div", {}, el("h3", {}, "Metrics"), facts(Object.entries(run.metrics).filter(([, v]) => v !== null).map(([k, v]) => [DATA.metrics[k] ? `${DATA.metrics[k].label} (${DATA.metrics[k].unit})`
-        : k.replace(/_/g, " "), fixed(v, 2)])))),
+      run.warnings.length ? el("ul", { class: "notes" }, run.warnings.map((w) => el("li", { class: "warn" }, w))) : null),
+      el("div", {}, el("h3", {}, "Metrics, in percent or points"), facts(Object.entries(run.metrics).filter(([, v]) => v !== null).map(([k, v]) => [DATA.metrics[k] ? DATA.metrics[k].label
+        : k.replace(/_/g, " "), COUNTS.includes(k) ? String(v) : fixed(v, 2)])))),
     run.matrix ? el("section", {}, el("h3", {}, "Accuracy matrix"), scroller("Accuracy matrix", heatTable("percent", run.matrix.rows, run.matrix.columns, run.matrix.r,
       { color: rampColor, text: (v) => fixed(v), say: (v) => fixed(v, 2) + " %" }))) : null,
-    run.stream ? el("section", {}, el("h3", {}, "Stream"), lineChart("Online error per domain, in percent", run.stream.map((e) => e[0]), [{ name: nameOf(run.method),
+    run.stream ? el("section", {}, el("h3", {}, "Stream"), lineChart("Online error per domain, in percent", run.stream.map((e) => e[0]), [{ name: shortOf(run.method),
       style: methodStyle(run.method), mean: run.stream.map((e) => e[1]), marks: run.stream.map((e, i) => (e[2] ? i : -1)).filter((i) => i >= 0) }],
     { yTitle: "online error (%)", height: 300, bottom: 100, angle: -50, ticks: 30, labels: false, markerSize: 5 })) : null,
     losses.length ? el("section", {}, el("h3", {}, "Training loss"), lossChart(losses)) : null,
@@ -63,7 +78,7 @@ function detail(run) {
     el("section", {}, el("h3", {}, "Config"), el("pre", { tabindex: 0 }, JSON.stringify(config, null, 2))),
     el("section", {}, el("h3", {}, "Environment"), facts([["python", environment.python], ["platform", environment.platform], ["threads", plain(environment.threads)], ["ops", environment.ops_backend],
       ...Object.entries(environment.packages || {}).filter(([, v]) => v)])),
-    run.tail.length ? el("section", {}, el("h3", {}, "End of the log"), el("pre", { tabindex: 0 }, run.tail.join("\n"))) : null);
+    run.tail.length ? el("section", {}, el("h3", {}, "End of the log"), el("pre", { tabindex: 0 }, run.tail.map(logLine).join("\n"))) : null);
 }
 
 /* Losses of all experiences one after another on a common axis of steps. */
@@ -101,8 +116,8 @@ VIEWS.differences = { title: "Differences", build() {
     const left = flatten(get(a)), right = flatten(get(b));
     const keys = [...new Set([...Object.keys(left), ...Object.keys(right)])].filter((k) => k && (state.all === "1" || left[k] !== right[k])).sort();
     return el("section", {}, heading(title[0].toUpperCase() + title.slice(1)), keys.length ? scroller(`Differences in ${title}`, el("table", { class: "data" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "key"), el("th", { scope: "col", class: "left" }, "A: " + nameOf(a.method) + ", seed " + a.seed),
-        el("th", { scope: "col", class: "left" }, "B: " + nameOf(b.method) + ", seed " + b.seed))),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "key"), el("th", { scope: "col", class: "left" }, "A: " + shortOf(a.method) + ", seed " + a.seed),
+        el("th", { scope: "col", class: "left" }, "B: " + shortOf(b.method) + ", seed " + b.seed))),
       el("tbody", {}, keys.map((k) => el("tr", {}, el("th", { scope: "row", class: "left mono" }, k), el("td", { class: "text mono" }, left[k] ?? "not set"), el("td", { class: "text mono" }, right[k] ?? "not set"))))))
       : el("p", { class: "lede" }, "No difference."));
   })];

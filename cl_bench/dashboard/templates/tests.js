@@ -2,21 +2,22 @@
 
 VIEWS.statistics = { title: "Statistics", build() {
   const { group, field } = pickGroup((g) => Object.keys(g.pairs).length);
-  return [el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
-    DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank.")),
-  group ? el("section", {}, heading("Paired tests", group.title), pairBlock(group, field))
-    : el("section", {}, heading("Paired tests"), emptyNote("Paired tests need two methods with finished runs of one scenario."))];
+  return [group ? el("section", {}, heading("Paired tests", group.title), pairBlock(group, field))
+    : el("section", {}, heading("Paired tests"), emptyNote("Paired tests need two methods with finished runs of one scenario.")),
+  el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
+    DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank."))];
 } };
 
 function rankBlock(entry) {
-  const metric = DATA.metrics[entry.metric];
-  const where = `${metric.label}: ${plural(entry.scenarios.length, "scenario")} (${entry.scenarios.join(", ")})`;
-  if (!entry.ranks) return el("div", {}, el("h3", {}, where[0].toUpperCase() + where.slice(1)), emptyNote(entry.scenarios.length < 2
-    ? "Ranks over scenarios need at least two scenarios with the same metric." : "Fewer than two methods have finished runs on all of these scenarios."));
-  const note = `Friedman χ² = ${fixed(entry.chi_square, 2)}, p = ${pText(entry.p)}; Iman–Davenport F = ${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}. ` +
+  const metric = DATA.metrics[entry.metric], label = metric.label[0].toUpperCase() + metric.label.slice(1);
+  const gone = entry.left_out.length ? ` Left out: ${entry.left_out.join("; ")}.` : "";
+  if (!entry.ranks) return el("p", { class: "aside" }, `${label}: no ranks. They need two methods that have finished runs on the same two scenarios at least; ` +
+    `here ${plural(entry.scenarios.length, "scenario")} with this metric and two methods or more${entry.scenarios.length ? ` (${entry.scenarios.join(", ")})` : ""}.${gone}`);
+  const note = `Friedman χ² = ${fixed(entry.chi_square, 2)}, p = ${pText(entry.p)}; Iman–Davenport F = ${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}, p = ${pText(entry.p_f)}. ` +
     `Critical difference ${fixed(entry.difference, 2)} (α = 0.05). Methods joined by a bar are not distinguishable.` +
-    (entry.scenarios.length < 5 ? ` ${entry.scenarios.length} scenarios are few: with so few, only very large differences of rank can show.` : "");
-  return el("figure", { style: { marginBottom: "28px" } }, el("h3", {}, where[0].toUpperCase() + where.slice(1)), diagram(entry), el("figcaption", {}, note),
+    (entry.scenarios.length < 5 ? ` ${entry.scenarios.length} scenarios are few: with so few, only very large differences of rank can show.` : "") + gone;
+  return el("figure", { style: { marginBottom: "28px" } }, el("h3", {}, `${label}: mean ranks over ${plural(entry.scenarios.length, "scenario")}`),
+    el("p", { class: "aside" }, entry.scenarios.join(", ")), diagram(entry), el("figcaption", {}, note),
     numbersTable("Mean ranks", ["method", "mean rank"], entry.methods.map((m, i) => [nameOf(m), fixed(entry.ranks[i], 2)])));
 }
 
@@ -45,7 +46,7 @@ function diagram(entry) {
     parts.push(svg("polyline", { class: "leg", points: `${x(entryOf.rank)},${top} ${x(entryOf.rank)},${y} ${edge},${y}` }),
       svg("circle", { cx: x(entryOf.rank), cy: top, r: 4, fill: style.color }),
       svg("text", { x: onLeft ? edge - 8 : edge + 8, y: y + 4, "text-anchor": onLeft ? "end" : "start" },
-        `${shorten(nameOf(entryOf.method), 22)}  ${fixed(entryOf.rank, 2)}`));
+        `${shorten(shortOf(entryOf.method), 22)}  ${fixed(entryOf.rank, 2)}`));
   });
   return svg("svg", { class: "cd", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Critical-difference diagram; the mean ranks are in the table below" }, parts);
 }
@@ -73,7 +74,7 @@ function pairBlock(group, field) {
     return el("td", { title: `${nameOf(row.method)} minus ${nameOf(column.method)}: ${signed(t.mean, 2)} ${m.unit === "%" ? "points" : m.unit}` +
       (isNumber(t.low) ? `, 95 % ${signed(t.low, 2)} to ${signed(t.high, 2)}` : "") + `; sign-flip p ${pText(t.sign)}, Wilcoxon p ${pText(t.wilcoxon)} (Holm); ` +
       `Cliff's delta ${fixed(t.delta, 2)}; n = ${t.n}, smallest possible p ${pText(t.smallest)}`, style: { background: css(rgb), color: inkOn(rgb) } },
-    sure ? el("strong", {}, signed(t.mean)) : signed(t.mean), el("small", {}, t.smallest > 0.05 ? `n = ${t.n}` : `p ${pText(t.sign)}`));
+    sure ? el("strong", {}, signed(t.mean, 2)) : signed(t.mean, 2), el("small", {}, t.smallest > 0.05 ? `n = ${t.n}` : `p ${pText(t.sign)}`));
   };
   const ns = pairs.tests.map((t) => t[0]), fewest = Math.min(...ns), most = Math.max(...ns);
   const best = Math.min(...pairs.tests.map((t) => t[7]));
@@ -83,7 +84,7 @@ function pairBlock(group, field) {
     metric, (value) => setState({ pair: value }))), methodChips([...pairs.methods].sort((a, b) => a - b)),
   el("p", { class: "lede" }, `Row minus column in ${m.unit === "%" ? "points" : m.unit} of ${m.label}, over paired runs. Blue: the row is better; orange: the column is better. Bold: p ≤ 0.05 (sign-flip permutation, Holm).`),
   scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
-    shorten(nameOf(c.method), 10))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, shorten(nameOf(row.method), 18)),
+    shorten(shortOf(c.method), 10))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, shorten(shortOf(row.method), 18)),
     order.map((column) => cell(row, column))))))), notesList(notes),
   numbersTable("Paired tests", ["pair", "n", "difference", "95 % interval", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
     order.flatMap((row, a) => order.slice(a + 1).map((column) => { const t = test(row.i, column.i); return [`${nameOf(row.method)} − ${nameOf(column.method)}`, t.n,
