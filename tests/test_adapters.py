@@ -187,3 +187,15 @@ def test_merging_twice_adds_up_and_the_second_start_is_a_no_op() -> None:
         adapters.merge_()
         assert torch.allclose(model(x), y, atol=1e-10)
     assert re.fullmatch(FUSED4, "layers.0.blocks.1.attn.qkv") and not re.fullmatch(FUSED4, "patch_embed.proj")
+
+
+def test_published_regularisers_are_means_over_all_matrices() -> None:
+    adapters = attach(vit(), "adalora", FUSED4, r=4, orth=0.1)
+    stir(adapters)
+    gaps = []
+    for _, a in adapters.each():
+        gaps += [(a.B.T @ a.B - torch.eye(4)).norm(), (a.A @ a.A.T - torch.eye(4)).norm()]
+    assert torch.allclose(adapters.aux_loss(), 0.1 * torch.stack(gaps).mean(), rtol=1e-5)
+    gated = attach(vit(), "sora", FUSED4, r=4, l1=10.0)
+    gates = torch.cat([a.gate for _, a in gated.each()])
+    assert torch.allclose(gated.aux_loss(), 10 * gates.abs().mean(), rtol=1e-5)

@@ -150,9 +150,11 @@ class AdapterSet(nn.Module):
 
     # ------------------------------------------------------------------ training
     def aux_loss(self) -> Tensor:
-        """The sum of what the adapters in use add to the loss."""
+        """What the adapters in use add to the loss: the sum over sites, or the mean where that is what was published."""
         parts = [adapter.aux_loss() for _, adapter in self.each()]
-        return torch.stack(parts).sum() if parts else torch.zeros(())
+        if not parts:
+            return torch.zeros(())
+        return torch.stack(parts).mean() if self.kind.mean_loss else torch.stack(parts).sum()
 
     def after_step(self) -> None:
         """Proximal steps and projections; call it after every optimizer step."""

@@ -27,6 +27,7 @@ class Adapter(nn.Module):
         paper, mergeable: shown by ``cl-bench list adapters``. A mergeable kind is one plain weight for every input.
         level: ``weight`` or ``layer``.
         moves_bias: the kind also maps the bias (:meth:`bias`).
+        mean_loss: the kind's published regulariser is a mean over all sites, and not their sum.
         needs_gram: the kind is built from the inputs' second moments (``grams=`` of ``attach``).
     """
 
@@ -35,6 +36,7 @@ class Adapter(nn.Module):
     mergeable: ClassVar[bool] = True
     level: ClassVar[str] = "weight"
     moves_bias: ClassVar[bool] = False
+    mean_loss: ClassVar[bool] = False
     needs_gram: ClassVar[bool] = False
 
     def delta(self, weight: Tensor) -> Tensor | None:

@@ -17,11 +17,12 @@ class AdaLoRA(LoRA):
     """``W + s P diag(lambda) Q`` (B = P, A = Q), lambda zero at the start and P, Q ~ N(0, 0.02^2).
 
     ``watch`` follows the importance of every triplet after each backward pass; ``allocate`` closes the least important
-    ones over all sites. ``aux_loss`` is ``orth * (|P^T P - I| + |Q Q^T - I|)``. PEFT adds that term only to outputs with
-    a ``loss`` field, so with image models it is silently missing there.
+    ones over all sites. ``aux_loss`` is ``orth`` times the mean over all matrices of ``|P^T P - I|`` and ``|Q Q^T - I|``.
+    PEFT adds that term only to outputs with a ``loss`` field, so with image models it is silently missing there.
     """
 
     paper: ClassVar[str] = "Zhang et al., AdaLoRA, ICLR 2023"
+    mean_loss: ClassVar[bool] = True
     smooth: Tensor
     unsure: Tensor
 
@@ -59,7 +60,7 @@ class AdaLoRA(LoRA):
 
     def aux_loss(self) -> Tensor:
         eye = torch.eye(self.r, dtype=self.A.dtype, device=self.A.device)
-        return self.orth * ((self.B.T @ self.B - eye).norm() + (self.A @ self.A.T - eye).norm())
+        return self.orth * ((self.B.T @ self.B - eye).norm() + (self.A @ self.A.T - eye).norm()) / 2
 
     @torch.no_grad()
     def watch(self) -> None:

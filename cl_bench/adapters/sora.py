@@ -14,13 +14,14 @@ __all__ = ["SoRA"]
 
 
 class SoRA(LoRA):
-    """``W + s B diag(g) A``, g ~ N(0, 1); every step shrinks g by ``xi``, and ``l1 * mean|g|`` joins the loss.
+    """``W + s B diag(g) A``, g ~ N(0, 1); every step shrinks g by ``xi``, and ``l1 * mean|g|`` over all sites joins the loss.
 
     The proximal step is not scaled by the learning rate (the released default). ``released_prox`` repeats the authors'
     statements, which close everything below ``2 xi``. The gate wants an optimizer group without weight decay.
     """
 
     paper: ClassVar[str] = "Ding et al., SoRA, EMNLP 2023"
+    mean_loss: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class SoRA(LoRA):
         return self.A[keep], self.scale * (self.B * self.gate)[:, keep]
 
     def aux_loss(self) -> Tensor:
-        """``l1`` times this site's mean |g|; divide by the number of sites for the paper's mean over all gates."""
+        """``l1`` times this site's mean |g|; the set takes the mean over its sites."""
         return self.l1 * self.gate.abs().mean()
 
     def after_step(self) -> None:
