@@ -71,13 +71,13 @@ class CoTTA(TestTimeMethod):
         self.optimise(all_parameters(self.model))
 
     def adapt(self, x: Tensor) -> Tensor:
-        z = self.model(x)
-        with torch.no_grad():
+        with torch.no_grad():  # before the student's pass: its graph would lie in memory through all of the views
             confidence = self.anchor(x).softmax(1).amax(1).mean()
             if confidence < self.threshold:
                 target = augmented_outputs(self.teacher, x, self.augmentations, self.rng).mean(0)
             else:
                 target = self.teacher(x)
+        z = self.model(x)
         loss = symmetric_cross_entropy(z, target) if self.symmetric else cross_entropy_to(target, z)
         if self.step(loss.mean()):
             ema_(self.teacher, self.model, self.momentum)  # before the restore: restored weights arrive a batch later

@@ -94,9 +94,9 @@ class PSMT(TestTimeMethod):
         self.centre = [p.clone() for p in self.start]
 
     def adapt(self, x: Tensor) -> Tensor:
-        z = self.model(x)
         with torch.no_grad():
             target = self.teacher(x) if self.variant == "code" else self.label(x)
+        z = self.model(x)
         fit = symmetric_cross_entropy(z, target) if self.variant == "code" else cross_entropy_to(target, z)
         if not self.gradient(fit.mean() + self.penalty()):
             return z + target
