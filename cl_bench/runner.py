@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from . import checkpoint
+from .backbones import Backbone
 from .data.tensor import as_float
 from .engine import Compute, Scored, fit, measure, resolve_device
+from .errors import UserError
 from .matrix import AccuracyMatrix
 from .meter import Meter, parameter_counts, peak_memory, reset_peak_memory, state_bytes
 from .method import Method
@@ -295,7 +297,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
                 backbone = ready_backbone(plan.backbone, plan.scenario, plan.recipe, plan.compute, plan.seed,
                                           fits=head_fits(plan.backbone, plan.scenario), cache=runs / ".cache")
             with seeded(derive(plan.seed, "build")):
-                method = plan.build(backbone).to(device)
+                method = _built(plan, backbone).to(device)
             _watch(state.meter, method, plan.scenario)
             if resume is not None:
                 state.go_on(checkpoint.load(folder / "checkpoint", method, device))
@@ -315,6 +317,16 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
         finally:
             writer.close()
     return folder
+
+
+def _built(plan: Plan, backbone: Backbone) -> Method:
+    """The method on ``backbone``; what its constructor says against its options is the user's to mend."""
+    try:
+        return plan.build(backbone)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as fault:
+        raise UserError(f"method {plan.names['method']['label']} cannot be built: {fault}.") from fault
 
 
 def _fail(state: _Run, fault: BaseException) -> None:

@@ -128,8 +128,9 @@ def test_branches(name: str) -> None:
     stir(adapters)
     after = model(x)
     assert after.shape == before.shape and (after - before).abs().max() > 1e-5
-    after.sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapters.parameters())
+    # Not the plain sum: behind a layer norm that is constant, and its gradients are rounding.
+    (after * torch.randn(after.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 1e-4 for p in adapters.parameters())
     twin = copy.deepcopy(model)
     assert torch.equal(twin(x), after)
 

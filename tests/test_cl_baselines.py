@@ -60,7 +60,8 @@ def test_lwf_distils_the_old_answers() -> None:
     m.begin(B)
     x, y = images(B)
     old = m.teacher[1](m.teacher[0].forward_features(x))  # type: ignore[index]
-    assert torch.equal(old, m(x)[:, :2]), "the teacher answers as the network did before"
+    # To the last bit but one: the grown head is a wider product, whose sums a processor may take in another order.
+    torch.testing.assert_close(m(x)[:, :2], old, rtol=1e-6, atol=1e-7, msg="the teacher answers as the network did before")
     m._trainer = None
     q, p = (old / 2).softmax(1), (m(x)[:, :2] / 2).log_softmax(1)
     expected = F.cross_entropy(m(x)[:, 2:], y - 2) - (q * p).sum(1).mean()

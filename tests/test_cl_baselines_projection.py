@@ -151,7 +151,8 @@ def test_exssnet_trained_weights_never_overlap_and_nothing_is_forgotten(base: st
             assert not (changed[t][k] & (~masks[t][k] | earlier)).any(), "a weight outside the free part of the mask moved"
     assert any(bool(c.any()) for c in changed[0])
     for exp, then in zip((A, B, C), answers, strict=True):
-        assert torch.equal(m.eval().predict(images(exp)[0], exp.space), then), "an old answer changed"
+        # To the last bit but one: the grown head is a wider product, whose sums a processor may take in another order.
+        torch.testing.assert_close(m.eval().predict(images(exp)[0], exp.space), then, rtol=1e-6, atol=1e-7)
 
 
 def test_supermask_pieces() -> None:

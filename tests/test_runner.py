@@ -169,6 +169,23 @@ def test_a_failed_run_says_so(tmp_path: Path) -> None:
     assert len(r.record["matrix"]["rows"]) == 1, "what was measured before is kept"
 
 
+@pytest.mark.parametrize(("option", "said"), [("lr", "lr must be 0 or more, not -1"), ("batch_size", "batch_size must be 1 or")])
+def test_an_option_out_of_range_is_the_users_to_mend(option: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        run(plan_from(parse([*SPLIT, f"--method.{option}", "-1"])), tmp_path)
+
+
+def test_what_a_constructor_refuses_is_one_sentence(tmp_path: Path) -> None:
+    plan = plan_from(parse(SPLIT))
+
+    def build(backbone: Any) -> Method:
+        raise ValueError("rank is larger than the layer")
+
+    plan.build = build
+    with pytest.raises(UserError, match=r"method finetune\(epochs=2\) cannot be built: rank is larger than the layer\."):
+        run(plan, tmp_path)
+
+
 class Exploding(Method):
     """Answers with NaN."""
 
