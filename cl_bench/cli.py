@@ -1,4 +1,4 @@
-"""``cl-bench``: run, suite, list, check, compare, serve, sync, ui. Help and lists import nothing heavy."""
+"""``cl-bench``: run, suite, list, check, compare, select, serve, sync, ui. Help and lists import nothing heavy."""
 
 from __future__ import annotations
 
@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--export", type=Path, action="append", default=[], metavar="FILE",
                          help="write the table as FILE.csv, FILE.md or FILE.tex; may be repeated")
     compare.add_argument("--mix", action="store_true", help="allow runs of different protocols in one table, and say so")
+
+    select = sub.add_parser("select", parents=[common], help="choose settings without labels, and the gap to the oracle",
+                            description="What label-free scorers choose among test-time runs: the settings of one method, "
+                            "and all methods. Scores come from the records; labels are used for the gap to the oracle only.")
+    select.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="run folders, or folders of them")
+    select.add_argument("--source", default="source", metavar="LABEL",
+                        help="the model that does not adapt: candidates that collapse beside it are refused (default: source)")
 
     serve = sub.add_parser("serve", parents=[common], help="the page over a folder, updated while runs go on")
     serve.add_argument("runs", nargs="?", type=Path, default=Path("runs"))
@@ -190,10 +197,15 @@ def _check(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _compare(o: argparse.Namespace, rest: list[str]) -> int:
-    missing = [r for r in o.runs if not r.exists()]
-    if missing:
-        raise UserError(f"there is no folder {missing[0]}; give run folders or folders of them.")
     _tables(o.runs, html=o.html, exports=o.export, mix=o.mix)
+    return 0
+
+
+def _select(o: argparse.Namespace, rest: list[str]) -> int:
+    from .compare import compare
+    from .label_free import print_choices
+
+    print_choices(compare(_records(o.runs), by="fingerprint"), o.source)
     return 0
 
 
@@ -229,14 +241,9 @@ def _ui(o: argparse.Namespace, rest: list[str]) -> int:
 def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), mix: bool = False,
             title: str = "cl-bench", console_only: bool = False) -> None:
     from .compare import compare
-    from .results import load_all
     from .tables import export, print_tables
 
-    runs = load_all(folders)
-    for problem in runs.problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    if not runs:
-        raise UserError("there are no runs here yet; `cl-bench suite quickstart` makes some.")
+    runs = _records(folders)
     comparison = compare(runs, mix=mix)
     print_tables(comparison)
     for file in exports:
@@ -247,6 +254,20 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
         render(runs, html, title=title)
         if not console_only:
             print(f"page: {html.resolve()}")
+
+
+def _records(folders: Sequence[Path]) -> Any:
+    """The runs of the folders; those that cannot be read are said."""
+    from .results import load_all
+
+    if missing := [r for r in folders if not r.exists()]:
+        raise UserError(f"there is no folder {missing[0]}; give run folders or folders of them.")
+    runs = load_all(folders)
+    for problem in runs.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if not runs:
+        raise UserError("there are no runs here yet; `cl-bench suite quickstart` makes some.")
+    return runs
 
 
 def _writable(folder: Path, option: str = "--runs") -> None:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SCORERS", "Candidate", "Selection", "deep_embedded_validation", "effective_sample_size", "importance_weighted",
-           "importance_weights", "information_maximisation", "is_diverse", "mano", "mixval", "mixval_pairs",
-           "prediction_entropy", "select", "soft_neighbourhood_density"]
+__all__ = ["DIVERSE", "SCORERS", "Candidate", "Selection", "choose", "deep_embedded_validation", "effective_sample_size",
+           "importance_weighted", "importance_weights", "information_maximisation", "is_diverse", "mano", "mixval",
+           "mixval_pairs", "prediction_entropy", "select", "soft_neighbourhood_density"]
 
 Array = NDArray[np.float64]
 
@@ -181,7 +181,10 @@ def deep_embedded_validation(losses: ArrayLike, weights: ArrayLike) -> float:
 # -- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def is_diverse(probabilities: ArrayLike, source_probabilities: ArrayLike, share: float = 0.5) -> bool:
+DIVERSE = 0.5  # share of the source model's H(mean p) below which a candidate counts as collapsed
+
+
+def is_diverse(probabilities: ArrayLike, source_probabilities: ArrayLike, share: float = DIVERSE) -> bool:
     """Whether H(mean p) reaches ``share`` of the source model's on the same images. A collapsed model does not."""
     own = _entropy(_probabilities(probabilities).mean(axis=0))
     source = _entropy(_probabilities(source_probabilities).mean(axis=0))
@@ -256,15 +259,22 @@ def select(candidates: Mapping[str, Candidate], scorer: str | Callable[[Candidat
     scores = {key: score(candidate) for key, candidate in candidates.items()}
     refused = () if source_probabilities is None else tuple(
         key for key, c in candidates.items() if not is_diverse(c.probabilities, source_probabilities))
-    left = [key for key in candidates if key not in refused and math.isfinite(scores[key])]
+    return choose(name, scores, {key: float(c.accuracy) for key, c in candidates.items() if c.accuracy is not None}, refused)
+
+
+def choose(scorer: str, scores: Mapping[str, float], accuracies: Mapping[str, float],
+           refused: tuple[str, ...] = ()) -> Selection:
+    """The candidate of the highest finite score that is not refused, beside the oracle: the highest of ``accuracies``
+    (percent), which are never looked at in choosing."""
+    left = [key for key in scores if key not in refused and math.isfinite(scores[key])]
     chosen = max(left, key=lambda key: scores[key]) if left else None
-    known = {key: float(c.accuracy) for key, c in candidates.items() if c.accuracy is not None}
+    known = {key: value for key, value in accuracies.items() if math.isfinite(value)}
     oracle = max(known, key=lambda key: known[key]) if known else None
     chosen_accuracy = known.get(chosen, math.nan) if chosen is not None else math.nan
     oracle_accuracy = known[oracle] if oracle is not None else math.nan
-    both = [key for key in known if math.isfinite(scores[key])]
+    both = [key for key in known if math.isfinite(scores.get(key, math.nan))]
     a = _ranks(np.array([scores[key] for key in both]))
     b = _ranks(np.array([known[key] for key in both]))
     varied = len(both) > 1 and bool(np.ptp(a) > 0) and bool(np.ptp(b) > 0)
-    return Selection(name, chosen, scores, refused, oracle, chosen_accuracy, oracle_accuracy,
+    return Selection(scorer, chosen, dict(scores), refused, oracle, chosen_accuracy, oracle_accuracy,
                      oracle_accuracy - chosen_accuracy, float(np.corrcoef(a, b)[0, 1]) if varied else math.nan)

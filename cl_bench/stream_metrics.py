@@ -84,7 +84,8 @@ class CalibrationBins:
 
 @dataclass(frozen=True)
 class StreamEntry:
-    """One domain of a test-time stream, as it was visited. ``ece`` in percent, ``top_class_share`` in 0..1."""
+    """One domain of a test-time stream, as it was visited. ``ece`` in percent, ``top_class_share`` in 0..1;
+    ``unlabelled``: what the answers say without labels (:class:`cl_bench.unlabelled.UnlabelledSums`)."""
 
     name: str
     domain: str
@@ -98,6 +99,7 @@ class StreamEntry:
     missed: int = 0
     seconds: float | None = None
     bins: Mapping[str, Sequence[float]] | None = None
+    unlabelled: Mapping[str, float] | None = None
 
     @property
     def error(self) -> float:
@@ -111,8 +113,8 @@ class StreamEntry:
         return cls(**{"domain": data["name"], "visit": 1, **{k: v for k, v in data.items() if k in known}})
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary; ``bins`` only where kept."""
-        return {k: v for k, v in asdict(self).items() if not (k == "bins" and v is None)}
+        """A plain dictionary; ``bins`` and ``unlabelled`` only where kept."""
+        return {k: v for k, v in asdict(self).items() if not (k in ("bins", "unlabelled") and v is None)}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .scenario import Scenario
 from .seeding import derive, seeded
 from .stream_metrics import CalibrationBins, StreamEntry, collapsed, top_class_share
 from .types import LabelSpace, TestSet
+from .unlabelled import UnlabelledSums
 
 __all__ = ["stream_step"]
 
@@ -82,9 +83,11 @@ def _late_labels(method: Method, labels: Tensor | None, delay: int, state: dict[
 class _StreamSink(Sink):
     """As :class:`Sink`; where a batch was missed by a slow method, the answer is the one without adapting."""
 
-    def __init__(self, spaces: Sequence[LabelSpace], sizes: Sequence[int], state: dict[str, Any]) -> None:
+    def __init__(self, spaces: Sequence[LabelSpace], sizes: Sequence[int], state: dict[str, Any],
+                 codes: np.ndarray | None = None) -> None:
         super().__init__(spaces, sizes)
         self.state = state
+        self.unlabelled = UnlabelledSums(sizes[0], len(spaces[0]), codes)
         self.missed = np.zeros(sizes[0], dtype=bool)  # by row: answered without adapting
 
     @property
@@ -93,6 +96,7 @@ class _StreamSink(Sink):
 
     def __call__(self, index: int, rows: Tensor, logits: Tensor) -> None:
         super().__call__(index, rows, logits)
+        self.unlabelled.add(rows, logits)
         if self.missing:
             self.missed[rows.cpu().numpy()] = True
 
@@ -104,7 +108,7 @@ def stream_step(method: Method, test: TestSet, space: LabelSpace, scenario: Scen
     ``state`` carries what crosses segments of a constant-speed stream.
     """
     device = resolve_device(compute.device)
-    sink = _StreamSink([space], [len(test.data)], state)  # type: ignore[arg-type]
+    sink = _StreamSink([space], [len(test.data)], state, None if test.rows is None else np.asarray(test.rows[1]))  # type: ignore[arg-type]
     feed = Feed(test.data, test.batch_size or scenario.test_batch_size, device, workers=compute.workers, labelled=False)
     given = labels_of(test.data) if "labels" in scenario.gives else None
     started = time.perf_counter()
@@ -136,5 +140,6 @@ def stream_step(method: Method, test: TestSet, space: LabelSpace, scenario: Scen
             top_class_share=share, collapsed=bool(collapsed(share, present)) if ok.any() else False,
             nonfinite=int(bad[here].sum()), missed=int(sink.missed[here].sum()),
             seconds=seconds * float(here.mean()), bins=CalibrationBins.of(confidence[ok], scored.right[ok]).to_json(),
+            unlabelled=sink.unlabelled.of(code),
         ))
     return entries, scored

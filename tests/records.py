@@ -96,7 +96,9 @@ def adapter_stream(method: str, seed: int, visits: int = 2, size: int = 450, col
         error = 90.0 if gone else float(np.clip(HARDNESS[k] * share + drift * n + g.normal(0, 1), 0, 100))
         entries.append(StreamEntry(
             f"{CORRUPTIONS[k]} ({visit})", CORRUPTIONS[k], visit, size, round(size * (1 - error / 100)),
-            ece=error / 3, top_class_share=0.99 if gone else 0.14, collapsed=gone, seconds=cost / 10))
+            ece=error / 3, top_class_share=0.99 if gone else 0.14, collapsed=gone, seconds=cost / 10,
+            unlabelled={"entropy": 0.05 if gone else error / 40, "marginal_entropy": 0.06 if gone else 2.2,
+                        "mano": 0.99 if gone else 0.9 - error / 200}))
     return Stream(tuple(entries))
 
 

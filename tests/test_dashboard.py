@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from cl_bench.dashboard import render
 from cl_bench.dashboard.page import SCRIPTS, STYLES, TEMPLATES, data_json
 from cl_bench.dashboard.payload import payload
 from cl_bench.errors import UserError
+from cl_bench.label_free import choices
 from cl_bench.matrix import AccuracyMatrix
-from cl_bench.results import load_all
+from cl_bench.results import Run, load_all
 from cl_bench.tables import cell_text
 
 
@@ -67,6 +69,48 @@ def test_pairs_and_ranks_are_those_of_the_statistics(suite):
     assert len(learn["scenarios"]) == 2 and sum(learn["ranks"]) == pytest.approx(6 * 7 / 2)
     stream = next(r for r in data["ranks"] if r["metric"] == "mean_error")
     assert "ranks" not in stream
+
+
+def test_choices_without_labels_are_those_of_the_command(suite):
+    comparison = compare(load_all(suite))
+    data = payload(comparison, "x")
+    names = [m["name"] for m in data["methods"]]
+    for group, shown in zip(comparison.groups, data["groups"], strict=True):
+        made = choices(group)
+        assert (group.kind == "stream") == bool(made) and len(made) == len(shown["choices"])
+        for choice, entry in zip(made, shown["choices"], strict=True):
+            assert names[entry["chosen"]] == choice.selection.chosen
+            assert entry["gap"] == pytest.approx(choice.selection.gap, abs=1e-3)
+            assert [names[i] for i in entry["refused"]] == list(choice.selection.refused) == ["tent (lr=0.1)"]
+
+
+def test_short_names_tell_methods_apart():
+    def short(*given: tuple[str, str, dict]) -> list[str]:
+        runs = [Run(Path("x"), {"id": str(k), **records.record("s", name, k, label=label, args=args)}, True)
+                for k, (name, label, args) in enumerate(given)]
+        return [m["short"] for m in payload(compare(runs), "x")["methods"]]
+
+    eight, sixteen = ("lora", "lora(rank=8, lr=0.1)", {"rank": 8, "lr": 0.1}), ("lora", "lora(lr=0.1)", {"rank": 16, "lr": 0.1})
+    assert short(eight) == ["lora"]
+    assert short(eight, sixteen) == ["lora (rank=16)", "lora (rank=8)"]
+    assert short(("lora", "mine", {})) == ["mine"]  # somebody's own label stays
+    nested = [("er", f"er(of=x{k})", {"of": {"class_path": f"x{k}"}}) for k in range(2)]
+    assert short(*nested) == ["er(of=x0)", "er(of=x1)"]
+
+
+def test_ranks_leave_out_what_cannot_be_ranked(tmp_path):
+    for scenario in ("one", "two"):
+        for method in ("lora", "codyra", "osft"):
+            records.write_learner(tmp_path, method, 0, scenario=scenario)
+    records.write_learner(tmp_path, "ncm", 0, scenario="one")
+    records.write_learner(tmp_path, "lora", 0, scenario="alone")
+    records.write_learner(tmp_path, "ncm", 0, scenario="others")
+    records.write_learner(tmp_path, "joint", 0, scenario="others")
+    data = payload(compare(load_all(tmp_path)), "x")
+    (entry,) = data["ranks"]
+    assert entry["scenarios"] == ["one · tiny_vit", "two · tiny_vit"] and len(entry["methods"]) == 3
+    assert sum(entry["ranks"]) == pytest.approx(1 + 2 + 3)
+    assert entry["left_out"] == ["alone · tiny_vit", "others · tiny_vit", "ncm (not on all scenarios)"]
 
 
 def test_unfinished_failed_and_hidden_cells_are_said(suite):

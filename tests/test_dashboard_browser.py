@@ -280,6 +280,33 @@ def test_print_shows_the_view_without_controls(page):
     page.emulate_media(media="screen")
 
 
+def test_paper_is_light_whatever_the_screen_is(page):
+    show(page, "forgetting", theme="dark")
+    theme, ink = "document.documentElement.dataset.theme", "document.querySelector('.plot').layout.font.color"
+    on_screen = page.evaluate(ink)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(theme) == "light" and page.evaluate(ink) != on_screen
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(theme) == "dark" and page.evaluate(ink) == on_screen
+
+
+def test_pointing_at_a_method_puts_it_before_the_others(page):
+    show(page, "anytime")
+    lines = """() => [...document.querySelectorAll('.plot .scatterlayer > .trace')]
+        .map(t => [t.__data__[0].trace.meta, Number(t.style.opacity)])"""
+    page.locator(".chip", has_text="osft").hover()
+    chosen = page.evaluate("DATA.methods.findIndex(m => m.short === 'osft')")
+    assert all((opacity == 1) == (method == chosen) for method, opacity in page.evaluate(lines))
+    page.hover("h1")
+    assert all(opacity == 1 for _, opacity in page.evaluate(lines))
+
+
+def test_choices_without_labels_are_shown(page):
+    show(page, "statistics")
+    section = page.locator("section", has_text="Label-free selection").last
+    assert "gap" in section.inner_text() and "Refused as collapsed beside the source model: tent" in section.inner_text()
+
+
 def test_a_served_page_follows_the_runs(other, tmp_path):
     records.write_learner(tmp_path, "codyra", 0)
     server = make_server(tmp_path, interval=0.05)

@@ -12,7 +12,7 @@ FILES = sorted(f for d in ("cl_bench", "methods", "scenarios", "cuda_ext") for f
 CORE = [f for f in FILES if f.is_relative_to(ROOT / "cl_bench")]
 PLUGINS = [f for f in FILES if f.is_relative_to(ROOT / "methods") or f.is_relative_to(ROOT / "scenarios")]
 NO_TORCH = ("matrix.py", "stream_metrics.py", "results.py", "compare.py", "tables.py", "errors.py", "registry.py",
-            "cli.py", "listing.py", "selection.py", "progress.py", "sweep.py")
+            "cli.py", "listing.py", "selection.py", "label_free.py", "progress.py", "sweep.py")
 ENGINE = {"runner", "config", "tracking", "engine", "streaming", "sweep",
           "checkpoint", "results", "cli", "dashboard", "registry", "seeding"}
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import __version__
 from ..compare import COST, METRICS, Comparison, Group, value_of
+from ..label_free import choices
 from ..results import Run, utc_now
 from ..statistics import cliques, compare_pair, friedman, holm
 from ..tables import cell_text, to_csv, to_latex, to_markdown
@@ -58,6 +59,16 @@ def _pairs(group: Group, methods: dict[str, int]) -> dict[str, Any]:
             [t.n, _num(t.difference.mean), _num(t.difference.low), _num(t.difference.high), _num(s), _num(w),
              _num(t.delta), _num(t.smallest_p, 6)] for t, s, w in zip(tests, sign, wilcoxon, strict=True)]}
     return out
+
+
+def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
+    """What label-free scorers choose among the group's runs, and the gap to the oracle."""
+    return [{"among": c.among, "candidates": c.candidates, "gated": c.gated, "scorer": c.selection.scorer,
+             "chosen": None if c.selection.chosen is None else methods[c.selection.chosen],
+             "oracle": None if c.selection.oracle is None else methods[c.selection.oracle],
+             "chosen_error": _num(100 - c.selection.chosen_accuracy), "oracle_error": _num(100 - c.selection.oracle_accuracy),
+             "gap": _num(c.selection.gap), "correlation": _num(c.selection.spearman),
+             "refused": [methods[m] for m in c.selection.refused]} for c in choices(group)]
 
 
 def _rankable(tables: list[Group], primary: str) -> tuple[list[Group], list[str]]:
@@ -199,7 +210,7 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "title": group.title, "scenario": group.scenario, "backbone": group.backbone, "kind": group.kind,
             "fingerprint": group.fingerprint, "primary": group.primary, "metrics": group.metrics, "notes": group.notes,
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
-            "pairs": _pairs(group, methods)})
+            "pairs": _pairs(group, methods), "choices": _choices(group, methods)})
         runs += [_run(run, number, group.primary, methods, shared, root) for run in group.runs]
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
                         "note": m.note, "cost": m.name in COST} for m in METRICS.values()}

@@ -5,8 +5,25 @@ VIEWS.statistics = { title: "Statistics", build() {
   return [group ? el("section", {}, heading("Paired tests", group.title), pairBlock(group, field))
     : el("section", {}, heading("Paired tests"), emptyNote("Paired tests need two methods with finished runs of one scenario.")),
   el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
-    DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank."))];
+    DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank.")),
+  DATA.groups.some((g) => g.choices.length) ? el("section", {}, heading("Label-free selection", "what scorers that see no label would choose, and its gap to the oracle"),
+    DATA.groups.filter((g) => g.choices.length).map(choiceBlock)) : null];
 } };
+
+/* One table per scenario: for each set of candidates the choice of each scorer, beside the oracle's. */
+function choiceBlock(group) {
+  const refused = [...new Set(group.choices.flatMap((c) => c.refused))];
+  const said = (method) => (method === null ? "none: keep the source" : methodLabel(method, [], false));
+  return el("div", { style: { marginBottom: "24px" } }, scroller(`Label-free selection on ${group.title}`, el("table", { class: "data" }, el("caption", { class: "cap" }, group.title),
+    el("thead", {}, el("tr", {}, [["among", "", "left"], ["scorer", "", "left"], ["chooses", "", "left"], ["its error", "%"], ["oracle", "", "left"], ["its error", "%"], ["gap", "points"],
+      ["rank correlation", "Spearman"]].map(([head, unit, side]) => el("th", { scope: "col", class: side }, head, unit ? el("span", { class: "unit" }, unit) : null)))),
+    el("tbody", {}, group.choices.map((c, i) => el("tr", {}, el("th", { scope: "row", class: "left" }, i && group.choices[i - 1].among === c.among ? el("span", { class: "sr" }, c.among)
+      : `${c.among} (${c.candidates})`), el("td", { class: "left" }, c.scorer.replace(/_/g, " ")), el("td", { class: "left" }, said(c.chosen)), el("td", {}, fixed(c.chosen_error, 2)),
+    el("td", { class: "left" }, said(c.oracle)), el("td", {}, fixed(c.oracle_error, 2)), el("td", {}, fixed(c.gap, 2)), el("td", {}, fixed(c.correlation, 2))))))),
+  notesList(["Scores see no label; each domain is a target of its own. Judge a method by a scorer that is not its own objective.",
+    ...(refused.length ? [`Refused as collapsed beside the source model: ${refused.map(shortOf).join(", ")}.`] : []),
+    ...(group.choices[0].gated ? [] : ["No run of the source model is here: collapsed candidates were not refused."])]));
+}
 
 function rankBlock(entry) {
   const metric = DATA.metrics[entry.metric], label = metric.label[0].toUpperCase() + metric.label.slice(1);
