@@ -323,10 +323,18 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
 
 
 def _label(part: Mapping[str, Any], group: str) -> str:
-    """A name and, in brackets, the arguments that are not at their defaults, to any depth."""
+    """A name and, in brackets, the arguments that are not at their defaults, to any depth.
+
+    A scenario's drawn order is ``order=drawn``: runs over several draws stand in one table, and the record has the number.
+    """
     cls = _class(str(part["class_path"]))
     defaults = {k: v.default for k, v in inspect.signature(cls).parameters.items()}
     changed = {k: v for k, v in (part.get("init_args") or {}).items() if k not in defaults or v != defaults[k]}
+    if group == GROUPS["scenarios"] and type(changed.get("order")) is int:
+        if type(defaults.get("order")) is int:
+            del changed["order"]
+        else:
+            changed["order"] = "drawn"
     told = ", ".join(f"{k}={_brief(v)}" for k, v in changed.items())
     return name_of(group, cls) + (f"({told})" if told else "")
 

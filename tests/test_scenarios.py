@@ -67,6 +67,19 @@ def test_protocol_holds_the_policy_of_the_order_and_not_its_draw() -> None:
     assert make("split_digits", answers="task").protocol() != natural
 
 
+def test_runs_over_drawn_orders_share_a_name_and_the_natural_order_has_its_own() -> None:
+    from cl_bench.config import parse, plan_from
+
+    def name(*args: str) -> str:
+        return plan_from(parse(["--scenario", *args, "--method", "ncm"])).names["scenario"]["name"]
+
+    drawn = [name("split_digits", "--scenario.order", o) for o in ("1993", "1996")]
+    assert drawn == ["split_digits(order=drawn)"] * 2 and name("split_digits") == "split_digits"
+    assert name("online", "--scenario.of", "split_digits", "--scenario.of.order", "3").count("order=drawn") == 1
+    assert name("split_cifar100", "--scenario.order", "1996") == name("split_cifar100") == "split_cifar100"
+    assert "9" in name("split_digits", "--scenario.order", "[9,8,7,6,5,4,3,2,1,0]"), "a listed order is told"
+
+
 def test_task_incremental_is_a_label_space() -> None:
     class_view, task_view = make("split_digits"), make("split_digits", answers="task")
     assert "task_id" in task_view.gives and "task_id" not in class_view.gives
