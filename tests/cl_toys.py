@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Experience, LabelSpace, Method, TensorData
+from cl_bench import Backbone, Experience, LabelSpace, Method, Scenario, TensorData
 from cl_bench.backbones import Preprocess
 from cl_bench.engine import Compute, fit
 from cl_bench.registry import find
+from cl_bench.testing import check_scenario
 
 CPU = Compute(device="cpu")
 
@@ -62,3 +68,27 @@ def accuracy(m: Method, exp: Experience, space: LabelSpace | None = None) -> flo
     with torch.no_grad():
         best = m.eval().predict(x, space).argmax(1)
     return float((torch.tensor(space.ids)[best] == y).float().mean())
+
+
+def promised(build: Callable[[], Scenario]) -> Scenario:
+    """The scenario that ``build`` makes, once the shipped checker has asked every promise of it with its files there."""
+    report = check_scenario(build)
+    report.raise_if_failed()
+    unasked = [f"{f.check}: {f.note}" for f in report.findings if f.state != "passed"]
+    assert not unasked and len(report.findings) >= 10, unasked
+    return build()
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    with gzip.open(path, "wb") as f:
+        f.write(header + array.astype(np.uint8).tobytes())
+
+
+def mnist_files(root: Path, parts: tuple[str, ...] = ("train", "t10k")) -> None:
+    """MNIST's files with 40 and 20 images of noise."""
+    rng = np.random.RandomState(0)
+    for part in parts:
+        n = 40 if part == "train" else 20
+        write_idx(root / f"{part}-images-idx3-ubyte.gz", rng.randint(0, 256, (n, 28, 28)))
+        write_idx(root / f"{part}-labels-idx1-ubyte.gz", np.arange(n) % 10)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cl_toys import mnist_files, promised
 from PIL import Image
 
 from cl_bench import Scenario, UserError
@@ -97,23 +96,9 @@ def test_few_images_per_class() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- files
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    with gzip.open(path, "wb") as f:
-        f.write(header + array.astype(np.uint8).tobytes())
-
-
-def mnist_files(root: Path, parts: tuple[str, ...] = ("train", "t10k")) -> None:
-    rng = np.random.RandomState(0)
-    for part in parts:
-        n = 40 if part == "train" else 20
-        write_idx(root / f"{part}-images-idx3-ubyte.gz", rng.randint(0, 256, (n, 28, 28)))
-        write_idx(root / f"{part}-labels-idx1-ubyte.gz", np.arange(n) % 10)
-
-
 def test_split_mnist_reads_the_idx_files(tmp_path: Path) -> None:
     mnist_files(tmp_path)
-    s = make("split_mnist", root=str(tmp_path))
+    s = promised(lambda: make("split_mnist", root=str(tmp_path)))
     assert [len(e.data) for e in s.experiences()] == [8] * 5 and [len(t.data) for t in s.test_sets()] == [4] * 5  # type: ignore[arg-type]
     assert s.experiences()[0].data[0][0].shape == (3, 28, 28)
 
@@ -122,7 +107,7 @@ def test_split_mnist_makes_do_with_the_test_files(tmp_path: Path) -> None:
     mnist_files(tmp_path, ("t10k",))
     with pytest.raises(UserError, match="train-images-idx3-ubyte"):
         make("split_mnist", root=str(tmp_path)).experiences()
-    s = make("split_mnist", root=str(tmp_path), files="t10k")
+    s = promised(lambda: make("split_mnist", root=str(tmp_path), files="t10k"))
     assert sum(len(e.data) for e in s.experiences()) == 16 and sum(len(t.data) for t in s.test_sets()) == 4  # type: ignore[arg-type]
 
 
@@ -151,7 +136,7 @@ def parquet_files(root: Path, classes: int, label: str) -> None:
 @pytest.mark.parametrize(("name", "classes", "label"), [("split_cifar10", 10, "label"), ("split_cifar100", 100, "fine_label")])
 def test_split_cifar_reads_parquet(tmp_path: Path, name: str, classes: int, label: str) -> None:
     parquet_files(tmp_path, classes, label)
-    s = make(name, root=str(tmp_path), order=None)
+    s = promised(lambda: make(name, root=str(tmp_path), order=None))
     first = s.experiences()[0]
     assert len(s.experiences()) == classes // len(first.space) and len(first.data) == 2 * len(first.space)  # type: ignore[arg-type]
     assert first.data[0][0].shape == (3, 32, 32) and first.augment is not None
@@ -184,7 +169,7 @@ def test_folder_splits(tmp_path: Path, name: str) -> None:
         for k in range(3):
             picture(tmp_path / "train" / f"{c:03d}.Bird_{c}" / f"{k}.png", 10 * c + k)
         picture(tmp_path / "test" / f"{c:03d}.Bird_{c}" / "0.png", 300 + c)
-    s = make(name, root=str(tmp_path), increment=2, size=16, resize=20, order=None)
+    s = promised(lambda: make(name, root=str(tmp_path), increment=2, size=16, resize=20, order=None))
     assert groups(s) == [(0, 1), (2, 3), (4,)]
     x, y = s.experiences()[2].data[0]
     assert x.shape == (3, 16, 16) and x.dtype == torch.uint8 and int(y) == 4
@@ -213,7 +198,7 @@ def test_tiny_imagenet_validation_is_the_test_set(tmp_path: Path) -> None:
         picture(tmp_path / "val" / "images" / f"val_{c}.JPEG", 200 + c, 64)
         lines.append(f"val_{c}.JPEG\t{wnid}\t0\t0\t62\t62")
     (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(lines))
-    s = make("split_tiny_imagenet", root=str(tmp_path), increment=2, order=None)
+    s = promised(lambda: make("split_tiny_imagenet", root=str(tmp_path), increment=2, order=None))
     assert [len(e.data) for e in s.experiences()] == [4, 2]  # type: ignore[arg-type]
     assert [labels_of(t.data).tolist() for t in s.test_sets()] == [[0, 1], [2]]
     assert s.test_sets()[1].data[0][0].shape == (3, 64, 64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cl_toys import mnist_files, promised
 from PIL import Image
 
 from cl_bench import Experience, Scenario, TestSet, UserError
@@ -30,6 +31,17 @@ def test_domains_share_classes_and_differ_in_pixels(name: str, domains: int) -> 
     assert torch.equal(parts[0].data.x, plain.x), "the first domain is the plain one"  # type: ignore[attr-defined]
     for e in parts[1:3]:
         assert torch.equal(e.data.y, plain.y) and not torch.equal(e.data.x, plain.x)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "domains"), [("rotated_mnist", 6), ("permuted_mnist", 10), ("coloured_mnist", 6)])
+def test_domains_of_mnist_come_from_its_files(tmp_path: Path, name: str, domains: int) -> None:
+    mnist_files(tmp_path)
+    s = promised(lambda: make(name, root=str(tmp_path)))
+    assert len(s.experiences()) == len(s.test_sets()) == domains and s.answers == "all"
+    first, last = s.experiences()[0].data, s.experiences()[-1].data
+    assert len(first) == 40 and torch.equal(first.y, last.y) and not torch.equal(first.x, last.x)  # type: ignore[arg-type, attr-defined]
+    with pytest.raises(UserError, match="train-images-idx3-ubyte"):
+        make(name, root=str(tmp_path / "nowhere")).experiences()[0].data[0]
 
 
 def test_rotation_is_a_rotation() -> None:
@@ -64,20 +76,21 @@ def test_orders_of_domains() -> None:
         make("rotated_digits", order=[0, 0]).experiences()
 
 
-def picture(path: Path, value: int) -> None:
+def picture(path: Path, value: int, domain: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 20), (value % 256, 90, 30)).save(path)
+    Image.new("RGB", (20, 20), (value % 256, 90, 20 * domain)).save(path)
 
 
 def test_office_home_and_pacs_split_once_for_everyone(tmp_path: Path) -> None:
     for name, domains in (("office_home", ["Art", "Clipart", "Product", "Real World"]),
                           ("pacs", ["photo", "art_painting", "cartoon", "sketch"])):  # fmt: skip
         root = tmp_path / name
-        for domain in domains:
+        for d, domain in enumerate(domains):
             for c, label in enumerate(("Alarm_Clock", "Bed")):
                 for k in range(10):
-                    picture(root / domain / label / f"{k}.png", 20 * k + c)
-        s, again = (make(name, root=str(root), size=16, resize=16) for _ in range(2))
+                    picture(root / domain / label / f"{k}.png", 20 * k + c, d)
+        s = promised(lambda name=name, root=root: make(name, root=str(root), size=16, resize=16))  # type: ignore[misc]
+        again = make(name, root=str(root), size=16, resize=16)
         assert [e.name for e in s.experiences()] == domains and s.space.names[0] == "Alarm Clock"
         assert [len(e.data) for e in s.experiences()] == [16] * 4 and [len(t.data) for t in s.test_sets()] == [4] * 4  # type: ignore[arg-type]
         train, test = s.experiences()[1].data.files, s.test_sets()[1].data.files  # type: ignore[attr-defined]
@@ -87,15 +100,15 @@ def test_office_home_and_pacs_split_once_for_everyone(tmp_path: Path) -> None:
 
 
 def test_domainnet_follows_the_published_lists(tmp_path: Path) -> None:
-    for domain in ("real", "quickdraw", "painting", "sketch", "infograph", "clipart"):
+    for d, domain in enumerate(("real", "quickdraw", "painting", "sketch", "infograph", "clipart")):
         for part, n in (("train", 2), ("test", 1)):
             lines = []
             for c, label in enumerate(("aircraft_carrier", "axe")):
                 for k in range(n):
-                    picture(tmp_path / domain / label / f"{part}{k}.jpg", 10 * k + c)
+                    picture(tmp_path / domain / label / f"{part}{k}.jpg", 20 * k + 5 * c + 100 * (part == "test"), d)
                     lines.append(f"{domain}/{label}/{part}{k}.jpg {c}")
             (tmp_path / f"{domain}_{part}.txt").write_text("\n".join(lines))
-    s = make("domainnet", root=str(tmp_path), size=16, resize=16, order=[5, 4, 2, 1, 0, 3])
+    s = promised(lambda: make("domainnet", root=str(tmp_path), size=16, resize=16, order=[5, 4, 2, 1, 0, 3]))
     assert [e.name for e in s.experiences()] == ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
     assert [len(e.data) for e in s.experiences()] == [4] * 6 and [len(t.data) for t in s.test_sets()] == [2] * 6  # type: ignore[arg-type]
     assert s.experiences()[0].data[0][0].shape == (3, 16, 16)
@@ -105,7 +118,7 @@ def test_core50_has_one_test_set(tmp_path: Path) -> None:
     for session in range(1, 12):
         for o in (1, 2, 10):
             picture(tmp_path / f"s{session}" / f"o{o}" / f"C_{session:02d}_{o:02d}_000.png", 10 * session + o)
-    s = make("core50", root=str(tmp_path), size=16, resize=16)
+    s = promised(lambda: make("core50", root=str(tmp_path), size=16, resize=16))
     assert [e.name for e in s.experiences()] == ["s1", "s2", "s4", "s5", "s6", "s8", "s9", "s11"]
     assert s.space.names == ("o1", "o2", "o10"), "objects in order of their number"
     (test,) = s.test_sets()
