@@ -105,6 +105,19 @@ def test_only_the_adapter_learns_and_copies_are_independent(kind: str) -> None:
     assert torch.allclose(fresh(x), model(x), atol=1e-5), "state_dict does not carry the adapter"
 
 
+@pytest.mark.parametrize("kind", WEIGHT_KINDS + LAYER_KINDS)
+def test_half_precision_stays_finite_and_gradients_pass_through(kind: str) -> None:
+    model, x = vit(), images(side=8).requires_grad_()
+    where = {"pfeiffer": r"blocks\.\d+\.mlp", "prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
+    adapters = attached(model, kind, FUSED4 if kind in WEIGHT_KINDS else where)
+    stir(adapters)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(x).float().square().mean() + adapters.aux_loss()
+    loss.backward()
+    assert loss.isfinite() and x.grad is not None and float(x.grad.abs().max()) > 0, "no gradient reaches the input"
+    assert all(p.grad is None or p.grad.isfinite().all() for p in adapters.parameters())
+
+
 def test_a_pattern_that_matches_nothing_names_near_layers() -> None:
     with pytest.raises(UserError, match=r"blocks\.0\.attn\.qkv"):
         attach(vit(), "lora", r"blocks\.\d+\.attn\.qvk")

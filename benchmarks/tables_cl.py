@@ -1,0 +1,119 @@
+"""Tables of continual-learning suites from their records.
+
+    cl-bench suite cl_digits --runs runs/cl_digits
+    python benchmarks/tables_cl.py split_digits cl_digits=runs/cl_digits
+
+writes ``results/continual/<name>.md``, what the suites' files say of themselves above what ``cl-bench compare`` makes of the
+records, and ``<name>.jsonl``, one line per run with the counts that every number follows from. Several ``suite=folder``
+pairs go into one page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from cl_bench.compare import Group, compare
+from cl_bench.results import Run, RunList, load_all
+from cl_bench.tables import to_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = "finetune"  # sequential fine-tuning, in all its variants: what every method is measured against
+
+
+def about(suite: str) -> str:
+    """The comment at the head of a suite's file, as Markdown."""
+    lines = (ROOT / "configs" / "suite" / f"{suite}.yaml").read_text(encoding="utf-8").splitlines()
+    head = [line[1:].strip() for line in lines[: next(k for k, line in enumerate(lines) if not line.startswith("#"))]]
+    return "\n".join(head)
+
+
+def made_on(runs: RunList) -> str:
+    """Versions, commits and processor time of the runs."""
+    envs = [r.record["environment"] for r in runs]
+    names = ("torch", "timm", "peft", "avalanche-lib", "pytorch-lightning", "cl-bench")
+    versions = [f"{n} {', '.join(sorted({str(e['packages'].get(n)) for e in envs}))}" for n in names]
+    python = ", ".join(sorted({e["python"] for e in envs}))
+    commits = sorted({str((e.get("git") or {}).get("commit"))[:10] for e in envs})
+    minutes = sum(r.record["cost"]["seconds"]["total"] for r in runs) / 60
+    threads = ", ".join(sorted({str(e["threads"]) for e in envs}))
+    return (f"{len(runs)} runs, {minutes:.0f} minutes in all, one process on a shared machine, CPU, {threads} thread; "
+            f" Python {python}, {', '.join(versions)}; commit {', '.join(commits)}.")
+
+
+def growth(run: Run) -> tuple[float, int]:
+    """KiB of state that the last experience left above the first, and stored images."""
+    steps = run.record["cost"]["growth"]
+    return (steps[-1]["state_bytes"] - steps[0]["state_bytes"]) / 1024, int(steps[-1]["stored_samples"])
+
+
+def above(group: Group) -> str:
+    """Average accuracy above each fine-tuning row, paired by seed and order, and what a method keeps from step to step."""
+    base = {r.method: r.values["average_accuracy"] for r in group.rows for run in [*r.runs.values()][:1]
+            if run.record["method"]["name"] == BASELINE}
+    head = ["method", *(f"above {name}: mean (least), points" for name in base), "state grown (KiB)", "stored images"]
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    behind = []
+    for row in group.rows:
+        mine, cells, best = row.values["average_accuracy"], [], math.inf
+        for values in base.values():
+            gaps = [mine[k] - values[k] for k in mine.keys() & values.keys()]
+            mean = sum(gaps) / len(gaps) if gaps else math.nan
+            cells.append(f"{mean:+.2f} ({min(gaps):+.2f})" if gaps else "–")
+            best = min(best, mean)
+        if best <= 0 and row.method not in base:
+            behind.append(row.method)
+        kept = [growth(run) for run in row.runs.values()]
+        cells += [f"{sum(k for k, _ in kept) / len(kept):.1f}", f"{max(n for _, n in kept)}"] if kept else ["–", "–"]
+        lines.append(f"| {row.method} | " + " | ".join(cells) + " |")
+    told = f"Not above all fine-tuning rows: {', '.join(behind)}." if behind else "Every method is above every fine-tuning row."
+    return "\n".join([f"### {group.title}: above sequential fine-tuning", "", *lines, "", told, ""])
+
+
+def line_of(run: Run) -> dict[str, Any]:
+    """What identifies a run and what its numbers follow from."""
+    record = run.record
+    return {
+        "id": run.id, "suite": record["suite"], "scenario": run.scenario, "backbone": record["backbone"]["label"],
+        "weights": record["backbone"]["sha256"], "method": run.method, "args": record["method"]["args"], "seed": run.seed,
+        "order": run.order, "fingerprint": run.fingerprint, "commit": (record["environment"].get("git") or {}).get("commit"),
+        "packages": record["environment"]["packages"], "matrix": record["matrix"],
+        "metrics": {k: v for k, v in record["metrics"].items() if v is not None},
+        "seconds": record["cost"]["seconds"]["total"], "growth": record["cost"]["growth"],
+    }
+
+
+def page(name: str, parts: dict[str, Path]) -> None:
+    """Write ``results/continual/<name>.md`` and ``.jsonl``."""
+    out = ROOT / "results" / "continual"
+    out.mkdir(parents=True, exist_ok=True)
+    told = " ".join(f"{suite}=runs/{suite}" for suite in parts)
+    text = [f"# {name.replace('_', ' ').title().replace('Cifar', 'CIFAR-').replace('Mnist', 'MNIST')}", ""]
+    text += ["    " + c for c in [*(f"cl-bench suite {s} --runs runs/{s}" for s in parts),
+                                  f"python benchmarks/tables_cl.py {name} {told}"]]
+    lines: list[str] = []
+    for suite, folder in parts.items():
+        runs = load_all(folder)
+        unfinished = [r.id for r in runs if r.status != "finished"]
+        if unfinished or runs.problems:
+            sys.exit(f"{folder} holds runs that did not finish or cannot be read: {unfinished or runs.problems}")
+        found = compare(runs)
+        text += ["", f"## {suite}", "", about(suite), "", made_on(runs), "", to_markdown(found)]
+        text += [above(group) for group in found.groups]
+        lines += [json.dumps(line_of(r), sort_keys=True) for r in sorted(runs, key=lambda r: r.id)]
+    text.append(f"The runs, one per line with the counts behind every number: `{name}.jsonl`.")
+    (out / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(out / f"{name}.md")
+
+
+if __name__ == "__main__":
+    given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given.add_argument("name", help="of the page, e.g. split_digits")
+    given.add_argument("parts", nargs="+", help="suite=folder of its records")
+    options = given.parse_args()
+    page(options.name, {suite: Path(folder) for suite, _, folder in (p.partition("=") for p in options.parts)})
