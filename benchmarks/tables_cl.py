@@ -78,7 +78,7 @@ def line_of(run: Run) -> dict[str, Any]:
     """What identifies a run and what its numbers follow from."""
     record = run.record
     return {
-        "id": run.id, "suite": record["suite"], "scenario": run.scenario, "backbone": record["backbone"]["label"],
+        "id": run.id, "suite": record["suite"], "scenario": run.scenario, "backbone": run.backbone,
         "weights": record["backbone"]["sha256"], "method": run.method, "args": record["method"]["args"], "seed": run.seed,
         "order": run.order, "fingerprint": run.fingerprint, "commit": (record["environment"].get("git") or {}).get("commit"),
         "packages": record["environment"]["packages"], "matrix": record["matrix"],
@@ -90,7 +90,6 @@ def line_of(run: Run) -> dict[str, Any]:
 def page(name: str, parts: dict[str, Path]) -> None:
     """Write ``results/continual/<name>.md`` and ``.jsonl``."""
     out = ROOT / "results" / "continual"
-    out.mkdir(parents=True, exist_ok=True)
     told = " ".join(f"{suite}=runs/{suite}" for suite in parts)
     text = [f"# {name.replace('_', ' ').title().replace('Cifar', 'CIFAR-').replace('Mnist', 'MNIST')}", ""]
     text += ["    " + c for c in [*(f"cl-bench suite {s} --runs runs/{s}" for s in parts),
@@ -106,6 +105,7 @@ def page(name: str, parts: dict[str, Path]) -> None:
         text += [above(group) for group in found.groups]
         lines += [json.dumps(line_of(r), sort_keys=True) for r in sorted(runs, key=lambda r: r.id)]
     text.append(f"The runs, one per line with the counts behind every number: `{name}.jsonl`.")
+    out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(out / f"{name}.md")

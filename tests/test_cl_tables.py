@@ -1,0 +1,53 @@
+"""The pages of continual-learning suites: rows that do not beat fine-tuning are told, numbers follow from the records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from records import write_learner
+
+from cl_bench.compare import compare
+from cl_bench.results import load_all
+
+FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "tables_cl.py"
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="benchmarks are part of a checkout only")
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("tables_cl", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_gaps_are_paired_by_seed_and_a_row_behind_fine_tuning_is_named(tmp_path: Path) -> None:
+    for seed in range(2):
+        for method in ("finetune", "joint", "lora"):
+            write_learner(tmp_path, method, seed)
+    (group,) = compare(load_all(tmp_path)).groups
+    rows = {r.method: r.values["average_accuracy"] for r in group.rows}
+    text = script().above(group)
+    gaps = [rows["joint"][k] - rows["finetune"][k] for k in rows["joint"]]
+    assert f"| joint | {sum(gaps) / 2:+.2f} ({min(gaps):+.2f}) |" in text
+    assert "Every method is above every fine-tuning row." in text
+    for key in rows["lora"]:
+        rows["lora"][key] = rows["finetune"][key] - 1
+    assert "Not above all fine-tuning rows: lora." in script().above(group)
+
+
+def test_a_line_holds_what_the_numbers_follow_from(tmp_path: Path) -> None:
+    write_learner(tmp_path, "lora", 3, order=5)
+    (run,) = load_all(tmp_path)
+    line = json.loads(json.dumps(script().line_of(run)))
+    assert (line["seed"], line["order"], line["fingerprint"]) == (3, 5, run.fingerprint)
+    assert line["matrix"]["correct"] == run.record["matrix"]["correct"] and line["packages"]["torch"]
+
+
+def test_unfinished_runs_make_no_page(tmp_path: Path) -> None:
+    write_learner(tmp_path, "lora", 0, status="running")
+    with pytest.raises(SystemExit, match="did not finish"):
+        script().page("nothing", {"cl_digits": tmp_path})
