@@ -26,7 +26,8 @@ class Derpp(Method):
     compared on the units that existed at insertion, where the official network has all units from the start.
 
     Args:
-        buffer_size, alpha, beta, lr: the official Split-CIFAR-100 setting with 500 images.
+        buffer_size, alpha, beta, lr: the official Split-CIFAR-100 setting with 500 images; its 50 epochs are for training
+            from scratch.
         minibatch: stored images per draw.
     """
 

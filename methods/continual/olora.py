@@ -23,7 +23,7 @@ class OLoRA(Adapted):
 
     Deviations: published for language models with q and v of T5, rank 8, alpha 32 and task names in the prompt. The
     vision setting: rank 10 on q and v, alpha = r, a growing linear head with cross-entropy among the current classes,
-    Adam at a constant 1e-3, and no dropout.
+    five epochs (published: one) of Adam at a constant 1e-3, and no dropout.
 
     Args:
         lamda: weight of the overlap (published: 0.5).
