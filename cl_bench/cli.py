@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--html", type=Path, help="write the self-contained page here")
     compare.add_argument("--export", type=Path, action="append", default=[], metavar="FILE",
                          help="write the table as FILE.csv, FILE.md or FILE.tex; may be repeated")
+    compare.add_argument("--by", choices=["scenario", "fingerprint"], default="scenario",
+                         help="one table per scenario (different protocols are refused), or one per protocol fingerprint")
     compare.add_argument("--mix", action="store_true", help="allow runs of different protocols in one table, and say so")
 
     select = sub.add_parser("select", parents=[common], help="choose settings without labels, and the gap to the oracle",
@@ -92,8 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = sub.add_parser("serve", parents=[common], help="the page over a folder, updated while runs go on")
     serve.add_argument("runs", nargs="?", type=Path, default=Path("runs"))
-    serve.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise")
-    serve.add_argument("--port", type=int, default=8765)
+    serve.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise (with --remote)")
+    serve.add_argument("--port", type=int, default=8765, help="default: 8765; 0 takes a free one")
+    serve.add_argument("--remote", action="store_true", help="allow an address that other machines reach: they can read "
+                       "every record")
 
     sync = sub.add_parser("sync", parents=[common, stored, tracked], help="send to MLflow what it has not yet; or fetch")
     sync.add_argument("--from-mlflow", metavar="URI", dest="source", help="import the runs of an MLflow store as records")
@@ -197,7 +201,7 @@ def _check(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _compare(o: argparse.Namespace, rest: list[str]) -> int:
-    _tables(o.runs, html=o.html, exports=o.export, mix=o.mix)
+    _tables(o.runs, html=o.html, exports=o.export, by=o.by, mix=o.mix)
     return 0
 
 
@@ -214,7 +218,8 @@ def _serve(o: argparse.Namespace, rest: list[str]) -> int:
 
     if not o.runs.is_dir():
         raise UserError(f"there is no folder {o.runs}; run something first, or name another.")
-    serve(o.runs, host=o.host, port=o.port)
+    serve(o.runs, host=o.host, port=o.port, remote=o.remote,
+          ready=lambda url: print(f"{o.runs} at {url} (Ctrl-C ends it)", flush=True))
     return 0
 
 
@@ -238,20 +243,20 @@ def _ui(o: argparse.Namespace, rest: list[str]) -> int:
     return ui(o.tracking, o.runs, host=o.host, port=o.port)
 
 
-def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), mix: bool = False,
-            title: str = "cl-bench", console_only: bool = False) -> None:
+def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), by: str = "scenario",
+            mix: bool = False, title: str = "cl-bench", console_only: bool = False) -> None:
     from .compare import compare
     from .tables import export, print_tables
 
     runs = _records(folders)
-    comparison = compare(runs, mix=mix)
+    comparison = compare(runs, by=by, mix=mix)
     print_tables(comparison)
     for file in exports:
         print(f"table: {export(comparison, file)}")
     if html is not None:
         from .dashboard import render
 
-        render(runs, html, title=title)
+        render(comparison, html, title=title)
         if not console_only:
             print(f"page: {html.resolve()}")
 

@@ -293,5 +293,5 @@ def compare(runs: Iterable[Run], by: str = "scenario", mix: bool = False) -> Com
         if len({r.fingerprint for r in group}) > 1 and not mix:
             raise UserError(f"Runs of {key[0]} on {key[1] or 'one backbone'} were made under different protocols and "
                             f"cannot stand in one table: {_say(differing_fields(group))}. Compare them apart "
-                            f"(by fingerprint), or mix them knowingly (mix).")
+                            f"with --by fingerprint, or mix them knowingly with --mix.")
     return Comparison([_group(tables[key]) for key in sorted(tables)], problems)

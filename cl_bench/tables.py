@@ -51,7 +51,9 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
     """One table per group on the terminal (rich)."""
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     if console is None:
         console = Console()
@@ -73,7 +75,7 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
         if hidden := [METRICS[n].label for n in group.metrics if n not in columns]:
             notes.append(f"Not shown in this width: {', '.join(hidden)}.")
         for note in notes:
-            console.print(f"  {escape(note)}", style="dim", highlight=False)
+            console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim", highlight=False)
         console.print()
     for line in LEGEND:
         console.print(escape(line), style="dim", highlight=False)

@@ -15,7 +15,7 @@ import pytest
 import records
 from rich.console import Console
 
-from cl_bench import tables
+from cl_bench import cli, tables
 from cl_bench.compare import METRICS, compare, differing_fields, value_of
 from cl_bench.errors import UserError
 from cl_bench.matrix import AccuracyMatrix
@@ -54,6 +54,19 @@ def test_other_protocols_are_refused_and_the_field_is_named(tmp_path):
     apart = compare(load_all(tmp_path), by="fingerprint")
     assert [len(g.rows) for g in apart.groups] == [1, 1]
     assert not any("Mixed" in note for group in apart.groups for note in group.notes)
+
+
+def test_the_command_refuses_mixes_and_keeps_apart(tmp_path, capsys):
+    known(tmp_path / "runs", "codyra", 0, 70)
+    known(tmp_path / "runs", "lora", 0, 71, fields={"test_batch_size": 200})
+    runs, page = str(tmp_path / "runs"), tmp_path / "page.html"
+    assert cli.main(["compare", runs, "--html", str(page)]) == 2 and not page.exists()
+    error = capsys.readouterr().err
+    assert "'test_batch_size' is 64 in" in error and "--mix" in error and "--by fingerprint" in error
+    assert cli.main(["compare", runs, "--html", str(page), "--mix"]) == 0
+    assert "Mixed protocols" in capsys.readouterr().out and "Mixed protocols" in page.read_text()
+    assert cli.main(["compare", runs, "--html", str(page), "--by", "fingerprint"]) == 0
+    assert capsys.readouterr().out.count("Protocol ") == 2 and "Mixed protocols" not in page.read_text()
 
 
 @pytest.mark.parametrize("field,value", [("weights", "cd"), ("preprocess", "0.5"), ("data", "x"), ("split", "5"),

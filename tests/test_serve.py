@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import threading
 import time
 
 import pytest
 import records
 
-from cl_bench.dashboard.serve import make_server
+from cl_bench import cli
+from cl_bench.dashboard.serve import DashboardServer, make_server
 from cl_bench.errors import UserError
 
 
@@ -134,3 +136,16 @@ def test_a_taken_port_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="Cannot listen"):
         make_server(tmp_path, port=70000)
     first.server_close()
+
+
+def test_the_command_says_where_and_serves_others_only_when_told(folder, monkeypatch, capsys):
+    def stop(self, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DashboardServer, "serve_forever", stop)
+    assert cli.main(["serve", str(folder), "--port", "0"]) == 0
+    assert re.search(r"at http://127\.0\.0\.1:\d+/ ", capsys.readouterr().out)
+    assert cli.main(["serve", str(folder), "--port", "0", "--host", "0.0.0.0"]) == 2
+    assert "--remote" in capsys.readouterr().err
+    assert cli.main(["serve", str(folder), "--port", "0", "--host", "0.0.0.0", "--remote"]) == 0
+    assert re.search(r"at http://0\.0\.0\.0:\d+/ ", capsys.readouterr().out)

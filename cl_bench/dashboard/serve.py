@@ -217,7 +217,7 @@ def make_server(folder: str | Path, host: str = "127.0.0.1", port: int = 0, *, t
         raise UserError(f"{folder} is not a folder: give the folder of runs to serve.")
     if not remote and not _is_loopback(host):
         raise UserError(f"{host} can be reached from other machines, which could then read every record: allow it "
-                        f"explicitly (remote), or use 127.0.0.1.")
+                        f"with --remote, or use 127.0.0.1.")
     try:
         return DashboardServer(folder, (host, port), title or f"cl-bench · {folder.resolve().name}", interval)
     except (OSError, OverflowError) as error:
