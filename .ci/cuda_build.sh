@@ -29,6 +29,9 @@ if [ ! -x "$home/bin/nvcc" ] || [ ! -x "$home/nvvm/bin/cicc" ] || [ ! -d "$home/
   "$python" -m pip install --quiet --disable-pip-version-check \
     "nvidia-cuda-nvcc==$cuda.*" "nvidia-cuda-crt==$cuda.*" "nvidia-nvvm==$cuda.*"
 fi
+if [ ! -f "$home/include/nv/target" ] && [ ! -f "$home/include/cccl/nv/target" ]; then # comes with some versions of nvcc only
+  "$python" -m pip install --quiet --disable-pip-version-check "nvidia-cuda-cccl==$cuda.*"
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
