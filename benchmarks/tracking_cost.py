@@ -133,7 +133,8 @@ def main() -> None:
         shutil.rmtree(home, ignore_errors=True)
     given = (("scenario", o.scenario), ("method", o.method), ("epochs", o.epochs), ("repetitions", o.repetitions))
     options = "".join(f" --{name} {value}" for name, value in given if value is not None)
-    text = table(rows, f"`{o.scenario}` with `{o.method}`", f"python benchmarks/tracking_cost.py{options}", load, import_seconds())
+    text = table(rows, f"`{o.scenario}` with `{o.method}`", f"python benchmarks/tracking_cost.py{options}", load,
+                 import_seconds())
     print(text)
     if o.out is not None:
         o.out.parent.mkdir(parents=True, exist_ok=True)
