@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import records
+from stores import dump, open_store
 
 from cl_bench import tracking_content as content
 from cl_bench.errors import UserError
 from cl_bench.matrix import AccuracyMatrix, Stream
 from cl_bench.results import RunWriter, load
-from cl_bench.tracking_store import STATE, Store, StoreError, resolve
+from cl_bench.tracking_store import STATE, Store, StoreError
 
 FIELDS = {"scenario.data": {"train": "4b4d1dc4ae9e4aae", "test": "32c62036f88205bb"}}
 
@@ -37,28 +38,6 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(tmp_path: Path, empty_database: Path) -> Path:
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     return tmp_path
-
-
-def open_store(runs: Path) -> Store:
-    return Store(resolve(None, runs), runs)
-
-
-def dump(store: Store) -> dict[str, Any]:
-    """All that the store holds, without MLflow's own random ids and times of writing."""
-    out: dict[str, Any] = {}
-    for run in store._search("tags.`cl_bench.kind` != ''"):
-        data, history = run.data, {}
-        for key in sorted(data.metrics):
-            history[key] = sorted((m.step, m.timestamp, m.value)
-                                  for m in store.client.get_metric_history(run.info.run_id, key))
-        name = data.tags.get("cl_bench.run_id") or f"suite {data.tags['cl_bench.suite']}"
-        assert name not in out, f"{name} is in the store twice"
-        out[name] = {
-            "metrics": history, "params": data.params, "status": run.info.status,
-            "tags": {k: v for k, v in data.tags.items() if k.startswith("cl_bench.")},
-            "inputs": sorted((d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs),
-            "files": sorted(f.path for at in (None, "record") for f in store.client.list_artifacts(run.info.run_id, at))}
-    return out
 
 
 # -- what is sent -----------------------------------------------------------------------------------------------------
