@@ -23,7 +23,7 @@ options of a run (any of them may stand in the YAML file that --config names):
   --method NAME            and --method.ARG VALUE; a name, package.module:Class or path/to/file.py:Class
   --backbone NAME          and --backbone.ARG VALUE; default: the scenario's own
   --seed N                 one seed makes every random draw (default 0)
-  --device cpu|cuda|auto   and --precision, --workers, --threads
+  --device cpu|cuda|auto   and --precision, --workers, --threads, --optimizers torch|fused|apex
   --source.epochs N        and --source.lr, --source.batch_size: the classifier a test stream starts from
   --checkpoint true|false  keep what it takes to resume (default true)
 help on one part: --method.help NAME, --scenario.help NAME, --backbone.help NAME

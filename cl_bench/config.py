@@ -300,9 +300,11 @@ def preflight(config: Mapping[str, Any]) -> None:
         UserError: for a scenario that cannot be built, a method that needs what it does not give, a missing device.
     """
     from .engine import Compute, resolve_device
+    from .optimizers import check_optimizers
     from .protocol import check_needs
 
-    resolve_device(Compute(**dict(config.get("compute") or {})).device)
+    compute = Compute(**dict(config.get("compute") or {}))
+    check_optimizers(compute.optimizers, resolve_device(compute.device))
     scenario = _instances(parser(), {"scenario": config["scenario"]}).scenario
     names = {root: _named(config, root) for root in ("scenario", "method")}
     check_needs(_class(config["method"]["class_path"]), scenario, names)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from .data.tensor import TensorData, as_float, labels_of
 from .errors import UserError
 from .method import Method
+from .optimizers import fuse
 from .rng import Rng
 from .seeding import derive, seeded
 from .stream_metrics import CalibrationBins, top_class_share
@@ -43,12 +44,16 @@ class Compute:
         precision: Lightning's precision name; ``32-true`` is bit-reproducible on a CPU.
         workers: processes that decode images of data sets that are not held in memory; never changes a number.
         threads: CPU threads; fixed, because sums depend on it in the last bit. 0 leaves torch's own choice.
+        optimizers: ``torch``: as methods make them; ``fused``: torch's fused kernels under Adam, AdamW and SGD; ``apex``:
+            NVIDIA apex's FusedAdam in place of Adam and AdamW, on a GPU. For learning; a source is always trained with
+            ``torch``, and other kernels give other last bits.
     """
 
     device: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
     workers: int = 0
     threads: int = 1
+    optimizers: Literal["torch", "fused", "apex"] = "torch"
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads"):
@@ -183,6 +188,16 @@ class _Losses(Callback):
             self.values.append(loss.detach())
 
 
+class _Fuse(Callback):
+    """Puts fused kernels under the optimizers that the method has just made."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        trainer.optimizers = [fuse(optimizer, self.kind) for optimizer in trainer.optimizers]
+
+
 @dataclass
 class Fitted:
     """What a fit left behind: (step, loss) points, how many losses were not finite, optimizer steps, and how many
@@ -210,7 +225,7 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
         if epochs > 0:
             feed = Feed(method.training_data(exp), method.batch_size, device, workers=compute.workers, seed=seed,
                         augment=exp.augment)
-            trainer = _trainer(compute, epochs, [losses])
+            trainer = _trainer(compute, epochs, [losses, _Fuse(compute.optimizers)])
             method.train()
             trainer.fit(method, feed)
             steps = int(trainer.global_step)

@@ -22,6 +22,7 @@ from .errors import UserError
 from .matrix import AccuracyMatrix
 from .meter import Meter, parameter_counts, peak_memory, reset_peak_memory, state_bytes
 from .method import Method
+from .optimizers import check_optimizers
 from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits
 from .results import RunWriter, environment, new_id, utc_now
 from .rng import Rng
@@ -29,7 +30,7 @@ from .scenario import Scenario
 from .seeding import derive, seeded
 from .source import ready_backbone
 from .stream_metrics import Stream, StreamEntry
-from .streaming import stream_step
+from .streaming import reset_counted, stream_step, taken_back
 from .types import Experience, LabelSpace, TestSet
 
 __all__ = ["PROTOCOL_VERSION", "Plan", "fingerprint", "run"]
@@ -209,6 +210,7 @@ class _Run:
         with self.clock("adapt"), seeded(seed), torch.enable_grad():
             method.to(self.device).eval()
             method.rng = Rng(seed)
+            taken_back(self.speed, method.counters(), {})  # of an earlier deployment
             method.deploy(source)
             method.to(self.device)
         method.mark()
@@ -220,7 +222,7 @@ class _Run:
         if not self.in_stream:
             self.enter_stream(method)
         elif self.scenario.reset == "domain":
-            method.reset()
+            reset_counted(method, self.speed)
             self.event("reset", name=test.name)
         space = self.scenario.space_for(test, method.seen if len(method.seen) else self.scenario.space)
         with self.clock("adapt"):
@@ -235,7 +237,10 @@ class _Run:
                 self.event("collapse", name=entry.name, share=entry.top_class_share)
                 self.warn(f"collapse: {100 * (entry.top_class_share or 0):.0f} % of the answers on {entry.name} are one class.")
             self.event("domain", name=entry.name, error=entry.error, step=self.step)
-        self.counts.update(method.counters())
+        spent, broken = self.speed.get("spent", {}), self.counts.get("nonfinite", 0)
+        self.counts.update({key: value + spent.get(key, 0) for key, value in method.counters().items()})
+        if (more := self.counts.get("nonfinite", 0) - broken) > 0:
+            self.warn(f"{more} losses or gradients of adapting to {test.name} were not finite; their steps were not taken.")
 
     def leave_stream(self, method: Method, last: str) -> None:
         """After the last segment before learning goes on, or the end: what is left of the source."""
@@ -279,6 +284,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
         UserError: before any work, where the scenario does not give what the method needs.
     """
     device = resolve_device(plan.compute.device)
+    check_optimizers(plan.compute.optimizers, device)
     with _process(plan.compute):
         reset_peak_memory()
         check_needs(plan.method, plan.scenario, plan.names)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -66,7 +66,7 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
         state = load_file(file)
     else:
         trained = _SourceTraining(ready, lr=recipe.lr, epochs=recipe.epochs, batch_size=recipe.batch_size)
-        fit(trained, source, compute, derive(seed, "source"))
+        fit(trained, source, replace(compute, optimizers="torch"), derive(seed, "source"))
         pairs: dict[str, torch.nn.Module] = {"backbone": trained.backbone, "head": trained.head}
         state = {f"{k}.{name}": v.detach().cpu().contiguous() for k, m in pairs.items() for name, v in m.state_dict().items()}
         cache.mkdir(parents=True, exist_ok=True)

@@ -169,7 +169,9 @@ def test_a_failed_run_says_so(tmp_path: Path) -> None:
     assert len(r.record["matrix"]["rows"]) == 1, "what was measured before is kept"
 
 
-@pytest.mark.parametrize(("option", "said"), [("lr", "lr must be 0 or more, not -1"), ("batch_size", "batch_size must be 1 or")])
+@pytest.mark.parametrize(("option", "said"), [
+    ("lr", "lr must be 0 or more, not -1"), ("batch_size", "batch_size must be 1 or more, not -1"),
+])
 def test_an_option_out_of_range_is_the_users_to_mend(option: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         run(plan_from(parse([*SPLIT, f"--method.{option}", "-1"])), tmp_path)
