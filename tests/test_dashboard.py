@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from cl_bench.errors import UserError
 from cl_bench.label_free import choices
 from cl_bench.matrix import AccuracyMatrix
 from cl_bench.results import Run, load_all
+from cl_bench.statistics import bca_interval
 from cl_bench.tables import cell_text
 
 
@@ -69,6 +71,26 @@ def test_pairs_and_ranks_are_those_of_the_statistics(suite):
     assert len(learn["scenarios"]) == 2 and sum(learn["ranks"]) == pytest.approx(6 * 7 / 2)
     stream = next(r for r in data["ranks"] if r["metric"] == "mean_error")
     assert "ranks" not in stream
+
+
+def test_bootstrap_intervals_only_where_there_are_pairs_enough(tmp_path):
+    for seed in range(8):
+        records.write_learner(tmp_path, "lora", seed)
+        records.write_learner(tmp_path, "osft", seed)
+        if seed < 7:
+            records.write_learner(tmp_path, "ncm", seed)
+    comparison = compare(load_all(tmp_path))
+    shown = payload(comparison, "x")["groups"][0]["pairs"]["average_accuracy"]
+    rows = {row.method: row.values["average_accuracy"] for row in comparison.groups[0].rows}
+    names = [m["name"] for m in payload(comparison, "x")["methods"]]
+    told = {(names[a], names[b]): test for (a, b), test in zip(combinations(shown["methods"], 2), shown["tests"], strict=True)}
+    for (a, b), (n, *_, low, high) in told.items():
+        if "ncm" in (a, b):
+            assert n == 7 and low is high is None
+        else:
+            differences = [rows[a][key] - rows[b][key] for key in sorted(rows[a])]
+            interval = bca_interval(differences)
+            assert n == 8 and (low, high) == pytest.approx((interval.low, interval.high), abs=1e-3)
 
 
 def test_choices_without_labels_are_those_of_the_command(suite):

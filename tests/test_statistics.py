@@ -152,6 +152,8 @@ def test_bca_is_scipys():
     assert (ours.low, ours.high) == pytest.approx((theirs.confidence_interval.low, theirs.confidence_interval.high),
                                                   abs=0.04)
     assert s.bca_interval(x) == s.bca_interval(x)
+    equal = s.bca_interval(np.array([0.3, 0.1 + 0.2, 0.3, 0.3]))  # equal but for the last bit
+    assert equal.low == equal.high == equal.mean
 
 
 def test_cliffs_delta():

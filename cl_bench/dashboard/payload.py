@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from urllib.parse import quote
 import numpy as np
 
 from .. import __version__
-from ..compare import COST, METRICS, Comparison, Group, value_of
+from ..compare import COST, METRICS, Comparison, Group, Key, value_of
 from ..label_free import choices
 from ..results import Run, utc_now
-from ..statistics import cliques, compare_pair, friedman, holm
+from ..statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ..tables import cell_text, to_csv, to_latex, to_markdown
 from .curves import learn_curves, rounded, stream_curves
 
@@ -53,12 +53,23 @@ def _pairs(group: Group, methods: dict[str, int]) -> dict[str, Any]:
         rows = [row for row in group.rows if row.cells[name].n]
         if name not in group.metrics or len(rows) < 2:
             continue
-        tests = [compare_pair(a.values[name], b.values[name]) for a, b in combinations(rows, 2)]
+        pairs = list(combinations(rows, 2))
+        tests = [compare_pair(a.values[name], b.values[name]) for a, b in pairs]
+        boot = [_bootstrap(a.values[name], b.values[name]) for a, b in pairs]
         sign, wilcoxon = holm([t.p_sign_flip for t in tests]), holm([t.p_wilcoxon for t in tests])
         out[name] = {"methods": [methods[row.method] for row in rows], "tests": [
             [t.n, _num(t.difference.mean), _num(t.difference.low), _num(t.difference.high), _num(s), _num(w),
-             _num(t.delta), _num(t.smallest_p, 6)] for t, s, w in zip(tests, sign, wilcoxon, strict=True)]}
+             _num(t.delta), _num(t.smallest_p, 6), *b] for t, s, w, b in zip(tests, sign, wilcoxon, boot, strict=True)]}
     return out
+
+
+def _bootstrap(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[float | None]:
+    """Ends of the BCa interval of the paired difference; none where too few pairs would make it too short."""
+    x, y = pair(a, b)
+    if x.size < BOOTSTRAP_FROM:
+        return [None, None]
+    interval = bca_interval(x - y)
+    return [_num(interval.low), _num(interval.high)]
 
 
 def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:

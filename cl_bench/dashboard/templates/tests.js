@@ -74,10 +74,11 @@ function pairBlock(group, field) {
   const pairs = group.pairs[metric], k = pairs.methods.length;
   const test = (i, j) => {  // stored for i < j; the other half mirrors it
     const [a, b] = i < j ? [i, j] : [j, i];
-    const [n, mean, low, high, sign, wilcoxon, delta, smallest] = pairs.tests[a * k - a * (a + 1) / 2 + (b - a - 1)];
+    const [n, mean, low, high, sign, wilcoxon, delta, smallest, from, to] = pairs.tests[a * k - a * (a + 1) / 2 + (b - a - 1)];
     const flip = i < j ? 1 : -1;
     return { n, mean: isNumber(mean) ? flip * mean : null, low: flip > 0 ? low : isNumber(high) ? -high : null,
-      high: flip > 0 ? high : isNumber(low) ? -low : null, sign, wilcoxon, delta: isNumber(delta) ? flip * delta : null, smallest };
+      high: flip > 0 ? high : isNumber(low) ? -low : null, sign, wilcoxon, delta: isNumber(delta) ? flip * delta : null, smallest,
+      from: flip > 0 ? from : isNumber(to) ? -to : null, to: flip > 0 ? to : isNumber(from) ? -from : null };
   };
   const order = pairs.methods.map((method, i) => ({ method, i })).filter(({ method }) => shown(method));
   const limit = Math.max(1, ...pairs.tests.map((t) => Math.abs(t[1] || 0)));
@@ -103,7 +104,8 @@ function pairBlock(group, field) {
   scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
     shorten(shortOf(c.method), 10))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, shorten(shortOf(row.method), 18)),
     order.map((column) => cell(row, column))))))), notesList(notes),
-  numbersTable("Paired tests", ["pair", "n", "difference", "95 % interval", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
+  numbersTable("Paired tests", ["pair", "n", "difference", "95 % t-interval", "95 % BCa bootstrap", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
     order.flatMap((row, a) => order.slice(a + 1).map((column) => { const t = test(row.i, column.i); return [`${nameOf(row.method)} − ${nameOf(column.method)}`, t.n,
-      signed(t.mean, 2), isNumber(t.low) ? `${signed(t.low, 2)} to ${signed(t.high, 2)}` : "–", pText(t.sign), pText(t.wilcoxon), fixed(t.delta, 2), pText(t.smallest)]; })))];
+      signed(t.mean, 2), isNumber(t.low) ? `${signed(t.low, 2)} to ${signed(t.high, 2)}` : "–",
+      isNumber(t.from) ? `${signed(t.from, 2)} to ${signed(t.to, 2)}` : "–", pText(t.sign), pText(t.wilcoxon), fixed(t.delta, 2), pText(t.smallest)]; })))];
 }
