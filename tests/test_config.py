@@ -114,8 +114,9 @@ def test_two_different_inner_scenarios_have_two_names() -> None:
 
 
 def test_short_forms_of_compute() -> None:
-    config = parse([*SPLIT, "--device", "cpu", "--threads=2", "--workers", "1"])
-    assert config["compute"] == {"device": "cpu", "precision": "32-true", "workers": 1, "threads": 2}
+    config = parse([*SPLIT, "--device", "cpu", "--threads=2", "--workers", "1", "--optimizers", "fused"])
+    assert config["compute"] == {
+        "device": "cpu", "precision": "32-true", "workers": 1, "threads": 2, "optimizers": "fused"}
 
 
 def test_a_label_names_what_was_changed() -> None:
