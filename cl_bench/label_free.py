@@ -19,13 +19,15 @@ from .compare import Comparison, Group, Row
 from .errors import UserError
 from .selection import DIVERSE, Selection, choose
 
-__all__ = ["RECORDED", "Choice", "choices", "print_choices"]
+__all__ = ["LABELS", "RECORDED", "Choice", "choices", "print_choices"]
 
 RECORDED: dict[str, Callable[[Mapping[str, float]], float]] = {
     "prediction_entropy": lambda u: -u["entropy"],
     "information_maximisation": lambda u: u["marginal_entropy"] - u["entropy"],
     "mano": lambda u: u["mano"],
 }
+
+LABELS = {name: "MaNo" if name == "mano" else name.replace("_", " ") for name in RECORDED}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def print_choices(comparison: Comparison, source: str = "source") -> None:
             s = choice.selection
             numbers = [_text(100 - s.chosen_accuracy), escape(str(s.oracle)), _text(100 - s.oracle_accuracy), _text(s.gap),
                        _text(s.spearman)]
-            table.add_row(f"{escape(choice.among)} ({choice.candidates})", s.scorer.replace("_", " "),
+            table.add_row(f"{escape(choice.among)} ({choice.candidates})", LABELS[s.scorer],
                           escape(s.chosen or "none: keep the source"), *numbers)
         console.print(table)
         refused = sorted({m for choice in made for m in choice.selection.refused})

@@ -165,19 +165,21 @@ def _tex(text: str) -> str:
 
 
 def to_latex(comparison: Comparison) -> str:
-    r"""One ``table`` per group for booktabs (``\usepackage{booktabs}``); the best method in bold."""
-    parts = [r"% \usepackage{booktabs}"]
+    r"""One ``table`` per group for booktabs; the best method in bold. Tables of many columns are scaled to the line's
+    width, which needs graphicx."""
+    parts = [r"% \usepackage{booktabs,graphicx}"]
     for group in comparison.groups:
-        heads = [f"{_tex(METRICS[n].label)} ({_tex(METRICS[n].unit)}) {_tex(METRICS[n].arrow)}".strip()
-                 for n in group.metrics]
-        lines = [r"\begin{table}[t]", r"\centering", r"\small", r"\begin{tabular}{llr" + "r" * len(heads) + "}",
-                 r"\toprule", " & ".join(["", "method", "$n$", *heads]) + r" \\", r"\midrule"]
+        heads = [r"\shortstack[r]{" + r"\\".join(_tex(line) for line in _head(n)) + "}" for n in group.metrics]
+        wide = len(heads) > 5
+        lines = [r"\begin{table}[t]", r"\centering", r"\small", *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
+                 r"\begin{tabular}{llr" + "r" * len(heads) + "}", r"\toprule",
+                 " & ".join(["", "method", "$n$", *heads]) + r" \\", r"\midrule"]
         for row in group.rows:
             name = rf"\textbf{{{_tex(row.method)}}}" if row.best else _tex(row.method)
             cells = [_tex(cell_text(row, n)) for n in group.metrics]
             lines.append(" & ".join([_tex(_mark(row)), name, _tex(_state(row)), *cells]) + r" \\")
         caption = " ".join(_tex(note) for note in (group.title + ".", *_footer(group)))
-        lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
+        lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else ""), rf"\caption{{{caption}}}", r"\end{table}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

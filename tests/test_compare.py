@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cl_bench import cli, tables
 from cl_bench.compare import METRICS, compare, differing_fields, value_of
+from cl_bench.dashboard.payload import payload
 from cl_bench.errors import UserError
 from cl_bench.matrix import AccuracyMatrix
 from cl_bench.results import load_all
@@ -149,22 +150,31 @@ def test_equal_methods_are_tied(tmp_path):
     assert {r.standing for r in compare(load_all(tmp_path)).groups[0].rows} == {"best", "tied"}
 
 
-def test_every_export_holds_the_same_numbers(tmp_path):
+def test_every_export_holds_the_same_numbers_as_the_page(tmp_path):
+    """Cell by cell: each method's row of each table, in all three formats and in the page's data."""
     records.write_suite(tmp_path, seeds=3)
     comparison = compare(load_all(tmp_path))
-    lines = list(csv.DictReader(io.StringIO(tables.to_csv(comparison))))
-    markdown, latex = tables.to_markdown(comparison), tables.to_latex(comparison)
-    for group in comparison.groups:
+    data = payload(comparison, "x")
+    lines = list(csv.DictReader(io.StringIO(data["exports"]["csv"])))
+    markdown, latex = data["exports"]["md"].split("### ")[1:], data["exports"]["tex"].split(r"\begin{table}")[1:]
+    assert len(markdown) == len(latex) == len(comparison.groups)
+
+    def cells(text: str, method: str, by: str) -> list[str]:
+        (row,) = [parts for line in text.splitlines() if len(parts := [c.strip(" &") for c in line.strip("| \\").split(by)]) > 3
+                  and any(c.replace("**", "").replace(r"\textbf{", "").rstrip("}") == method for c in parts[:2])]
+        return [c.replace(r"$\pm$", "±").replace("$-$", "−").replace("--", "–") for c in row]
+
+    for group, shown, md, tex in zip(comparison.groups, data["groups"], markdown, latex, strict=True):
         for row in group.rows:
             line = next(x for x in lines if x["method"] == row.method and x["scenario"] == group.scenario)
-            for name in group.metrics:
-                text = tables.cell_text(row, name)
-                assert text in markdown
-                assert text.replace("±", r"$\pm$").replace("−", "$-$").replace("–", "--") in latex
+            page = next(r["cells"] for r in shown["rows"] if data["methods"][r["method"]]["name"] == row.method)
+            texts = [f"{mean} ± {spread}" if spread else mean for mean, spread, *_ in (page[name] for name in group.metrics)]
+            assert cells(md, row.method, " | ")[-len(texts):] == texts
+            assert cells(tex, row.method, " & ")[-len(texts):] == texts
+            for name, text in zip(group.metrics, texts, strict=True):
                 unit = METRICS[name].unit.replace("%", "percent").replace(" ", "_")
-                mean = line[f"{name}_{unit}"].replace("-", "−") or "–"
-                assert text.split(" ± ")[0] == mean
-    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3
+                assert (line[f"{name}_{unit}"].replace("-", "−") or "–") == text.split(" ± ")[0]
+    assert data["exports"]["tex"].count(r"\toprule") == data["exports"]["tex"].count(r"\bottomrule") == 3
 
 
 def test_text_of_a_name_cannot_break_a_table(tmp_path):
@@ -240,8 +250,6 @@ def test_no_heavy_import():
 
 
 def test_a_deployed_run_has_both_halves(tmp_path):
-    from cl_bench.dashboard.payload import payload
-
     matrix = AccuracyMatrix.from_rates([[90, np.nan], [60, np.nan], [55, 80]], rows=["a", "stream", "b"], columns=["a", "b"])
     records.write(tmp_path, "x", records.record("deploy", kind="deployed", matrix=matrix,
                                                 stream=records.adapter_stream("tent", 0)))

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import __version__
 from ..compare import COST, METRICS, Comparison, Group, Key, value_of
-from ..label_free import choices
+from ..label_free import LABELS, choices
 from ..results import Run, utc_now
 from ..statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ..tables import cell_text, to_csv, to_latex, to_markdown
@@ -74,7 +74,7 @@ def _bootstrap(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[float | N
 
 def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
     """What label-free scorers choose among the group's runs, and the gap to the oracle."""
-    return [{"among": c.among, "candidates": c.candidates, "gated": c.gated, "scorer": c.selection.scorer,
+    return [{"among": c.among, "candidates": c.candidates, "gated": c.gated, "scorer": LABELS[c.selection.scorer],
              "chosen": None if c.selection.chosen is None else methods[c.selection.chosen],
              "oracle": None if c.selection.oracle is None else methods[c.selection.oracle],
              "chosen_error": _num(100 - c.selection.chosen_accuracy), "oracle_error": _num(100 - c.selection.oracle_accuracy),

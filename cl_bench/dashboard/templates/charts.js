@@ -126,7 +126,7 @@ function lineChart(label, x, series, options) {
   const room = Math.floor((MAIN.clientWidth - 72) / (o.angle ? 16 : 62));  // names of ticks that fit beside each other
   const step = Math.max(1, Math.ceil(x.length / Math.max(2, Math.min(o.ticks || 16, room))));
   const shownTicks = at.filter((i) => i % step === 0);
-  const layout = layoutOf({ height, margin: { l: 58, r: ends ? 150 : 14, t: top, b: bottom },
+  const layout = layoutOf({ height, margin: { l: o.angle ? 78 : 58, r: ends ? 150 : 14, t: top, b: bottom },
     xaxis: axis(o.xTitle || "", { tickmode: "array", tickvals: shownTicks, ticktext: shownTicks.map((i) =>
       escapeText(shorten(x[i], 18))), tickangle: o.angle ?? 0, showgrid: false, range: [-0.35, x.length - 0.65],
     automargin: false }),

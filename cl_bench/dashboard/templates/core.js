@@ -61,6 +61,7 @@ const isNumber = (v) => typeof v === "number" && Number.isFinite(v);
 const fixed = (v, digits = 1) => (isNumber(v) ? v.toFixed(digits).replace("-", "−") : "–");
 const signed = (v, digits = 1) => (!isNumber(v) ? "–" : Number(v.toFixed(digits)) === 0 ? fixed(0, digits) : (v > 0 ? "+" : "") + fixed(v, digits));
 const pText = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+const pEquals = (p) => (isNumber(p) && p < 0.001 ? "p < 0.001" : "p = " + pText(p));
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 /* -- Methods and their marks: colour, dash and symbol each tell them apart ------------------------------------------ */

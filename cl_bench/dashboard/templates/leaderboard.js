@@ -72,7 +72,7 @@ function boardSection(group) {
   const spread = new Map(columns.map((name) => [name, Math.max(0, ...rows.map((row) => row.cells[name][1].length))]));
   const hasForest = rows.some((row) => isNumber((row.cells[group.primary] || [])[2]));
   const span = forestRange(rows, group.primary);
-  const table = el("table", { class: "data leader", "data-group": group.title },
+  const table = el("table", { class: "data leader" + (columns.length < 5 ? " few" : ""), "data-group": group.title },
     el("thead", {}, el("tr", {}, header("method", "method", "", "left"), header("n", "n", "runs"),
       columns.flatMap((name) => {
         const m = DATA.metrics[name];

@@ -18,7 +18,7 @@ function choiceBlock(group) {
     el("thead", {}, el("tr", {}, [["among", "", "left"], ["scorer", "", "left"], ["chooses", "", "left"], ["its error", "%"], ["oracle", "", "left"], ["its error", "%"], ["gap", "points"],
       ["rank correlation", "Spearman"]].map(([head, unit, side]) => el("th", { scope: "col", class: side }, head, unit ? el("span", { class: "unit" }, unit) : null)))),
     el("tbody", {}, group.choices.map((c, i) => el("tr", {}, el("th", { scope: "row", class: "left" }, i && group.choices[i - 1].among === c.among ? el("span", { class: "sr" }, c.among)
-      : `${c.among} (${c.candidates})`), el("td", { class: "left" }, c.scorer.replace(/_/g, " ")), el("td", { class: "left" }, said(c.chosen)), el("td", {}, fixed(c.chosen_error, 2)),
+      : `${c.among} (${c.candidates})`), el("td", { class: "left" }, c.scorer), el("td", { class: "left" }, said(c.chosen)), el("td", {}, fixed(c.chosen_error, 2)),
     el("td", { class: "left" }, said(c.oracle)), el("td", {}, fixed(c.oracle_error, 2)), el("td", {}, fixed(c.gap, 2)), el("td", {}, fixed(c.correlation, 2))))))),
   notesList(["Scores see no label; each domain is a target of its own. Judge a method by a scorer that is not its own objective.",
     ...(refused.length ? [`Refused as collapsed beside the source model: ${refused.map(shortOf).join(", ")}.`] : []),
@@ -30,7 +30,7 @@ function rankBlock(entry) {
   const gone = entry.left_out.length ? ` Left out: ${entry.left_out.join("; ")}.` : "";
   if (!entry.ranks) return el("p", { class: "aside" }, `${label}: no ranks. They need two methods that have finished runs on the same two scenarios at least; ` +
     `here ${plural(entry.scenarios.length, "scenario")} with this metric and two methods or more${entry.scenarios.length ? ` (${entry.scenarios.join(", ")})` : ""}.${gone}`);
-  const note = `Friedman χ² = ${fixed(entry.chi_square, 2)}, p = ${pText(entry.p)}; Iman–Davenport F = ${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}, p = ${pText(entry.p_f)}. ` +
+  const note = `Friedman χ² = ${fixed(entry.chi_square, 2)}, ${pEquals(entry.p)}; Iman–Davenport F = ${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}, ${pEquals(entry.p_f)}. ` +
     `Critical difference ${fixed(entry.difference, 2)} (α = 0.05). Methods joined by a bar are not distinguishable.` +
     (entry.scenarios.length < 5 ? ` ${entry.scenarios.length} scenarios are few: with so few, only very large differences of rank can show.` : "") + gone;
   return el("figure", { style: { marginBottom: "28px" } }, el("h3", {}, `${label}: mean ranks over ${plural(entry.scenarios.length, "scenario")}`),
@@ -90,9 +90,9 @@ function pairBlock(group, field) {
     const sure = isNumber(t.sign) && t.sign <= 0.05;
     const rgb = divergeColor(good * t.mean * 0.85, limit);
     return el("td", { title: `${nameOf(row.method)} minus ${nameOf(column.method)}: ${signed(t.mean, 2)} ${m.unit === "%" ? "points" : m.unit}` +
-      (isNumber(t.low) ? `, 95 % ${signed(t.low, 2)} to ${signed(t.high, 2)}` : "") + `; sign-flip p ${pText(t.sign)}, Wilcoxon p ${pText(t.wilcoxon)} (Holm); ` +
+      (isNumber(t.low) ? `, 95 % ${signed(t.low, 2)} to ${signed(t.high, 2)}` : "") + `; sign-flip ${pEquals(t.sign)}, Wilcoxon ${pEquals(t.wilcoxon)} (Holm); ` +
       `Cliff's delta ${fixed(t.delta, 2)}; n = ${t.n}, smallest possible p ${pText(t.smallest)}`, style: { background: css(rgb), color: inkOn(rgb) } },
-    sure ? el("strong", {}, signed(t.mean, 2)) : signed(t.mean, 2), el("small", {}, t.smallest > 0.05 ? `n = ${t.n}` : `p ${pText(t.sign)}`));
+    sure ? el("strong", {}, signed(t.mean, 2)) : signed(t.mean, 2), el("small", {}, t.smallest > 0.05 ? `n = ${t.n}` : pEquals(t.sign)));
   };
   const ns = pairs.tests.map((t) => t[0]), fewest = Math.min(...ns), most = Math.max(...ns);
   const best = Math.min(...pairs.tests.map((t) => t[7]));
