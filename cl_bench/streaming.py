@@ -22,7 +22,22 @@ from .stream_metrics import CalibrationBins, StreamEntry, collapsed, top_class_s
 from .types import LabelSpace, TestSet
 from .unlabelled import UnlabelledSums
 
-__all__ = ["stream_step"]
+__all__ = ["reset_counted", "stream_step", "taken_back"]
+
+
+def taken_back(state: dict[str, Any], before: dict[str, int | float], after: dict[str, int | float]) -> None:
+    """A reset takes a method's counters back as well; the record counts the whole run, so what they lost is kept in
+    ``state["spent"]``."""
+    spent = state.setdefault("spent", {})
+    for key, value in before.items():
+        spent[key] = spent.get(key, 0) + value - after.get(key, 0)
+
+
+def reset_counted(method: Method, state: dict[str, Any]) -> None:
+    """``method.reset()``, with :func:`taken_back`."""
+    before = method.counters()
+    method.reset()
+    taken_back(state, before, method.counters())
 
 
 class _Arrivals:
@@ -42,7 +57,7 @@ class _Arrivals:
         for x, rows in self.feed:
             self.settle()
             if self.scenario.reset == "batch":
-                self.method.reset()
+                reset_counted(self.method, self.state)
             self.state["missing"] = self._speed > 0 and float(self.state.get("busy", 0.0)) >= 1
             self._open = x, rows, self.meter.forward_images, self.meter.backward_images
             yield x, rows

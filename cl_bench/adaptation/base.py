@@ -259,6 +259,7 @@ class TestTimeMethod(Method):
         """The optimizer's step with the gradients at hand; counted. Gradients are cleared."""
         self.opt.step()
         self.opt.zero_grad()
+        torch.clear_autocast_cache()  # mixed precision keeps copies of the weights until the whole batch is answered
         self.counts["steps"] += 1
         self.counts["selected"] += self.last_selected
 

@@ -47,7 +47,8 @@ class DeployedNorm(nn.Module):
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.normalised(x))
+        kept = getattr(self, "mean", x)  # statistics stay float32 where mixed precision hands over half of it
+        return self.after(self.normalised(x.to(kept.dtype)).to(x.dtype))
 
     def normalised(self, x: Tensor) -> Tensor:
         """Images or features (N, C, ...) normalised and scaled."""

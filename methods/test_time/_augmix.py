@@ -90,7 +90,8 @@ def _move(x: Tensor, kind: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 def _warp(x: Tensor, theta: Tensor, fill: tuple[float, float, float]) -> Tensor:
     """Bilinear resampling with coordinates in [-1, 1]; outside is ``fill``."""
-    grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):  # a product of matrices: bfloat16 would move pixels
+        grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
     color = torch.tensor(fill, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
     out = F.grid_sample(x - color, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + color
     return out.clamp_(0, 1)  # rounding must not leave the range: posterize would turn -1e-9 into a dark step

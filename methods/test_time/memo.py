@@ -80,6 +80,7 @@ class MEMO(TestTimeMethod):
         """Back to the deployed weights and a fresh optimizer."""
         torch._foreach_copy_(self.trained(), self.start)
         self.opt.state.clear()
+        torch.clear_autocast_cache()
 
     def mix(self, images: int) -> None:
         """Weigh the statistics of ``images`` images against the prior."""

@@ -9,7 +9,7 @@ import torch
 from cl_bench_ops import selective_ema_
 from torch import Tensor
 
-from cl_bench import Backbone, Experience
+from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import (
     TestTimeMethod,
     all_parameters,
@@ -76,6 +76,8 @@ class PSMT(TestTimeMethod):
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
         )
+        if variant not in ("code", "paper"):
+            raise UserError(f"variant {variant!r} is not known; use code or paper.")
         self.fisher_weight, self.fraction, self.momentum = fisher_weight, fraction, momentum
         self.fisher_samples, self.test_batch_size = fisher_samples, test_batch_size
         self.variant, self.threshold, self.augmentations = variant, threshold, augmentations
