@@ -143,6 +143,19 @@ def test_sorting_by_any_column_and_back(page):
     assert values() == sorted(values(), reverse=True) and methods(page, table)[-1] == "sema"
 
 
+def test_scenarios_side_by_side(page):
+    table = page.locator("table.overview")
+    assert table.count() == 1, "two scenarios share a metric, the stream stands alone"
+    heads = [h.split("\n")[0] for h in table.locator("thead th").all_inner_texts()]
+    assert heads == ["method", "split_digits", "split_glyphs", "mean rank"]
+    cells = table.locator("tbody tr", has_text="codyra").locator("td.num").all_inner_texts()
+    for scenario, text in zip(heads[1:3], cells, strict=True):
+        row = page.locator(f'table[data-group="{scenario} · tiny_vit"] tr[data-method="codyra"]')
+        assert row.locator('td[data-metric="average_accuracy"]').inner_text().split("±")[0].strip() in text
+    page.select_option("#group", index=1)
+    assert table.count() == 0
+
+
 def test_filter_keeps_focus_and_state_is_in_the_address(page):
     page.click("#filter")
     page.keyboard.type("low-rank")

@@ -15,8 +15,30 @@ VIEWS.leaderboard = { title: "Leaderboard", build() {
       value: state.q, placeholder: "method or family", on: { input: (event) => setState({ q: event.target.value }) } })),
     el("span", { class: "spring" }), exportButtons());
   const groups = picked.length ? picked : DATA.groups;
-  return [tools, methodChips(indices), groups.map((group) => boardSection(group)), legend()];
+  return [tools, methodChips(indices), picked.length > 1 ? overviews() : null, groups.map((group) => boardSection(group)), legend()];
 } };
+
+/* Methods x scenarios, the table of most papers: for each leading metric that two scenarios or more share a method in. */
+function overviews() {
+  return [...new Set(DATA.groups.map((g) => g.primary))].map((metric) => {
+    const measured = (group) => visibleRows(group).filter((row) => isNumber((row.cells[metric] || [])[2]));
+    const groups = DATA.groups.filter((g) => g.primary === metric && measured(g).length > 1);
+    const cells = new Map();
+    for (const group of groups) for (const row of measured(group)) cells.set(row.method, { ...cells.get(row.method), [group.title + group.fingerprint]: row });
+    if (![...cells.values()].some((of) => Object.keys(of).length > 1)) return null;
+    const m = DATA.metrics[metric], ranks = DATA.ranks.find((r) => r.metric === metric && r.ranks);
+    const rankOf = (method) => (ranks && ranks.methods.includes(method) ? ranks.ranks[ranks.methods.indexOf(method)] : null);
+    const order = [...cells.keys()].sort((a, b) => (rankOf(a) ?? Infinity) - (rankOf(b) ?? Infinity) || a - b);
+    const cell = (row) => (!row ? el("td", { class: "hole" }, "–") : el("td", { class: row.standing === "best" ? "num lead best" : "num", title: MARKS[row.standing][1] || null },
+      el("span", { class: "mark faint" }, MARKS[row.standing][0], MARKS[row.standing][1] ? el("span", { class: "sr" }, ` ${MARKS[row.standing][1]} `) : null),
+      row.cells[metric][0], row.cells[metric][1] ? el("span", { class: "pm" }, "± " + row.cells[metric][1]) : null));
+    return el("section", {}, heading(`${m.label[0].toUpperCase()}${m.label.slice(1)} on all scenarios`, `${m.unit} ${m.arrow}`.trim()), scroller(`${m.label} on all scenarios`,
+      el("table", { class: "data overview" }, el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "method"), groups.map((g) => el("th", { scope: "col" }, g.scenario,
+        el("span", { class: "unit" }, g.backbone))), ranks ? el("th", { scope: "col" }, "mean rank", el("span", { class: "unit" }, plural(ranks.scenarios.length, "scenario"))) : null)),
+      el("tbody", {}, order.map((method) => el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(method)),
+        groups.map((g) => cell(cells.get(method)[g.title + g.fingerprint])), ranks ? el("td", {}, fixed(rankOf(method), 2)) : null))))));
+  });
+}
 
 function exportButtons() {
   const save = (ending, type) => el("button", { class: "small", type: "button", id: "save-" + ending, on: { click: () => {
