@@ -131,8 +131,8 @@ class Method(LightningModule):
         return {}
 
     def stored_samples(self) -> int:
-        """How many training images the method keeps; counted into the record."""
-        return sum(getattr(m, "samples", 0) for m in self.modules())
+        """How many training images the method keeps in its memories; counted into the record."""
+        return sum(getattr(m, "samples", 0) for m in self.modules() if m is not self)  # ``samples`` may be its setting
 
     # ------------------------------------------------------------------ given, final
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:

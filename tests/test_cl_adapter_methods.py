@@ -20,6 +20,7 @@ def test_two_experiences_then_predicting_changes_nothing(name: str) -> None:
     state = {k: v.clone() for k, v in method.state_dict().items()}
     trainable = [p.requires_grad for p in method.parameters()]
     random = torch.get_rng_state()
+    assert method.stored_samples() == 0, "none of these keeps images"
     first = method.predict(images(), method.seen)
     assert first.shape == (24, 4) and first.isfinite().all()
     assert torch.equal(first, method.predict(images(), method.seen)), "a second question is answered differently"
