@@ -35,6 +35,7 @@ from cl_bench.meter import Meter
 from cl_bench.registry import find
 from cl_bench.rng import Rng
 from cl_bench.scenario import Scenario
+from cl_bench.seeding import derive
 
 HERE = Path(__file__).resolve().parents[1]
 OUT = HERE / "results" / "parity"
@@ -78,7 +79,7 @@ def measure(name: str, depth: int, seed: int) -> dict[str, Any]:
     plain, meter = copy.deepcopy(backbone), Meter()
     meter.attach(backbone, torch.zeros(1, 3, 32, 32))
     method = find("cl_bench.methods", name)(backbone).eval()
-    method.rng = Rng(seed)
+    method.rng = Rng(derive(seed, "deploy", 0))  # what ``cl-bench suite tta_cifar10c_1k`` draws from with this seed
     started = time.process_time()
     method.deploy(scenario.source if "source" in method.needs else None)
     deploying = time.process_time() - started

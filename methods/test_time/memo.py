@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Experience
+from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import MixedNorm, TestTimeMethod, convert
 
 from ._augmix import augmix
@@ -30,7 +30,8 @@ class MEMO(TestTimeMethod):
         lr: CIFAR 5e-3, ImageNet ResNet-50 2.5e-4 (both plain SGD), ImageNet RVT and ResNeXt 1e-5 with AdamW.
         optimizer: ``sgd`` without momentum, or ``adamw`` with weight decay 0.01.
         views: AugMix views per image; CIFAR 32, ImageNet 64.
-        prior: N of the norm mode: the batch's statistics weigh n / (n + N), n = ``views``, and 1 for the answer.
+        prior: N of the norm mode: own statistics weigh 1 / (N + 1), those of the views as a whole while adapting (the
+            code counts them as one image) and the image's when it is answered.
     """
 
     paper: ClassVar[str] = "Zhang et al., NeurIPS 2022"
@@ -48,11 +49,13 @@ class MEMO(TestTimeMethod):
         batch_size: int = 32,
     ) -> None:
         super().__init__(backbone, lr=lr, optimizer="sgd", learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        if optimizer not in ("sgd", "adamw"):
+            raise UserError(f"optimizer {optimizer!r} is not known to MEMO; use sgd or adamw.")
         self.optimizer = optimizer  # type: ignore[assignment]
         self.views, self.prior = views, prior
 
     def build(self, source: Experience | None) -> None:
-        convert(self.model, MixedNorm)
+        convert(self.model, lambda norm: MixedNorm(norm, 1 / (self.prior + 1)))
         self.optimise(self.model.parameters())
 
     def _optimizer(self, groups: Sequence[Sequence[nn.Parameter]]) -> torch.optim.Optimizer:
@@ -70,7 +73,6 @@ class MEMO(TestTimeMethod):
 
     def marginal_entropy(self, image: Tensor) -> Tensor:
         """Entropy of the mean prediction over views of one image (3, H, W)."""
-        self.mix(self.views)
         log_p = self.model(augmix(image, self.views, self.rng)).log_softmax(1)
         mean = log_p.logsumexp(0) - math.log(self.views)
         return -(mean.exp() * mean.clamp_min(torch.finfo(mean.dtype).min)).sum()
@@ -82,13 +84,6 @@ class MEMO(TestTimeMethod):
         self.opt.state.clear()
         torch.clear_autocast_cache()
 
-    def mix(self, images: int) -> None:
-        """Weigh the statistics of ``images`` images against the prior."""
-        for layer in self.model.modules():
-            if isinstance(layer, MixedNorm):
-                layer.alpha = images / (images + self.prior)
-
     @torch.no_grad()
     def outputs(self, x: Tensor) -> Tensor:
-        self.mix(1)  # each image is normalised by itself, whatever arrives with it
-        return torch.cat([self.model(image) for image in x.split(1)])
+        return torch.cat([self.model(image) for image in x.split(1)])  # normalised by itself, whatever arrives with it
