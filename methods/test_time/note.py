@@ -20,7 +20,8 @@ class NOTE(TestTimeMethod):
     (TaesikGong/NOTE). Every image is answered, without its batch, before it can be learned from; a step follows every
     ``frequency`` images. Deviation: the authors train the source model with these norm layers; here a deployed
     BatchNorm model is converted, which costs some accuracy at first. Their extra step at the end of a data set whose size
-    is no multiple of ``frequency`` is left out, since a stream has no known end. LayerNorm and GroupNorm networks keep
+    is no multiple of ``frequency`` is left out, since a stream has no known end; their entropy is also divided by the
+    number of classes, which Adam does not see. LayerNorm and GroupNorm networks keep
     their layers and have their affine parameters trained, as TTA-lib does for RoTTA; the original covers BatchNorm.
 
     Args:
