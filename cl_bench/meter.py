@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from .adapters import Adapter
 
-__all__ = ["Meter", "parameter_counts", "peak_memory", "reset_peak_memory", "state_bytes"]
+__all__ = ["Meter", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory", "state_bytes"]
 
 _NORMS = ("Norm",)
 
@@ -95,6 +95,14 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
     """Total and trainable parameters; a tensor shared by two modules counts once."""
     unique = {id(p): p for p in module.parameters()}.values()
     return {"total": sum(p.numel() for p in unique), "trainable": sum(p.numel() for p in unique if p.requires_grad)}
+
+
+def optimised_parameters(module: nn.Module) -> int:
+    """Parameters that the optimizers held as ``module``'s attributes update; a deployed test-time method also holds the
+    learned model, whose parameters could be trained but are not."""
+    held = [o for o in vars(module).values() if isinstance(o, torch.optim.Optimizer)]
+    unique = {id(p): p for o in held for group in o.param_groups for p in group["params"]}.values()
+    return sum(p.numel() for p in unique if p.requires_grad)
 
 
 def state_bytes(value: Any, seen: set[int] | None = None) -> int:

@@ -20,7 +20,7 @@ from .data.tensor import as_float
 from .engine import Compute, Scored, fit, measure, resolve_device
 from .errors import UserError
 from .matrix import AccuracyMatrix
-from .meter import Meter, parameter_counts, peak_memory, reset_peak_memory, state_bytes
+from .meter import Meter, optimised_parameters, parameter_counts, peak_memory, reset_peak_memory, state_bytes
 from .method import Method
 from .optimizers import check_optimizers
 from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits
@@ -215,7 +215,7 @@ class _Run:
             method.to(self.device)
         method.mark()
         self._grew(method, "deployed")
-        self.trainable = max(self.trainable, parameter_counts(method)["trainable"])
+        self.trainable = max(self.trainable, optimised_parameters(method))
         self.in_stream = True
 
     def stream(self, method: Method, test: TestSet) -> None:

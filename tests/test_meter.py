@@ -9,12 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+import tta_toy
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from toys import tiny_backbone
 
 from cl_bench import Backbone, Method
-from cl_bench.meter import Meter, parameter_counts, peak_memory, reset_peak_memory, state_bytes
+from cl_bench.meter import (
+    Meter,
+    optimised_parameters,
+    parameter_counts,
+    peak_memory,
+    reset_peak_memory,
+    state_bytes,
+)
 from cl_bench.registry import find
 
 
@@ -151,6 +159,15 @@ def test_parameters_are_counted_once() -> None:
     b.weight = a.weight
     b.bias.requires_grad_(False)
     assert parameter_counts(nn.ModuleList([a, b])) == {"total": 12 + 4 + 4, "trainable": 12 + 4}
+
+
+@pytest.mark.parametrize(("name", "share"), [("source", "none"), ("bn", "none"), ("tent", "norms"), ("cotta", "all")])
+def test_a_deployed_method_trains_what_its_optimizer_holds(name: str, share: str) -> None:
+    method = tta_toy.deployed(name)
+    norms = sum(p.numel() for m in method.backbone.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    every = sum(p.numel() for p in method.model.parameters())
+    assert 0 < norms < every and parameter_counts(method)["total"] >= 2 * every, "the learned model is held beside it"
+    assert optimised_parameters(method) == {"none": 0, "norms": norms, "all": every}[share]
 
 
 @dataclass

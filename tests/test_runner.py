@@ -50,6 +50,8 @@ def test_same_seed_same_bits_other_seed_other_numbers(argv: list[str], tmp_path:
     a, b = (go([*argv, "--seed", "3"], tmp_path / n) for n in ("a", "b"))
     assert numbers(a.record) == numbers(b.record)
     assert all(np.array_equal(a.arrays()[k], b.arrays()[k]) for k in a.arrays())
+    parameters = a.record["cost"]["parameters"]
+    assert 0 < parameters["trainable"] < (0.05 if argv is STREAM else 1.01) * parameters["total"], "TENT trains norms alone"
     other = go([*argv, "--seed", "4"], tmp_path / "c")
     assert other.fingerprint == a.fingerprint, "seeds of one protocol share its fingerprint"
     assert numbers(other.record) != numbers(a.record)
