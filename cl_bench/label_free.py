@@ -101,14 +101,15 @@ def print_choices(comparison: Comparison, source: str = "source") -> None:
     for made in found:
         table = Table(title=escape(made[0].title), title_justify="left", title_style="bold", header_style="bold", box=None,
                       pad_edge=False, padding=(0, 1))
-        for head, side in (("among", "left"), ("scorer", "left"), ("chooses", "left"), ("its error\n%", "right"),
-                           ("oracle", "left"), ("its error\n%", "right"), ("gap\npoints", "right"), ("rank\ncorr.", "right")):
-            table.add_column(head, justify=side, overflow="fold", vertical="top")  # type: ignore[arg-type]
-        for choice in made:
-            s = choice.selection
+        for head, side in (("among", "left"), ("scorer", "left"), ("chooses", "left"), ("error\n%", "right"),
+                           ("oracle", "left"), ("error\n%", "right"), ("gap\npoints", "right"), ("rank\ncorr.", "right")):
+            table.add_column(head, justify=side, overflow="fold", no_wrap=side == "right",  # type: ignore[arg-type]
+                             min_width=12 if head == "scorer" else None)
+        for k, choice in enumerate(made):
+            s, again = choice.selection, k > 0 and made[k - 1].among == choice.among
             numbers = [_text(100 - s.chosen_accuracy), escape(str(s.oracle)), _text(100 - s.oracle_accuracy), _text(s.gap),
                        _text(s.spearman)]
-            table.add_row(f"{escape(choice.among)} ({choice.candidates})", LABELS[s.scorer],
+            table.add_row("" if again else f"{escape(choice.among)} ({choice.candidates})", LABELS[s.scorer],
                           escape(s.chosen or "none: keep the source"), *numbers)
         console.print(table)
         refused = sorted({m for choice in made for m in choice.selection.refused})
