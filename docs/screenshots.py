@@ -22,9 +22,9 @@ from cl_bench.results import load_all
 
 # name -> (state of the page, width in pixels, greatest height or None for the whole page)
 PICTURES: dict[str, tuple[dict[str, str], int, int | None]] = {
-    "leaderboard": ({"view": "leaderboard"}, 1280, 1100),
-    "matrices": ({"view": "matrices"}, 1280, 1000),
-    "matrices_difference": ({"view": "matrices", "ref": "finetune"}, 1280, 1000),
+    "leaderboard": ({"view": "leaderboard"}, 1280, None),
+    "matrices": ({"view": "matrices"}, 1280, None),
+    "matrices_difference": ({"view": "matrices", "ref": "first"}, 1280, None),
     "forgetting": ({"view": "forgetting"}, 1280, 1500),
     "anytime": ({"view": "anytime"}, 1280, None),
     "stream": ({"view": "stream"}, 1280, None),
@@ -34,7 +34,7 @@ PICTURES: dict[str, tuple[dict[str, str], int, int | None]] = {
     "runs": ({"view": "runs"}, 1280, 1000),
     "run": ({"view": "runs", "run": "first"}, 1280, 1900),
     "differences": ({"view": "differences"}, 1280, None),
-    "dark": ({"view": "forgetting", "theme": "dark"}, 1280, 760),
+    "dark": ({"view": "forgetting", "theme": "dark"}, 1280, 1500),
     "phone": ({"view": "leaderboard"}, 390, 844),
 }
 
@@ -55,15 +55,18 @@ def main(runs: Path | None, out: Path) -> None:
         page = browser.new_context(reduced_motion="reduce").new_page()
         page.set_default_timeout(120_000)
         page.goto(address)
-        learned = [run.id for run in found if run.kind == "learn" and run.status == "finished"] or [found[0].id]
+        run = next((r for r in found if r.kind == "learn" and r.status == "finished"), found[0])
+        first = {"run": run.id, "ref": run.method}
         for name, (state, width, height) in PICTURES.items():
             page.set_viewport_size({"width": width, "height": height or 800})
-            chosen = {key: learned[0] if value == "first" else value for key, value in state.items()}
+            chosen = {key: first[key] if value == "first" else value for key, value in state.items()}
             page.evaluate("hash => { location.hash = hash; readState(); draw(); scrollTo(0, 0); }", urlencode(chosen))
             page.evaluate("() => Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn))")
             page.wait_for_timeout(300)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=height is None))).convert("RGB")
-            picture.save(out / f"{name}.png", optimize=True)  # all colours: a palette would merge those of thin lines
+            # A third of the bytes; this way of choosing 256 colours keeps rare ones, those of thin lines and marks.
+            small = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            small.save(out / f"{name}.png", optimize=True)
             print(out / f"{name}.png", flush=True)
         browser.close()
 
