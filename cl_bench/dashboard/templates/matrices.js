@@ -77,7 +77,7 @@ VIEWS.matrices = { title: "Accuracy matrices", build() {
 } };
 
 /* Width of a card that holds a heat map of so many columns without scrolling. */
-const gridWidth = (columns) => 106 + columns * (columns > 12 ? 18 : columns > 6 ? 39 : 47);
+const gridWidth = (columns) => (columns > 12 ? 88 + columns * 14 : 106 + columns * (columns > 6 ? 39 : 47));
 
 function differenceLimit(group, methods, base) {
   const sizes = methods.flatMap((m) => { const own = matrixOf(group, m); return own ? own.values.flatMap((row, i) =>
