@@ -6,6 +6,7 @@ The first corruption alone; ``benchmarks/parity_tta.py`` runs all 15 and every m
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from cl_bench.data.tensor import batches
 from cl_bench.registry import find
 from cl_bench.rng import Rng
+from cl_bench.sweep import read_suite
 
 
 def reference(shared: Path, method: str, corruption: str) -> float:
@@ -41,3 +43,14 @@ def test_error_on_the_first_corruption_is_the_references(shared: Path, name: str
             wrong += int((method.predict(x, scenario.space).argmax(1) != y).sum())
     ours, theirs = 100 * wrong / len(test.data), reference(shared, name, test.name)
     assert ours == pytest.approx(theirs, abs=bound), f"{ours:.1f} % where the reference has {theirs:.1f} %"
+
+
+def test_the_suite_runs_what_the_committed_table_shows() -> None:
+    """Every measured row is a job of ``cl-bench suite tta_cifar10c_1k``, but for MEMO's 97 passes per image."""
+    here = Path(__file__).resolve().parents[1]
+    lines = (here / "results/parity/tta_cifar10c_1k.jsonl").read_text().splitlines()
+    shown = {(r["method"], int(r["model"].removeprefix("resnet")), r["seed"]) for r in map(json.loads, lines)}
+    jobs = read_suite(here / "configs/suite/tta_cifar10c_1k.yaml").jobs
+    run = {(j.config["method"], j.config["backbone"]["init_args"]["depth"], j.config["seed"]) for j in jobs}
+    assert len(run) == len(jobs), "a job stands there twice"
+    assert {row for row in shown - run if row[0] != "memo"} == set()
