@@ -272,7 +272,7 @@ def test_a_run_without_a_checkpoint_is_not_resumed(finished: Path, tmp_path: Pat
     assert "holds no checkpoint to resume from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "suite", "list", "check", "compare", "serve", "sync", "ui"])
+@pytest.mark.parametrize("command", ["run", "suite", "list", "check", "compare", "select", "serve", "sync", "ui"])
 def test_help_answers(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -286,7 +286,7 @@ from cl_bench.cli import main
 heavy = {"torch", "numpy", "pytorch_lightning", "mlflow", "avalanche", "timm", "torchvision", "jsonargparse", "plotly",
          "sklearn", "scipy", "pandas"}
 for argv in (["--help"], ["run", "--help"], ["suite", "--help"], ["list", "--help"], ["check", "--help"],
-             ["compare", "--help"], ["serve", "--help"], ["sync", "--help"], ["ui", "--help"], ["--version"],
+             ["compare", "--help"], ["select", "--help"], ["serve", "--help"], ["sync", "--help"], ["ui", "--help"], ["--version"],
              ["list", "methods"], ["list", "scenarios", "--json"], ["list", "backbones"], ["list", "adapters"],
              ["list", "suites"], ["list", "configs"]):
     try:
