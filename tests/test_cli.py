@@ -286,8 +286,8 @@ from cl_bench.cli import main
 heavy = {"torch", "numpy", "pytorch_lightning", "mlflow", "avalanche", "timm", "torchvision", "jsonargparse", "plotly",
          "sklearn", "scipy", "pandas"}
 for argv in (["--help"], ["run", "--help"], ["suite", "--help"], ["list", "--help"], ["check", "--help"],
-             ["compare", "--help"], ["select", "--help"], ["serve", "--help"], ["sync", "--help"], ["ui", "--help"], ["--version"],
-             ["list", "methods"], ["list", "scenarios", "--json"], ["list", "backbones"], ["list", "adapters"],
+             ["compare", "--help"], ["select", "--help"], ["serve", "--help"], ["sync", "--help"], ["ui", "--help"],
+             ["--version"], ["list", "methods"], ["list", "scenarios", "--json"], ["list", "backbones"], ["list", "adapters"],
              ["list", "suites"], ["list", "configs"]):
     try:
         main(argv)
