@@ -42,7 +42,7 @@ def made_on(runs: RunList) -> str:
     minutes = sum(r.record["cost"]["seconds"]["total"] for r in runs) / 60
     threads = ", ".join(sorted({str(e["threads"]) for e in envs}))
     return (f"{len(runs)} runs, {minutes:.0f} minutes in all, one process on a shared machine, CPU, {threads} thread; "
-            f" Python {python}, {', '.join(versions)}; commit {', '.join(commits)}.")
+            f"Python {python}, {', '.join(versions)}; commit {', '.join(commits)}.")
 
 
 def growth(run: Run) -> tuple[float, int]:
@@ -91,7 +91,7 @@ def page(name: str, parts: dict[str, Path]) -> None:
     """Write ``results/continual/<name>.md`` and ``.jsonl``."""
     out = ROOT / "results" / "continual"
     told = " ".join(f"{suite}=runs/{suite}" for suite in parts)
-    text = [f"# {name.replace('_', ' ').title().replace('Cifar', 'CIFAR-').replace('Mnist', 'MNIST')}", ""]
+    text = [f"# {name.replace('_', '-').title().replace('Cifar', 'CIFAR-').replace('Mnist', 'MNIST')}", ""]
     text += ["    " + c for c in [*(f"cl-bench suite {s} --runs runs/{s}" for s in parts),
                                   f"python benchmarks/tables_cl.py {name} {told}"]]
     lines: list[str] = []
