@@ -34,7 +34,7 @@ function rankBlock(entry) {
     `Critical difference ${fixed(entry.difference, 2)} (α = 0.05). Methods joined by a bar are not distinguishable.` +
     (entry.scenarios.length < 5 ? ` ${entry.scenarios.length} scenarios are few: with so few, only very large differences of rank can show.` : "") + gone;
   return el("figure", { style: { marginBottom: "28px" } }, el("h3", {}, `${label}: mean ranks over ${plural(entry.scenarios.length, "scenario")}`),
-    el("p", { class: "aside" }, entry.scenarios.join(", ")), diagram(entry), el("figcaption", {}, note),
+    el("p", { class: "aside" }, entry.scenarios.join(", ")), scroller("Critical-difference diagram", diagram(entry)), el("figcaption", {}, note),
     numbersTable("Mean ranks", ["method", "mean rank"], entry.methods.map((m, i) => [nameOf(m), fixed(entry.ranks[i], 2)])));
 }
 
