@@ -79,7 +79,7 @@ METRICS: dict[str, Metric] = {m.name: m for m in (
     Metric("seconds_total", "total time", "s", False, 1, note="the whole run"),
     Metric("forward_images", "forward", "k images", False, 1, 1e3, "images through the network, learning and adapting"),
     Metric("backward_images", "backward", "k images", False, 1, 1e3, "images through back-propagation"),
-    Metric("trainable", "trainable", "k params", False, 1, 1e3, "trainable parameters"),
+    Metric("trainable", "trainable", "k params", False, 1, 1e3, "parameters that learning or adapting updates"),
     Metric("peak_memory", "peak memory", "MiB", False, 0, 2 ** 20),
 )}
 SHOWN = {"learn": ("average_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer"),
