@@ -29,7 +29,8 @@ class RanPAC(FirstSession):
     conditioned. All in float64.
 
     Args:
-        m: number of random features (published: 10,000).
+        m: number of random features (published: 10,000). Keep it away from the number of images: where they meet, the
+            regression is worst conditioned, and a ridge chosen on the new classes alone can be far too small for all.
         pet: what the first experience tunes; ``none`` leaves the backbone alone.
     """
 
