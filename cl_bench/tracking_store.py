@@ -25,7 +25,7 @@ from .errors import UserError
 from .results import check_id, load, write_atomically
 from .tracking_content import Point, Progress
 
-__all__ = ["EXPERIMENT", "STATE", "Refused", "Store", "StoreError", "hidden", "reachable", "resolve"]
+__all__ = ["EXPERIMENT", "STATE", "Refused", "Store", "StoreError", "has_driver", "hidden", "reachable", "resolve"]
 
 EXPERIMENT = "cl-bench"
 STATE = "mlflow.json"
@@ -90,6 +90,23 @@ def reachable(uri: str, patience: float = 5.0) -> None:
         raise StoreError(f"no answer from the MLflow store {hidden(uri)} ({reason})") from fault
 
 
+def has_driver(uri: str) -> None:
+    """Raises StoreError where this Python lacks the driver that a database's URI asks for."""
+    if uri.partition("://")[0].partition("+")[0] in ("http", "https", "sqlite"):
+        return
+    from sqlalchemy import make_url  # MLflow's own way to a database
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as fault:
+        raise StoreError(f"{hidden(uri)} needs the Python package {fault.name}: install it, or name the driver that is here, "
+                         "as in postgresql+psycopg2://USER@HOST/NAME") from fault
+    except ArgumentError as fault:
+        raise StoreError(f"{hidden(uri)} names no driver that SQLAlchemy knows, as postgresql+psycopg2://USER@HOST/NAME "
+                         "does") from fault
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time per folder, by a lock on the folder itself, which leaves no file behind.
@@ -135,6 +152,7 @@ class Store:
         self.uri, self.runs = uri, runs.resolve()
         self._parents: dict[str, str] = {}
         reachable(uri)
+        has_driver(uri)
         from mlflow import MlflowClient
 
         with speaking(uri), locked(self._home()):

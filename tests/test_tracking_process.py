@@ -18,7 +18,7 @@ import records
 
 from cl_bench.errors import UserError
 from cl_bench.tracking import Tracker, import_runs, ui
-from cl_bench.tracking_store import STATE, Store, StoreError, hidden, reachable, resolve
+from cl_bench.tracking_store import STATE, Store, StoreError, has_driver, hidden, reachable, resolve
 
 
 def free_port() -> int:
@@ -40,6 +40,27 @@ def test_the_default_store_lies_with_the_records(tmp_path: Path) -> None:
 def test_a_uri_that_cannot_work_is_refused_before_any_work(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give"):
         Tracker.open(uri, tmp_path)
+
+
+def test_a_missing_driver_is_named() -> None:
+    has_driver("http://host:5000")
+    has_driver("sqlite:////tmp/x.db")
+    with pytest.raises(StoreError, match=r"postgresql\+asyncpg://u@h/db needs the Python package asyncpg: install it"):
+        has_driver("postgresql+asyncpg://u:secret@h/db")
+    with pytest.raises(StoreError, match=r"mysql\+nothing://u@h/db names no driver"):
+        has_driver("mysql+nothing://u:secret@h/db")
+
+
+def test_the_teams_server_names_the_driver_that_its_image_has() -> None:
+    """Without a name, which driver ``postgresql://`` means has changed between SQLAlchemy's releases."""
+    import yaml
+    from sqlalchemy import make_url
+
+    file = Path(__file__).parents[1] / "docs" / "compose.yaml"
+    server = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]["mlflow"]
+    (uri,) = [c.partition("=")[2] for c in server["command"] if c.startswith("--backend-store-uri=")]
+    driver = make_url(uri.replace("${POSTGRES_PASSWORD}", "x")).drivername.partition("+")[2]
+    assert driver and f"{driver}-binary" in server["build"]["dockerfile_inline"]
 
 
 def test_passwords_are_not_shown(tmp_path: Path) -> None:
