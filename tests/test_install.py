@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     for place in sorted({p.partition("/")[0] for p in PLACES.values()}):
         shutil.copytree(HOME / place, folder / "source" / place, ignore=shutil.ignore_patterns("__pycache__", "*.so", "build"))
-    for file in ("pyproject.toml", "README.md"):
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(HOME / file, folder / "source")
     ran = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
                           "--disable-pip-version-check", "--wheel-dir", str(folder), str(folder / "source")],
