@@ -195,7 +195,8 @@ def table() -> str:
         f"Errors in bounds: {count['error in']} rows, beyond: {count['error beyond']}. "
         f"Costs in bounds: {count['cost in']} rows, beyond: {count['cost beyond']}.", "",
         "- **s / 1,000**: CPU seconds of ours per 1,000 images; other work shared the machine.",
-        "- **reference s**: what the reference's CSV says (one thread of a shared machine): rough ratios only.",
+        "- **reference s**: what the reference's CSV says (one thread of a shared machine): rough ratios only;",
+        "  [tta_speed.md](tta_speed.md) times both in turns in one process.",
         "- **cost**: CPU time of one of our batches in units of one plain forward pass of the same network in evaluation mode,",
         "  both timed in the same run (medians). This is what the bound speaks of: no machine changes it much.",
         "- **passed**: images that went forward and backward through the network, divided by those of the stream.",
