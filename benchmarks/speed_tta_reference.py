@@ -176,7 +176,8 @@ def write(rows: list[str], count: int) -> None:
         "Made by `python benchmarks/speed_tta_reference.py --reference <checkout>/classification`. Both in one process, in",
         f"turns on the same batches of 200 (medians of {count} after one that warms up), ResNet-20, float32, channels-last,",
         "one thread. Reference: mariodoebler/test-time-adaptation at 8b2ed632; `eta` is its EATA without Fisher samples. The",
-        "last column is how many of the answers agree: stochastic methods draw differently.", "",
+        "last column is how many of the answers agree: stochastic methods draw differently. rmt is timed without its warm-up.",
+        "",
         "| method | ours | reference | reference / ours | same answers |", "|---|---|---|---|---|", *rows, ""]))
 
 
