@@ -90,6 +90,17 @@ def test_codyra_closed_ranks_can_be_removed_and_merged_without_change() -> None:
     assert (method(x) - expected).abs().max() < 1e-10, "merging changed the output"
 
 
+@pytest.mark.parametrize("name", ["lora", "codyra", "osft"])
+def test_the_head_may_learn_at_a_rate_of_its_own(name: str) -> None:
+    for head_lr, expected in ((None, [0.01, 0.01]), (0.5, [0.01, 0.5])):
+        method = build(name, lr=0.01, head_lr=head_lr)
+        method.begin(experience(0))
+        made = method.configure_optimizers()
+        groups = (made["optimizer"] if isinstance(made, dict) else made).param_groups
+        assert [g["initial_lr"] if "initial_lr" in g else g["lr"] for g in groups] == expected
+        assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in method.trained()}, "something is not trained"
+
+
 def test_codyra_threshold_is_dense_first_and_then_climbs_in_fifty_levels() -> None:
     method = build("codyra")
     method.total_steps = 500

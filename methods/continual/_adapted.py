@@ -43,6 +43,11 @@ class Adapted(Method):
         """What the optimizer is to move."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def rates(self, head_lr: float | None) -> list[dict[str, Any]]:
+        """Parameter groups: the adapters at ``lr``, the head at ``head_lr`` (None: the same)."""
+        body = [p for p in self.adapters.parameters() if p.requires_grad]
+        return [{"params": body, "lr": self.lr}, {"params": list(self.head.parameters()), "lr": head_lr or self.lr}]
+
     def sgd(self, parameters: Any = None, weight_decay: float = 5e-4) -> dict[str, Any]:
         """The prototype and adapter papers' optimizer: SGD with momentum 0.9, its rate a cosine to 0."""
         parameters = self.trained() if parameters is None else parameters

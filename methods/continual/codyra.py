@@ -40,6 +40,7 @@ class CoDyRA(Adapted):
         epochs: passes over an experience instead, if not 0.
         at: anchored pattern of layer names; the default is the four linears of timm's blocks.
         rows: parts of a fused qkv projection with a gated LoRA each (the paper splits q, k and v).
+        head_lr: learning rate of the head, which the published form does not have; None = ``lr``.
     """
 
     family: ClassVar[str] = "adapter"
@@ -59,10 +60,11 @@ class CoDyRA(Adapted):
         at: str = FUSED4,
         rows: tuple[str, ...] = ("q", "k", "v"),
         released_prox: bool = False,
+        head_lr: float | None = None,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.iterations, self.rank, self.kappa_max, self.dense_fraction = iterations, rank, kappa_max, dense_fraction
-        self.at, self.rows, self.released_prox = at, rows, released_prox
+        self.at, self.rows, self.released_prox, self.head_lr = at, rows, released_prox, head_lr
         self.adapters = attach(backbone, "codyra", at, rows=rows, r=rank, released_prox=released_prox)
         self.step = 0
         self.open_ranks: list[dict[str, int]] = []
@@ -79,7 +81,7 @@ class CoDyRA(Adapted):
         return self.loss(self(batch.x), batch.y, among=self.current)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.trained(), lr=self.lr, betas=(0.9, 0.9999), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.rates(self.head_lr), lr=self.lr, betas=(0.9, 0.9999), weight_decay=0.0)
         return cosine(optimizer, self.total_steps)
 
     def threshold(self, step: int) -> float:

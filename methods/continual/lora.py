@@ -25,6 +25,7 @@ class LoRA(Adapted):
         rows: parts of a fused qkv projection that get an update each.
         r: rank, clipped to the layer's smaller side; alpha: scale numerator, None = r.
         masked: cross-entropy among the current classes only; False takes all classes seen.
+        head_lr: learning rate of the head, None = ``lr``.
     """
 
     family: ClassVar[str] = "adapter"
@@ -42,16 +43,18 @@ class LoRA(Adapted):
         at: str = FUSED4,
         rows: tuple[str, ...] = ("q", "k", "v"),
         masked: bool = True,
+        head_lr: float | None = None,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.alpha, self.at, self.rows, self.masked = r, alpha, at, rows, masked
+        self.head_lr = head_lr
         self.adapters = attach(backbone, "lora", at, rows=rows, r=r, alpha=alpha)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
 
     def configure_optimizers(self) -> Any:
-        return cosine(torch.optim.AdamW(self.trained(), lr=self.lr, weight_decay=0.0), self.total_steps)
+        return cosine(torch.optim.AdamW(self.rates(self.head_lr), lr=self.lr, weight_decay=0.0), self.total_steps)
 
     def end(self, exp: Experience) -> None:
         self.adapters.merge_()

@@ -68,11 +68,7 @@ class OSFT(Adapted):
         return self.loss(self(batch.x), batch.y, among=self.current)
 
     def configure_optimizers(self) -> Any:
-        groups = [
-            {"params": list(self.adapters.parameters()), "lr": self.lr},
-            {"params": list(self.head.parameters()), "lr": self.head_lr or self.lr},
-        ]
-        return torch.optim.AdamW(groups, weight_decay=0.0)
+        return torch.optim.AdamW(self.rates(self.head_lr), weight_decay=0.0)
 
     def on_after_backward(self) -> None:
         for _, adapter in self.adapters.each():
