@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from toys import tiny_backbone
 
-from cl_bench import Backbone, LabelSpace, Method
+from cl_bench import Backbone, LabelSpace, Method, TestSet
 from cl_bench.backbones.base import Preprocess
 from cl_bench.rng import Rng
 from cl_bench.testing import Report, check_method
@@ -191,15 +192,17 @@ class Single(Sound):
 
 
 class Cheats(Sound):
-    """Looks for the labels through its Trainer, and finds what it can."""
+    """Finds no labels in its Trainer, and looks through the frames that called it."""
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
-        feeds = self.trainer.test_dataloaders if self._trainer is not None else []
-        held = [getattr(f, "held", None) for f in (feeds if isinstance(feeds, list) else [feeds])]
         out = super().predict(x, space)
-        for data in held:
-            if data is not None:
-                out = out + 100 * nn.functional.one_hot(data.y[: len(x)] % len(space), len(space))
+        frame = sys._getframe()
+        while frame is not None:
+            tests = frame.f_locals.get("tests")
+            if isinstance(tests, (list, tuple)) and tests and isinstance(tests[0], TestSet):
+                labels = tests[0].data.y[: len(x)] % len(space)
+                return out + 100 * nn.functional.one_hot(labels, len(space))
+            frame = frame.f_back
         return out
 
 
