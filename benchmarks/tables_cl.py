@@ -33,7 +33,7 @@ def about(suite: str) -> str:
 
 
 def made_on(runs: RunList) -> str:
-    """Versions, commits and processor time of the runs."""
+    """Versions, commits and the runs' time."""
     envs = [r.record["environment"] for r in runs]
     names = ("torch", "timm", "peft", "avalanche-lib", "pytorch-lightning", "cl-bench")
     versions = [f"{n} {', '.join(sorted({str(e['packages'].get(n)) for e in envs}))}" for n in names]
@@ -41,7 +41,7 @@ def made_on(runs: RunList) -> str:
     commits = sorted({str((e.get("git") or {}).get("commit"))[:10] for e in envs})
     minutes = sum(r.record["cost"]["seconds"]["total"] for r in runs) / 60
     threads = ", ".join(sorted({str(e["threads"]) for e in envs}))
-    return (f"{len(runs)} runs, {minutes:.0f} minutes in all, one process on a shared machine, CPU, {threads} thread; "
+    return (f"{len(runs)} runs, {minutes:.0f} minutes of runs in all, on a shared machine, CPU, {threads} thread each; "
             f"Python {python}, {', '.join(versions)}; commit {', '.join(commits)}.")
 
 
