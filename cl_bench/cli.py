@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .errors import UserError
+from .errors import UserError, told
 
 __all__ = ["main"]
 
@@ -112,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 well, 1 a run failed or a check did not pass, 2 a mistake to mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):  # a terminal or pipe that knows no "↑" shows "?", and the command goes on
+        if not (stream.encoding or "utf-8").lower().startswith("utf") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command not in ("run", "suite"):
@@ -131,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as fault:
         if debug:
             raise
-        print(f"cl-bench: {type(fault).__name__}: {' '.join(str(fault).split())} (--debug shows where)", file=sys.stderr)
+        print(f"cl-bench: {told(fault)}; --debug shows the way there", file=sys.stderr)
         return 1
 
 
@@ -168,9 +171,9 @@ def _suite(o: argparse.Namespace, rest: list[str]) -> int:
     if o.jobs < 0:
         raise UserError(f"--jobs {o.jobs}: give the number of processes, or 0 for one per core.")
     _writable(o.runs)
-    if o.html is not None:
-        _writable(o.html.parent, "--html")
     suite = read_suite(config_file(o.suite))
+    if o.html is not None:
+        _page(o.html)
     with SuiteProgress(suite.name, len(suite.jobs)) as progress:
         outcome = run_suite(suite, o.runs, jobs=o.jobs, again=o.again, overrides=rest, progress=progress)
     if outcome.folders:
@@ -201,6 +204,15 @@ def _check(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _compare(o: argparse.Namespace, rest: list[str]) -> int:
+    from .tables import WRITERS
+
+    if o.html is not None:
+        _page(o.html)
+    for file in o.export:
+        if file.suffix not in WRITERS:
+            raise UserError(f"--export {file}: a table's file ends in {', '.join(WRITERS)}, which names its format.")
+        if file.is_dir():
+            raise UserError(f"--export {file} is a folder; name a file.")
     _tables(o.runs, html=o.html, exports=o.export, by=o.by, mix=o.mix)
     return 0
 
@@ -270,9 +282,18 @@ def _records(folders: Sequence[Path]) -> Any:
     runs = load_all(folders)
     for problem in runs.problems:
         print(f"left out: {problem}", file=sys.stderr)
+    if not runs and runs.problems:
+        raise UserError(f"none of the {len(runs.problems)} runs here can be read; the lines above say why.")
     if not runs:
         raise UserError("there are no runs here yet; `cl-bench suite quickstart` makes some.")
     return runs
+
+
+def _page(file: Path) -> None:
+    """Refuse before any work where the page could not be written."""
+    if file.is_dir():
+        raise UserError(f"--html {file} is a folder; name a file in it, such as {file / 'page.html'}.")
+    _writable(file.parent, "--html")
 
 
 def _writable(folder: Path, option: str = "--runs") -> None:

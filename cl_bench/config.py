@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> Any:
 
 def _resolve(group: str, name: str) -> str:
     """A registered name or ``file.py:Class`` to the dotted class path that jsonargparse wants."""
-    if re.fullmatch(r"[\w]+(\.[\w]+)+", name) and name not in entries(group):
+    if re.fullmatch(r"[\w]+(\.[\w]+)+", name) and not name.endswith(".py") and name not in entries(group):
         name = ":".join(name.rsplit(".", 1))
     target = find(group, name)
     from . import backbones, method, scenario
@@ -119,6 +119,8 @@ def _argv_to_paths(argv: Sequence[str]) -> list[str]:
             elif group is not None:
                 expect = group
         out.append(token)
+    if expect is not None:
+        raise UserError(f"{out[-1]} needs a name; see `cl-bench list {expect.rpartition('.')[2]}`.")
     return out
 
 
@@ -250,6 +252,10 @@ def _sentence(message: str, p: Any) -> str:
         near = difflib.get_close_matches(key, accepted, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(accepted) or 'no options'}."
         return f"{where.rpartition('.')[2]} has no option {key!r}; {hint}"
+    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+?)(?:\.__init__)?' does not specify a type", text)
+    if untyped:
+        return (f"{untyped[2].rpartition('.')[2]} must give its parameter {untyped[1]!r} a type and a default, "
+                f"such as {untyped[1]}: float = 0.1.")
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     unknown = re.search(r"(?:[Uu]nrecognized arguments:|Key|Option) ['\"]?(-{0,2}[\w.]+)['\"]?", text)
     if inside or (unknown and re.search("nrecognized|not expected|does not exist|not accepted", text)):
@@ -331,7 +337,8 @@ def _label(part: Mapping[str, Any], group: str) -> str:
     """
     cls = _class(str(part["class_path"]))
     defaults = {k: v.default for k, v in inspect.signature(cls).parameters.items()}
-    changed = {k: v for k, v in (part.get("init_args") or {}).items() if k not in defaults or v != defaults[k]}
+    # a record has lists where a signature has tuples: a resumed run keeps its name
+    changed = {k: v for k, v in (part.get("init_args") or {}).items() if k not in defaults or _lists(v) != _lists(defaults[k])}
     if group == GROUPS["scenarios"] and type(changed.get("order")) is int:
         if type(defaults.get("order")) is int:
             del changed["order"]
@@ -339,6 +346,10 @@ def _label(part: Mapping[str, Any], group: str) -> str:
             changed["order"] = "drawn"
     told = ", ".join(f"{k}={_brief(v)}" for k, v in changed.items())
     return name_of(group, cls) + (f"({told})" if told else "")
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _brief(value: Any) -> str:

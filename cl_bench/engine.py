@@ -227,7 +227,10 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
                         augment=exp.augment)
             trainer = _trainer(compute, epochs, [losses, _Fuse(compute.optimizers)])
             method.train()
-            trainer.fit(method, feed)
+            try:
+                trainer.fit(method, feed)
+            except SystemExit as left:  # what Lightning makes of the user's Ctrl-C
+                raise KeyboardInterrupt from left
             steps = int(trainer.global_step)
             method.to(device)  # Lightning leaves a model where its strategy put it
         method.end(exp)

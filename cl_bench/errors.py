@@ -1,8 +1,11 @@
-"""The one exception for mistakes a user can make and mend."""
+"""The one exception for mistakes a user can make and mend, and where an unforeseen one happened."""
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+import traceback
+from pathlib import Path
+
+__all__ = ["UserError", "told"]
 
 
 class UserError(Exception):
@@ -11,3 +14,16 @@ class UserError(Exception):
     The message is one sentence that says what is wrong and what to do. The command line prints it alone and exits
     with code 2; ``--debug`` shows the traceback.
     """
+
+
+def told(fault: BaseException) -> str:
+    """An error in one line: its type, its message, and the last line of code outside of installed packages that led to it.
+
+    ``KeyError: 'x' (mine.py, line 12)``; a user's own file is what they can mend, whatever library raised.
+    """
+    text = f"{type(fault).__name__}: {' '.join(str(fault).split())}".rstrip(": ")
+    if isinstance(fault, SyntaxError):
+        return text  # says file and line itself
+    frames = [f for f in traceback.extract_tb(fault.__traceback__) if not f.filename.startswith("<")]
+    own = [f for f in frames if not {"site-packages", "lib"} & set(Path(f.filename).parts)] or frames
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text

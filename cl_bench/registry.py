@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, told
 
 __all__ = ["GROUPS", "Entry", "describe", "entries", "find", "load_path", "name_of"]
 
@@ -61,7 +63,7 @@ def find(group: str, name: str) -> Any:
     Raises:
         UserError: for an unknown name, with the nearest ones, or one that two distributions claim.
     """
-    if ":" in name:
+    if ":" in name or name.endswith(".py"):
         return load_path(name)
     known = entries(group)
     if name in known:
@@ -76,9 +78,9 @@ def load_path(path: str) -> Any:
     """The object at ``package.module:Class`` or ``path/to/file.py:Class``.
 
     Raises:
-        UserError: if the file, the module or the attribute is not there. An error inside the module passes unchanged.
+        UserError: if the file, the module or the attribute is not there, or importing it fails; the cause is kept.
     """
-    where, _, attribute = path.rpartition(":")
+    where, _, attribute = (path, "", "") if path.endswith(".py") else path.rpartition(":")
     if where.endswith(".py"):
         file = Path(where).expanduser().resolve()
         if not file.is_file():
@@ -87,21 +89,39 @@ def load_path(path: str) -> Any:
     else:
         try:
             found = importlib.util.find_spec(where)
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, ValueError):
             found = None
         if found is None:
-            raise UserError(f"there is no module {where!r}; give package.module:Class or path/to/file.py:Class.")
-        module = importlib.import_module(where)
+            raise UserError(f"there is no module {where!r}: install its package, put its folder on PYTHONPATH, or give "
+                            "path/to/file.py:Class.")
+        with _told_where(where):
+            module = importlib.import_module(where)
     if not hasattr(module, attribute):
+        here = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         near = difflib.get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(here) or 'no class of its own'}."
+        if not attribute:
+            raise UserError(f"say which class of {where}: {where}:{here[0] if here else 'Class'}.")
         raise UserError(f"{where} has no {attribute!r}.{hint}")
     return getattr(module, attribute)
 
 
+@contextmanager
+def _told_where(name: str) -> Iterator[None]:
+    """An error while ``name`` is imported as a sentence with file and line; the error itself is its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as fault:
+        raise UserError(f"{name} cannot be imported: {told(fault)}; mend it (--debug shows the traceback).") from fault
+
+
 def _import_file(file: Path) -> Any:
-    """A module from a file outside any package, under a stable name so that its classes keep their identity."""
-    name = f"cl_bench_user_{file.stem}"
+    """A module from a file outside any package, under a stable name so that its classes keep their identity.
+
+    The name holds the file's own and a hash of its path: two files of one name are two modules."""
+    name = f"cl_bench_user_{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(file):
         return known
@@ -111,7 +131,8 @@ def _import_file(file: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _told_where(str(file)):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

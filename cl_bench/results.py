@@ -321,7 +321,7 @@ def load(path: str | Path) -> Run:
     except FileNotFoundError:
         raise UserError(f"{folder} holds no run (no run.json in it).") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON ({error}): it was damaged or written by something else.") from None
+        raise UserError(f"{file} is damaged, not valid JSON ({error}): remove its folder, or run it again.") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}).") from None
     run = Run(folder, _check(record, file), (folder / "DONE").exists())

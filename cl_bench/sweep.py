@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, told
 
 __all__ = ["Job", "Outcome", "Suite", "read_suite", "run_suite"]
 
@@ -92,7 +92,13 @@ def read_suite(path: Path) -> Suite:
 
 
 def _short(part: Any) -> str:
-    return str(part.get("class_path", "?") if isinstance(part, Mapping) else part).rpartition(":")[2].rpartition(".")[2]
+    """What a line of progress calls a scenario or method: its name and, where the suite gives any, its settings."""
+    if not isinstance(part, Mapping):
+        return str(part).rpartition(":")[2].rpartition(".")[2]
+    given = part.get("init_args")
+    told = ", ".join(f"{k}={_short(v)}" if isinstance(v, Mapping) else f"{k}={v}" for k, v in (
+        given.items() if isinstance(given, Mapping) else ()))
+    return _short(part.get("class_path", "?")) + (f"({told})" if told else "")
 
 
 def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, overrides: Sequence[str] = (),
@@ -122,8 +128,7 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, o
             folders[k] = folder
         else:
             outcome.failures.append(f"{suite.jobs[k].label}: {error}")
-    failed = {f.rpartition(": ")[0] for f in outcome.failures}
-    outcome.folders = [f for k, f in folders.items() if f != Path() and suite.jobs[k].label not in failed]
+    outcome.folders = [f for f in folders.values() if f != Path()]
     return outcome
 
 
@@ -172,23 +177,41 @@ def _execute(suite: Suite, configs: Sequence[Mapping[str, Any]], todo: Sequence[
                 say("finish" if error is None else "error", {"label": suite.jobs[k].label, "message": error})
                 yield k, Path(folder), error
         except BaseException:
+            workers_now = list(pool._processes.values())  # the public way, terminate_workers, came with Python 3.14
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in workers_now:
+                process.terminate()
             raise
 
 
+_state = {"busy": False, "stopped": False}  # of this worker process
+
+
 def _warm() -> None:
-    """Import what every run needs once per process; interrupts are the parent's to handle."""
+    """Import what every run needs once per process. An interrupt is the parent's to handle: it terminates the workers,
+    whose runs then end as ``stopped``."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
     from . import runner  # noqa: F401
 
 
+def _stop(*_: object) -> None:
+    """End the run at hand and take no other; a worker that waits goes away with its parent."""
+    _state["stopped"] = True
+    if _state["busy"]:
+        raise KeyboardInterrupt
+
+
 def _one(config: Mapping[str, Any], runs: str, suite: str) -> tuple[str, str | None]:
-    """(folder, None) or ("", sentence); never raises, so that one bad run costs one row."""
+    """(folder, None) or ("", sentence): one bad run costs one row. Only the user's interrupt passes."""
     from .config import plan_from
     from .runner import run
 
+    if _state["stopped"]:
+        return "", "stopped by the user"
+    _state["busy"] = True
     try:
         return str(run(plan_from(config, suite), Path(runs))), None
     except UserError as fault:
@@ -196,4 +219,6 @@ def _one(config: Mapping[str, Any], runs: str, suite: str) -> tuple[str, str | N
     except Exception as fault:
         if os.environ.get("CL_BENCH_DEBUG"):
             traceback.print_exc()
-        return "", f"{type(fault).__name__}: {fault}"
+        return "", told(fault)
+    finally:
+        _state["busy"] = False

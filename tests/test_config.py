@@ -126,6 +126,13 @@ def test_a_label_names_what_was_changed() -> None:
     assert plan.names["backbone"]["label"] == "glyph_vit"
 
 
+def test_a_label_is_the_same_when_it_comes_back_from_a_record() -> None:
+    """JSON has no tuples: a resumed run must not become another row of the table."""
+    config = parse(["--scenario", "split_digits", "--method", "codyra", "--method.rank", "8"])
+    for again in (config, json.loads(json.dumps(config)), parse([], json.loads(json.dumps(config)))):
+        assert plan_from(again).names["method"]["label"] == "codyra(rank=8)"
+
+
 def test_preflight_finds_what_needs_no_data() -> None:
     preflight(parse(SPLIT))
     with pytest.raises(UserError, match="needs source"):

@@ -97,8 +97,32 @@ def test_a_file_outside_any_package(tmp_path: Path) -> None:
         load_path("no_such_package_at_all.module:Mine")
 
 
-def test_a_failing_import_keeps_its_own_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("code", "said"), [
+    ("x = 1\nraise RuntimeError('boom')\n", r"RuntimeError: boom \(broken\.py, line 2\)"),
+    ("import json\njson.loads('{')\n", r"JSONDecodeError: .*\(broken\.py, line 2\)"),
+    ("x = 1\nclass Mine\n", r"SyntaxError: .*\(broken\.py, line 2\)"),
+])
+def test_a_failing_import_says_where_and_keeps_its_cause(code: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
-    file.write_text("raise RuntimeError('boom')\n")
-    with pytest.raises(RuntimeError, match="boom"):
+    file.write_text(code)
+    with pytest.raises(UserError, match=said) as failed:
         load_path(f"{file}:Mine")
+    assert type(failed.value.__cause__).__name__ == said.partition(":")[0]
+    assert not [m for m in sys.modules if m.startswith("cl_bench_user_broken")], "half a module stays behind"
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my part-1.py").write_text(f"class Mine:\n    home = '{folder}'\n")
+    one, two = (load_path(f"{tmp_path}/{folder}/my part-1.py:Mine") for folder in ("one", "two"))
+    assert (one.home, two.home) == ("one", "two") and one.__module__ != two.__module__
+    assert one.__module__.isidentifier(), "a class path with spaces cannot be read back"
+    assert one is load_path(f"{tmp_path}/one/my part-1.py:Mine")
+
+
+@pytest.mark.parametrize("ending", ["", ":"])
+def test_a_file_without_a_class_says_which_it_has(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
+    with pytest.raises(UserError, match=r"say which class of .*mine\.py:Mine\."):
+        find("cl_bench.methods", f"{tmp_path}/mine.py{ending}")

@@ -33,7 +33,8 @@ class Fails(Method):
     def begin(self, exp):
         raise RuntimeError("no luck today")
 '''
-SENTENCE = "split_digits Fails seed 0: RuntimeError: no luck today"
+DIGITS = "split_digits(per_class=4, increment=5)"
+SENTENCE = f"{DIGITS} Fails seed 0: RuntimeError: no luck today (fails_sweep.py, line 8)"
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,8 @@ def numbers(folder: Path) -> dict[str, Any]:
 def test_a_suite_is_every_method_with_every_seed(suite_file: Path, alone: tuple[Path, Outcome]) -> None:
     suite = read_suite(suite_file)
     assert (suite.name, suite.about) == ("tiny", "Two quick rows and one that fails.")
-    assert [j.label for j in suite.jobs] == [*(f"split_digits {m} seed {s}" for m in ("ncm", "finetune") for s in (0, 1)),
-                                             "split_digits Fails seed 0"]
+    assert [j.label for j in suite.jobs] == [*(f"{DIGITS} {m} seed {s}" for m in ("ncm", "finetune(epochs=1)") for s in (0, 1)),
+                                             f"{DIGITS} Fails seed 0"]
     runs, outcome = alone
     assert [numbers(f)["who"] for f in outcome.folders] == [(m, s) for m in ("ncm", "finetune(epochs=1)") for s in (0, 1)]
     assert outcome.failures == [SENTENCE], "a failing run is named and the others go on"
@@ -101,7 +102,7 @@ def test_the_command_names_what_failed_and_shows_the_rest(suite_file: Path, tmp_
 
 @pytest.mark.parametrize(("methods", "said"), [
     ("[ncm, eata]", "eata seed 0: method eata needs source"),
-    ("[ncm, {class_path: finetune, init_args: {epoch: 1}}]", "finetune seed 0: Finetune has no option 'epoch'"),
+    ("[ncm, {class_path: finetune, init_args: {epoch: 1}}]", r"finetune\(epoch=1\) seed 0: Finetune has no option 'epoch'"),
 ])
 def test_a_mistake_in_any_run_is_told_before_the_first_starts(methods: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(f"runs: [{{scenario: split_digits, methods: {methods}}}]\n")

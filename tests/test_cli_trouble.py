@@ -1,0 +1,174 @@
+"""The command line in trouble: users' files that fail, damaged records, interrupts, terminals that know little."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cl_bench.cli import main
+from cl_bench.errors import UserError
+from cl_bench.results import load, load_all
+
+TINY = ["--scenario", "split_digits", "--scenario.per_class", "4", "--method", "ncm", "--device", "cpu"]
+
+
+def only(runs: Path) -> Path:
+    (folder,) = [f for f in runs.iterdir() if (f / "run.json").is_file()]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run."""
+    runs = tmp_path_factory.mktemp("trouble") / "runs"
+    assert main(["run", *TINY, "--runs", str(runs), "--tracking", "none"]) == 0
+    return runs
+
+
+def test_a_file_that_fails_on_import_is_a_sentence_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken_cli.py").write_text("raise RuntimeError('boom\\nand more')\n")
+    argv = ["run", *TINY, "--method", f"{tmp_path}/broken_cli.py:Mine", "--runs", str(tmp_path / "runs"), "--tracking", "none"]
+    assert main(argv) == 2
+    assert capsys.readouterr().err == (f"cl-bench: {tmp_path}/broken_cli.py cannot be imported: RuntimeError: boom and more "
+                                       "(broken_cli.py, line 1); mend it (--debug shows the traceback).\n")
+    with pytest.raises(UserError, match="boom") as failed:
+        main([*argv, "--debug"])
+    assert isinstance(failed.value.__cause__, RuntimeError)
+
+
+WRONG = '''
+from cl_bench import Method
+import torch
+
+class Wrong(Method):
+    """Wrong."""
+
+    def begin(self, exp):
+        torch.zeros(2) @ torch.zeros(3)
+
+
+class Bare(Method):
+    """No type."""
+
+    def __init__(self, backbone, lr):
+        super().__init__(backbone, lr=lr)
+'''
+
+
+def test_an_error_inside_a_run_names_the_users_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wrong_cli.py").write_text(WRONG)
+    argv = ["run", *TINY, "--runs", str(tmp_path / "runs"), "--tracking", "none"]
+    assert main([*argv, "--method", f"{tmp_path}/wrong_cli.py:Wrong"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("cl-bench: RuntimeError: ") and "(wrong_cli.py, line 9); --debug" in err and err.count("\n") == 1
+    assert main([*argv, "--method", f"{tmp_path}/wrong_cli.py:Bare"]) == 2
+    assert "Bare must give its parameter 'lr' a type and a default" in capsys.readouterr().err
+
+
+def test_parts_from_two_files_of_one_name_run_together(tmp_path: Path) -> None:
+    (tmp_path / "my parts").mkdir()
+    (tmp_path / "my parts" / "mine-1.py").write_text(
+        "from cl_bench.registry import find\n\nclass Digits(find('cl_bench.scenarios', 'split_digits')):\n    'Mine.'\n")
+    (tmp_path / "mine-1.py").write_text("from cl_bench import Method\n\nclass Mine(Method):\n    'Mine.'\n")
+    argv = ["run", *TINY, "--scenario", f"{tmp_path}/my parts/mine-1.py:Digits", "--scenario.per_class", "4", "--method",
+            f"{tmp_path}/mine-1.py:Mine", "--method.epochs", "1", "--runs", str(tmp_path / "my runs"), "--tracking", "none"]
+    assert main(argv) == 0
+    run = load(only(tmp_path / "my runs"))
+    assert run.scenario == "mine-1.py:Digits(per_class=4)" and run.method == "mine-1.py:Mine(epochs=1)"
+
+
+def test_damaged_records_are_named_and_not_called_absent(finished: Path, tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("torn", "gone"):
+        shutil.copytree(only(finished), tmp_path / "runs" / name)
+    (tmp_path / "runs" / "gone" / "run.json").unlink()
+    torn = tmp_path / "runs" / "torn" / "run.json"
+    torn.write_bytes(torn.read_bytes()[:300])
+    assert main(["compare", str(tmp_path / "runs")]) == 2
+    err = capsys.readouterr().err
+    assert "torn/run.json is damaged, not valid JSON" in err and "gone holds no run (no run.json in it)" in err
+    assert "none of the 2 runs here can be read" in err and "Traceback" not in err
+    assert main(["compare", str(tmp_path / "runs"), str(finished)]) == 0, "one sound run is enough"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode_still_gets_its_table(encoding: str, finished: Path) -> None:
+    ran = subprocess.run([sys.executable, "-m", "cl_bench.cli", "compare", str(finished)], capture_output=True,
+                         env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert ran.returncode == 0 and not ran.stderr, ran.stderr
+    assert b"ncm" in ran.stdout and b"average" in ran.stdout
+
+
+STOPS = '''
+import os, pathlib, signal
+from cl_bench import Method
+
+class Stops(Method):
+    """Stops itself once, in its second experience."""
+
+    def __init__(self, backbone, *, rows: tuple[str, ...] = ("q", "k"), flag: str = ""):
+        super().__init__(backbone, epochs=1)
+        self.rows, self.flag = rows, flag
+
+    def training_step(self, batch, batch_idx):
+        if len(self.seen) > 2 and not pathlib.Path(self.flag).exists():
+            pathlib.Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+'''
+
+
+def test_an_interrupt_ends_a_run_as_stopped_and_it_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C while Lightning fits, which by itself turns it into a silent exit with code 1."""
+    (tmp_path / "stops_cli.py").write_text(STOPS)
+    argv = ["run", *TINY, "--method", f"{tmp_path}/stops_cli.py:Stops", "--method.flag", f"{tmp_path}/flag"]
+    rest = ["--runs", str(tmp_path / "runs"), "--tracking", "none"]
+    ended = subprocess.run([sys.executable, "-m", "cl_bench.cli", *argv, *rest], capture_output=True, text=True)
+    assert ended.returncode == 130 and ended.stderr.endswith("cl-bench: stopped; what was done is on disk.\n"), ended.stderr
+    folder = only(tmp_path / "runs")
+    stopped = load(folder)
+    assert stopped.status == "stopped" and len(stopped.matrix.rows) == 1
+    assert main(["run", "--resume", str(folder), *rest]) == 0
+    assert load(folder).done and len(load(folder).matrix.rows) == 5
+    assert load(folder).method == stopped.method, "a resumed run keeps its row in the table"
+
+
+SLOW = '''
+import time
+from cl_bench import Method
+
+class Slow(Method):
+    """Would learn for minutes."""
+
+    def begin(self, exp):
+        time.sleep(120)
+'''
+
+
+def test_an_interrupt_stops_every_process_of_a_suite(tmp_path: Path) -> None:
+    """Ctrl-C goes to all; runs in hand end as stopped at once, those that wait are not begun."""
+    (tmp_path / "slow_cli.py").write_text(SLOW)
+    (tmp_path / "s.yaml").write_text(
+        f"seeds: [0, 1, 2, 3]\nruns: [{{scenario: split_digits, methods: ['{tmp_path}/slow_cli.py:Slow']}}]\n")
+    runs = tmp_path / "runs"
+    suite = subprocess.Popen([sys.executable, "-m", "cl_bench.cli", "suite", str(tmp_path / "s.yaml"), "--runs", str(runs),
+                              "--tracking", "none", "--jobs", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                             text=True, start_new_session=True)
+    try:
+        limit = time.monotonic() + 90
+        while len(list(runs.glob("2*/run.json"))) < 2 and time.monotonic() < limit and suite.poll() is None:
+            time.sleep(0.1)
+        os.killpg(suite.pid, signal.SIGINT)
+        _, err = suite.communicate(timeout=60)
+    finally:
+        if suite.poll() is None:
+            os.killpg(suite.pid, signal.SIGKILL)
+    assert suite.returncode == 130 and "cl-bench: stopped" in err and "Traceback" not in err, err
+    assert [r.status for r in load_all(runs)] == ["stopped", "stopped"], "the others were not begun"
