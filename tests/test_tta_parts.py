@@ -39,7 +39,7 @@ from cl_bench.adaptation import (
     stochastic_restore_,
     symmetric_cross_entropy,
 )
-from cl_bench.adaptation.norm import Moments, moments
+from cl_bench.adaptation.norm import InstanceMoments, Moments, moments
 from cl_bench.rng import Rng
 
 
@@ -64,6 +64,10 @@ def by_hand(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor) -> torc
 def test_moments_and_their_gradient() -> None:
     x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(Moments.apply, (x,))
+    y = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(InstanceMoments.apply, (y,))
+    own = torch.var_mean(y, dim=(2, 3), correction=1, keepdim=True)
+    assert all(torch.allclose(a, b) for a, b in zip(InstanceMoments.apply(y), own[::-1], strict=True))
     var, mean = torch.var_mean(X, dim=(0, 2, 3), correction=1)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(moments(X, unbiased=True), (mean, var), strict=True))
     assert torch.equal(moments(torch.zeros(3, 2))[1], torch.zeros(2)), "a constant channel has no variance"

@@ -104,6 +104,28 @@ class Moments(torch.autograd.Function):
         return torch.addcmul(per_channel(to_mean / n - slope * mean, x), x, per_channel(slope, x))
 
 
+class InstanceMoments(torch.autograd.Function):
+    """Mean and unbiased variance (N, C, 1, ...) of every image's channels x (N, C, ...), differentiable.
+
+    ``torch.var_mean`` over these dimensions is seven times as slow on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        inside, n = list(range(2, x.ndim)), x[0, 0].numel()
+        mean = x.mean(inside, keepdim=True)
+        var = (x - mean).square_().sum(inside, keepdim=True) / (n - 1)
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_var: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        n = x[0, 0].numel()
+        slope = to_var * (2 / (n - 1))
+        return torch.addcmul(to_mean / n - slope * mean, x, slope)
+
+
 def moments(x: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) of a batch x (N, C, ...); the unbiased variance of a single value counts as 0."""
     mean, var = Moments.apply(x)
@@ -207,7 +229,7 @@ class InstanceAwareNorm(DeployedNorm):
         mean, var = per_channel(mean, x), per_channel(var, x)
         pixels = x[0, 0].numel()
         if pixels > 1:
-            own_var, own_mean = torch.var_mean(x, dim=list(range(2, x.ndim)), correction=1, keepdim=True)
+            own_mean, own_var = InstanceMoments.apply(x)
             noise = self.k * torch.sqrt((var + self.eps) / pixels)
             noise2 = self.k * (var + self.eps) * (2 / (pixels - 1)) ** 0.5
             mean = mean + shrink(own_mean - mean, noise)
