@@ -59,8 +59,8 @@ PASSES: dict[str, tuple[float | str, float | str]] = {
 EXACT = ("source", "bn", "bn_alpha", "tent", "rpl", "sar", "lame", "eata")
 #: Draw no random number on this stream: further seeds would repeat the first.
 DETERMINISTIC = ("source", "bn", "bn_alpha", "bn_ema", "tent", "rpl", "eta", "rdumb", "sar", "lame", "t3a", "shot")
-UNSUITED = {"vida": "adapts the linear layers inside attention; these networks have none"}
-SLOW = ("memo",)  # 97 passes per image: measured only when asked for
+UNSUITED = {"vida": "adapts the linear layers inside attention; these networks have none",
+            "memo": "not measured: 97 passes per image, half an hour of a core (`--methods memo`)"}
 IMAGES = 15_000  # of the stream
 NOTES = HERE / "results" / "parity" / "tta_cifar10c_1k.notes.json"
 
@@ -216,7 +216,7 @@ def main() -> None:
     if any(os.environ.get(k) != v for k, v in ALLOCATOR.items()):  # the allocator reads them when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--methods", nargs="+", default=[m for m in PASSES if m not in (*SLOW, *UNSUITED)])
+    parser.add_argument("--methods", nargs="+", default=[m for m in PASSES if m not in UNSUITED])
     parser.add_argument("--models", nargs="+", default=["resnet20"], choices=["resnet20", "resnet56"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
