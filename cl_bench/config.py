@@ -252,6 +252,9 @@ def _sentence(message: str, p: Any) -> str:
         near = difflib.get_close_matches(key, accepted, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(accepted) or 'no options'}."
         return f"{where.rpartition('.')[2]} has no option {key!r}; {hint}"
+    lacking = re.search(r'Parser key "([\w.]+)".*?class_path \'([\w.]+)\': the following arguments are required: (\w+)', text)
+    if lacking:
+        return f"{lacking[2].rpartition('.')[2]} needs {lacking[3]}: give --{lacking[1]}.{lacking[3]} VALUE."
     untyped = re.search(r"Parameter '(\w+)' from '([\w.]+?)(?:\.__init__)?' does not specify a type", text)
     if untyped:
         return (f"{untyped[2].rpartition('.')[2]} must give its parameter {untyped[1]!r} a type and a default, "

@@ -89,6 +89,7 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["run", *TINY, "--method", "zzzzzz"], "see `cl-bench list methods`"),
     (["run", *TINY, "--scenario", "split_digit"], "did you mean split_digits"),
     (["run", *TINY, "--backbone", "glyph_vti"], "did you mean glyph_vit"),
+    (["run", *TINY, "--backbone", "cifar_resnet"], "cifar_resnet needs folder: give --backbone.folder VALUE"),
     (["run", *TINY, "--backbone.pretrained", "false"], "name a backbone with --backbone NAME"),
     (["run", *TINY, "--method", "nopackage.module:Mine"], "there is no module 'nopackage.module'"),
     (["run", *TINY, "--method", "no_such_file.py:Mine"], "there is no file no_such_file.py"),

@@ -13,7 +13,7 @@ import pytest
 from cl_bench.cli import main
 from cl_bench.registry import find
 from cl_bench.results import load_all
-from cl_bench.testing import check_method
+from cl_bench.testing import check_method, check_scenario
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MINE = f"{EXAMPLES / 'mine.py'}:FeatureReplay"
@@ -21,6 +21,25 @@ MINE = f"{EXAMPLES / 'mine.py'}:FeatureReplay"
 
 def test_the_file_passes_the_checker() -> None:
     check_method(find("cl_bench.methods", MINE), name="mine").raise_if_failed()
+
+
+def test_the_test_time_file_passes_the_checker_and_adapts() -> None:
+    cls = find("cl_bench.methods", f"{EXAMPLES / 'my_tta.py'}:ConfidentEntropy")
+    assert cls.adapts
+    check_method(cls, name="my_tta").raise_if_failed()
+
+
+def test_the_scenario_file_passes_the_checker_and_runs(tmp_path: Path) -> None:
+    target = f"{EXAMPLES / 'my_scenario.py'}:EvenThenOdd"
+    report = check_scenario(find("cl_bench.scenarios", target), name="my_scenario")
+    report.raise_if_failed()
+    assert not [f for f in report.findings if f.state == "skipped"]
+    argv = ["run", "--scenario", target, "--scenario.per_class", "4", "--method", "ncm", "--device", "cpu",
+            "--runs", str(tmp_path), "--tracking", "none"]
+    assert main(argv) == 0
+    (run,) = load_all(tmp_path)
+    assert run.matrix.columns == ("even", "odd") or list(run.matrix.columns) == ["even", "odd"]
+    assert run.metrics["average_accuracy"] > 60
 
 
 def test_the_file_runs_with_its_own_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
