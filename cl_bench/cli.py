@@ -158,7 +158,7 @@ def _run(o: argparse.Namespace, rest: list[str]) -> int:
 
     with _tracker(o, runs) as tracker, RunProgress() as progress:
         folder = run(plan, runs, listen=_both(progress, tracker), resume=o.resume)
-    _tables([folder], console_only=True)
+    _tables([folder])
     print(f"record: {folder}")
     return 0
 
@@ -178,7 +178,7 @@ def _suite(o: argparse.Namespace, rest: list[str]) -> int:
         outcome = run_suite(suite, o.runs, jobs=o.jobs, again=o.again, overrides=rest, progress=progress)
     if outcome.folders:
         html = o.html or o.runs / f"{suite.name}.html"
-        _tables(outcome.folders, html=html, title=f"cl-bench: {suite.name}")
+        _tables(outcome.folders, html=html, title=f"cl-bench: {suite.name}", say_page=False)
         with _tracker(o, o.runs) as tracker:
             if tracker is not None:
                 tracker.sync(outcome.folders)
@@ -256,7 +256,7 @@ def _ui(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), by: str = "scenario",
-            mix: bool = False, title: str = "cl-bench", console_only: bool = False) -> None:
+            mix: bool = False, title: str = "cl-bench", say_page: bool = True) -> None:
     from .compare import compare
     from .tables import export, print_tables
 
@@ -269,7 +269,7 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
         from .dashboard import render
 
         render(comparison, html, title=title)
-        if not console_only:
+        if say_page:
             print(f"page: {html.resolve()}")
 
 

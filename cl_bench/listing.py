@@ -35,7 +35,9 @@ def _configs(folder: str) -> list[dict[str, Any]]:
     out = []
     for file in sorted((home / folder).glob("*.yaml")):
         about = [line.lstrip("# ").rstrip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        out.append({"name": file.stem, "summary": " ".join(about)})
+        paragraphs = "\n".join(about).split("\n\n")
+        out.append({"name": file.stem, "summary": " ".join(paragraphs[0].split()),
+                    "more": [" ".join(p.split()) for p in paragraphs[1:]]})
     return out
 
 
@@ -64,14 +66,22 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
     console = Console()
     columns = ["name", *[c for c in ("family", "needs", "gives", "parameters", "mergeable", "paper", "summary")
                          if any(row.get(c) not in (None, "", []) for row in found)]]
-    if console.width < 120 and "paper" in columns and kind != "adapters":
-        columns = [c for c in columns if c != "summary"]
+    narrow = console.width < 120 and "paper" in columns
+    if narrow:  # families as headings, and each paper under its summary: two columns less
+        columns = [c for c in columns if c not in ("family", "paper")]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "name",
                          justify="right" if column == "parameters" else "left")
+    family = ""
     for row in found:
-        table.add_row(*[escape(_text(row.get(c))) for c in columns])
+        if narrow and row.get("family", family) != family:
+            family = row["family"]
+            table.add_row(f"[bold]{escape(family)}[/bold]")
+        cells = [escape(_text(row.get(c))) for c in columns]
+        if narrow and row.get("paper"):
+            cells[-1] += f"\n[dim]{escape(row['paper'])}[/dim]"
+        table.add_row(*cells)
     console.print(table)
     console.print(f"[dim]{len(found)} {kind}[/dim]")
     if backbone is not None:

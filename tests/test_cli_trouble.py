@@ -14,6 +14,7 @@ import pytest
 
 from cl_bench.cli import main
 from cl_bench.errors import UserError
+from cl_bench.listing import rows
 from cl_bench.results import load, load_all
 
 TINY = ["--scenario", "split_digits", "--scenario.per_class", "4", "--method", "ncm", "--device", "cpu"]
@@ -104,6 +105,20 @@ def test_a_terminal_without_unicode_still_gets_its_table(encoding: str, finished
                          env={**os.environ, "PYTHONIOENCODING": encoding})
     assert ran.returncode == 0 and not ran.stderr, ran.stderr
     assert b"ncm" in ran.stdout and b"average" in ran.stdout
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 119])
+@pytest.mark.parametrize("kind", ["methods", "scenarios", "adapters"])
+def test_a_list_is_complete_in_a_narrow_terminal(kind: str, width: int, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for row in rows(kind):
+        for key in ("name", "family", "summary", "paper"):
+            assert " ".join(str(row.get(key, "")).split()) in text, f"{row['name']}: its {key} is cut or missing"
 
 
 STOPS = '''
