@@ -6,8 +6,11 @@ import argparse
 import difflib
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -119,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command not in ("run", "suite"):
             raise UserError(f"cl-bench {options.command} has no option {rest[0]!r}; see `cl-bench {options.command} --help`.")
-        return int(globals()[f"_{options.command}"](options, rest) or 0)
+        with _stoppable():
+            return int(globals()[f"_{options.command}"](options, rest) or 0)
     except UserError as fault:
         if debug:
             raise
@@ -136,6 +140,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"cl-bench: {told(fault)}; --debug shows the way there", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A SIGTERM, as a cluster's scheduler sends it, ends the work like the user's Ctrl-C: recorded, and to be gone on with."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _run(o: argparse.Namespace, rest: list[str]) -> int:

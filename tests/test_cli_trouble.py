@@ -167,8 +167,10 @@ class Slow(Method):
 '''
 
 
-def test_an_interrupt_stops_every_process_of_a_suite(tmp_path: Path) -> None:
-    """Ctrl-C goes to all; runs in hand end as stopped at once, those that wait are not begun."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_stops_every_process_of_a_suite(sent: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C goes to all, a scheduler's SIGTERM to the first process alone; runs in hand end as stopped at once, those that
+    wait are not begun."""
     (tmp_path / "slow_cli.py").write_text(SLOW)
     (tmp_path / "s.yaml").write_text(
         f"seeds: [0, 1, 2, 3]\nruns: [{{scenario: split_digits, methods: ['{tmp_path}/slow_cli.py:Slow']}}]\n")
@@ -180,7 +182,7 @@ def test_an_interrupt_stops_every_process_of_a_suite(tmp_path: Path) -> None:
         limit = time.monotonic() + 90
         while len(list(runs.glob("2*/run.json"))) < 2 and time.monotonic() < limit and suite.poll() is None:
             time.sleep(0.1)
-        os.killpg(suite.pid, signal.SIGINT)
+        (os.killpg if sent == signal.SIGINT else os.kill)(suite.pid, sent)
         _, err = suite.communicate(timeout=60)
     finally:
         if suite.poll() is None:
