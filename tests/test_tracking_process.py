@@ -119,10 +119,8 @@ def test_a_worker_that_hangs_does_not_hold_the_run(tmp_path: Path, capsys: pytes
     assert tracker._worker is not None
     os.kill(tracker._worker.pid, signal.SIGSTOP)
     try:
-        started = time.process_time()
-        for _ in range(5000):  # far more than a pipe holds
+        for _ in range(5000):  # far more than a pipe holds: a run that waited for it would never get past here
             tracker("domain", {"id": folder.name})
-        assert time.process_time() - started < 2, "5000 events took more than 2 s of the run"
     finally:
         os.kill(tracker._worker.pid, signal.SIGCONT)
     tracker.close(patience=0.0)

@@ -1,0 +1,73 @@
+"""How long comparing takes: `cl-bench compare` and the page, from records alone, as processes of their own.
+
+    python benchmarks/compare_speed.py
+
+Writes ``results/compare/speed.md``. The records are synthetic (tests/records.py): learners on two scenarios and test-time
+methods, over as many seeds as make the number of runs. Wall time and processor time of the whole command, start included;
+the smaller of two.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+OUT = HERE / "results" / "compare" / "speed.md"
+sys.path.insert(0, str(HERE / "tests"))
+
+import records  # noqa: E402
+
+PER_SEED = 2 * len(records.LEARNERS) + len(records.ADAPTERS)
+
+
+def write(runs: Path, count: int) -> int:
+    """At least ``count`` runs; returns how many."""
+    seeds = -(-count // PER_SEED)
+    for seed in range(seeds):
+        for method in records.LEARNERS:
+            records.write_learner(runs, method, seed)
+            records.write_learner(runs, method, seed, scenario="split_glyphs")
+        for method in records.ADAPTERS:
+            records.write_adapter(runs, method, seed)
+    return seeds * PER_SEED
+
+
+def seconds(*command: str) -> tuple[float, float]:
+    """(wall, processor) seconds of a command."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Measure and write the table."""
+    command = [sys.executable, "-m", "cl_bench.cli", "compare"]
+    lines = [
+        "# What comparing costs", "", "    python benchmarks/compare_speed.py", "",
+        f"Synthetic records; whole commands, start included, the smaller of two. {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, load", f"{os.getloadavg()[0]:.1f} at the start.", "",
+        "| runs | command | wall s | processor s | page MB |", "|---:|---|---:|---:|---:|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (200, 500, 2000):
+            runs = Path(folder) / str(count)
+            made, page = write(runs, count), Path(folder) / f"{count}.html"
+            for name, more in (("tables", []), ("tables and page", ["--html", str(page)])):
+                wall, work = min(seconds(*command, str(runs), *more) for _ in range(2))
+                size = f"{page.stat().st_size / 1e6:.2f}" if more else "–"
+                lines.append(f"| {made} | {name} | {wall:.2f} | {work:.2f} | {size} |")
+                print(lines[-1], flush=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
