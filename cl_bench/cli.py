@@ -258,12 +258,16 @@ def _sync(o: argparse.Namespace, rest: list[str]) -> int:
     _writable(o.runs)
     if o.source:
         folders = import_runs(o.source, o.runs)
-        print(f"{len(folders)} runs imported into {o.runs}")
+        print(f"{_runs(len(folders))} imported into {o.runs}")
         return 0
     with Tracker.open(o.tracking, o.runs, strict=True) as tracker:
         sent = tracker.sync()
-    print(f"{sent} runs sent to {tracker.uri}")
+    print(f"{_runs(sent)} sent to {tracker.uri}")
     return 0
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"{n} runs"
 
 
 def _ui(o: argparse.Namespace, rest: list[str]) -> int:
