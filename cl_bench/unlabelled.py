@@ -31,19 +31,24 @@ class UnlabelledSums:
         self.probability = torch.zeros(domains, classes, dtype=torch.float64)
 
     def add(self, rows: Tensor, logits: Tensor) -> None:
-        """One batch: row numbers (B,), logits (B, K). Images without a finite answer are left out."""
+        """One batch: row numbers (B,), logits (B, K). Images without a finite answer are left out.
+
+        Summed where the logits lie and without asking which rows count, so that no batch waits for a GPU.
+        """
+        if self.sums.device != logits.device:
+            self.codes, self.sums, self.probability = (t.to(logits.device) for t in (self.codes, self.sums, self.probability))
         z = logits.detach().double()
-        fine = ~(z.isnan().any(1) | (z == torch.inf).any(1) | (z == -torch.inf).all(1))
-        z, rows = z[fine], rows[fine]
+        fine = ~(z.isnan().any(1) | (z == torch.inf).any(1) | (z == -torch.inf).all(1)).unsqueeze(1)
+        z = torch.where(fine, z, 0.0)
         log_p = z.log_softmax(1)
         p = log_p.exp()
         taylor = 1 + z + z ** 2 / 2
         taylor = taylor / taylor.sum(1, keepdim=True)
-        each = torch.stack([torch.ones(len(z), dtype=z.dtype, device=z.device), torch.special.entr(p).sum(1), log_p.mean(1),
+        each = torch.stack([torch.ones_like(z[:, 0]), torch.special.entr(p).sum(1), log_p.mean(1),
                             (p ** POWER).mean(1), (taylor ** POWER).mean(1)], dim=1)
-        code = self.codes[rows.cpu()]
-        self.sums.index_add_(0, code, each.cpu())
-        self.probability.index_add_(0, code, p.cpu())
+        code = self.codes[rows.to(logits.device)]
+        self.sums.index_add_(0, code, each * fine)
+        self.probability.index_add_(0, code, p * fine)
 
     def of(self, domain: int) -> dict[str, float] | None:
         """``entropy``: mean of H(p) in nats; ``marginal_entropy``: H(mean p) in nats; ``mano``: 0..1. None where no
