@@ -159,6 +159,15 @@ def _tester(compute: Compute) -> Trainer:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning turns the user's Ctrl-C into an exit with code 1; here it stays an interrupt."""
+    try:
+        yield
+    except SystemExit as left:
+        raise KeyboardInterrupt from left
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's banners and loader advice say nothing about a fresh Trainer per experience; keep them out."""
     loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
@@ -212,7 +221,7 @@ class Fitted:
 def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs: int | None = None) -> Fitted:
     """``begin`` -> Lightning's fit on a fresh Trainer -> ``end``, all random draws from ``seed``."""
     device = resolve_device(compute.device)
-    with seeded(seed), _quiet():
+    with seeded(seed), _quiet(), _interruptible():
         method.rng = Rng(derive(seed, "method"))
         method.to(device)
         method.train()
@@ -227,10 +236,7 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
                         augment=exp.augment)
             trainer = _trainer(compute, epochs, [losses, _Fuse(compute.optimizers)])
             method.train()
-            try:
-                trainer.fit(method, feed)
-            except SystemExit as left:  # what Lightning makes of the user's Ctrl-C
-                raise KeyboardInterrupt from left
+            trainer.fit(method, feed)
             steps = int(trainer.global_step)
             method.to(device)  # Lightning leaves a model where its strategy put it
         method.end(exp)
@@ -329,7 +335,7 @@ def answer_all(method: Method, sink: Sink, feeds: Any, compute: Compute, seed: i
     method.to(resolve_device(compute.device))
     method.__dict__["_answers"] = sink
     try:
-        with seeded(seed), _quiet():
+        with seeded(seed), _quiet(), _interruptible():
             _tester(compute).test(method, feeds, verbose=False)
     except BaseException:
         _tester.cache_clear()  # an interrupted Trainer is not used again

@@ -96,9 +96,9 @@ def _short(part: Any) -> str:
     if not isinstance(part, Mapping):
         return str(part).rpartition(":")[2].rpartition(".")[2]
     given = part.get("init_args")
-    told = ", ".join(f"{k}={_short(v)}" if isinstance(v, Mapping) else f"{k}={v}" for k, v in (
+    settings = ", ".join(f"{k}={_short(v)}" if isinstance(v, Mapping) else f"{k}={v}" for k, v in (
         given.items() if isinstance(given, Mapping) else ()))
-    return _short(part.get("class_path", "?")) + (f"({told})" if told else "")
+    return _short(part.get("class_path", "?")) + (f"({settings})" if settings else "")
 
 
 def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, overrides: Sequence[str] = (),

@@ -64,7 +64,6 @@ class Deferred(TensorData):
         self._pixels: Tensor | None = None
         self.y = y.to(torch.int64)
         self._on: dict[str, TensorData] = {}
-        self._bare: TensorData | None = None
 
     @property
     def x(self) -> Tensor:  # type: ignore[override]

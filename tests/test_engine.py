@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,36 @@ def test_held_and_lazy_data_and_any_number_of_workers_give_the_same_batches() ->
 def test_compute_refuses_what_cannot_be() -> None:
     with pytest.raises(UserError, match="workers must be 0 or more"):
         Compute(workers=-1)
+
+
+class Interrupted(Method):
+    """The user presses Ctrl-C while it learns, or while it answers."""
+
+    def __init__(self, backbone: Any, *, when: str = "fit") -> None:
+        super().__init__(backbone, epochs=1)
+        self.when = when
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.when == "fit":
+            raise KeyboardInterrupt
+        return super().training_step(batch, batch_idx)
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["fit", "test"])
+def test_an_interrupt_stays_one(when: str) -> None:
+    """Lightning by itself would leave the process with code 1, in learning and in answering alike."""
+    handler = signal.getsignal(signal.SIGINT)
+    method = Interrupted(tiny_backbone(), when=when)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(method, Experience("e", SPACE, coded(8)), COMPUTE, 0)
+            assert when == "test", "the fit went on"
+            measure(method, [TestSet("t", SPACE, coded(8))], [SPACE], COMPUTE, 8, 0)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
 
 
 # ------------------------------------------------------------------------------------------------ scores

@@ -22,12 +22,13 @@ class TensorData(Dataset):
         ValueError: if the shapes do not fit.
     """
 
+    _bare: TensorData | None = None  # what `unlabelled` has made
+
     def __init__(self, x: Tensor, y: Tensor) -> None:
         if x.ndim != 4 or len(x) != len(y):
             raise ValueError(f"expected x (N, C, H, W) and y (N,), got {tuple(x.shape)} and {tuple(y.shape)}")
         self.x, self.y = x, y.to(torch.int64)
         self._on: dict[str, TensorData] = {}
-        self._bare: TensorData | None = None
 
     def __len__(self) -> int:
         return len(self.y)
