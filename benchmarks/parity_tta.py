@@ -70,13 +70,29 @@ def shared() -> Path:
     return Path(os.environ.get("CL_BENCH_SHARED", HERE.parent / "shared"))
 
 
+def stream() -> Scenario:
+    """The 75 batches, and the source data of methods that need some."""
+    where = shared() / "data"
+    made: Scenario = find("cl_bench.scenarios", "cifar10c")(
+        root=str(where / "cifar10c_1k"), clean_root=str(where / "cifar10_5k"))
+    return made
+
+
+def network(depth: int) -> Any:
+    """A fresh ResNet, channels-last."""
+    made = find("cl_bench.backbones", "cifar_resnet")(depth=depth, folder=str(shared() / f"weights/resnet{depth}"))
+    return made.to(memory_format=torch.channels_last)
+
+
+def keep_memory() -> None:
+    """Start this process again with the settings of ``ALLOCATOR``, which glibc reads when a process starts."""
+    if any(os.environ.get(k) != v for k, v in ALLOCATOR.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+
+
 def measure(name: str, depth: int, seed: int) -> dict[str, Any]:
     """One method over the 75 batches: error in percent per corruption, CPU seconds, counted passes."""
-    where = shared()
-    scenario: Scenario = find("cl_bench.scenarios", "cifar10c")(
-        root=str(where / "data/cifar10c_1k"), clean_root=str(where / "data/cifar10_5k"))
-    backbone = find("cl_bench.backbones", "cifar_resnet")(depth=depth, folder=str(where / f"weights/resnet{depth}"))
-    backbone = backbone.to(memory_format=torch.channels_last)
+    scenario, backbone = stream(), network(depth)
     plain, meter = copy.deepcopy(backbone), Meter()
     meter.attach(backbone, torch.zeros(1, 3, 32, 32))
     method = find("cl_bench.methods", name)(backbone).eval()
@@ -213,8 +229,7 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_MMAP_THRESHOLD_": s
 
 def main() -> None:
     """Measure what is missing, row by row, then write the table."""
-    if any(os.environ.get(k) != v for k, v in ALLOCATOR.items()):  # the allocator reads them when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--methods", nargs="+", default=[m for m in PASSES if m not in UNSUITED])
     parser.add_argument("--models", nargs="+", default=["resnet20"], choices=["resnet20", "resnet56"])

@@ -12,7 +12,6 @@ Repairs at run time: RoTTA passes an argument that its loss does not take; CMF a
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from types import SimpleNamespace as Node
 from typing import Any
 
 import torch
-from parity_tta import ALLOCATOR, OUT, shared
+from parity_tta import OUT, keep_memory, network, stream
 from torch import Tensor, nn
 
 from cl_bench.data.tensor import batches
@@ -107,8 +106,7 @@ def theirs(name: str, backbone: nn.Module, folder: str) -> Callable[[Tensor], Te
     if name == "rotta":
         once = method.loss_calculation
         method.loss_calculation = lambda self, *_: once(self)
-    for part in ("img_size", "model_preprocess"):
-        setattr(backbone, part, (32, 32)) if part == "img_size" else setattr(backbone, part, None)
+    backbone.img_size, backbone.model_preprocess = (32, 32), None  # type: ignore[assignment]
     cfg = Node(**{k: Node(**v) for k, v in SETTINGS.items()}, MIXED_PRECISION=False, CKPT_DIR=folder, DATA_DIR=folder)
     return method(cfg, backbone, 10)
 
@@ -120,27 +118,24 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--batches", type=int, default=6)
     args = parser.parse_args()
-    if any(os.environ.get(k) != v for k, v in ALLOCATOR.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    keep_memory()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    where = shared()
-    scenario = find("cl_bench.scenarios", "cifar10c")(
-        root=str(where / "data/cifar10c_1k"), clean_root=str(where / "data/cifar10_5k"))
+    scenario = stream()
     source = [(x, y) for x, y in batches(scenario.source.data, 200)]
     for name in args.methods:
         find("cl_bench.methods", name)  # before any package is stood in for
     stand_in(args.reference, source)
-    stream = (x.contiguous(memory_format=torch.channels_last) for t in scenario.stream() for x, _ in batches(t.data, 200))
-    images = list(islice(stream, args.batches + 1))
+    arriving = (x.contiguous(memory_format=torch.channels_last) for t in scenario.stream() for x, _ in batches(t.data, 200))
+    images = list(islice(arriving, args.batches + 1))
     rows = []
     for name in args.methods:
         settings = {"warmup": 0} if name == "rmt" else {}  # timed without: it precedes the stream
-        ours = find("cl_bench.methods", name)(network(where), **settings).eval()
+        ours = find("cl_bench.methods", name)(network(20).eval(), **settings).eval()
         ours.rng = Rng(1)
         ours.deploy(scenario.source if "source" in ours.needs else None)
         with tempfile.TemporaryDirectory() as folder:
-            reference = theirs(name, network(where), folder)
+            reference = theirs(name, network(20).eval(), folder)
             spent: tuple[list[float], list[float]] = ([], [])
             agree = 0
             for x in images:
@@ -153,12 +148,6 @@ def main() -> None:
         rows.append(f"| {name} | {mine:.2f} | {other:.2f} | {other / mine:.2f} | {100 * agree / (200 * len(images)):.1f} % |")
         print(rows[-1], flush=True)
     write(rows, args.batches)
-
-
-def network(where: Path) -> Any:
-    """A fresh ResNet-20."""
-    made = find("cl_bench.backbones", "cifar_resnet")(depth=20, folder=str(where / "weights/resnet20"))
-    return made.to(memory_format=torch.channels_last).eval()
 
 
 def timed(step: Callable[[], Tensor], spent: list[float]) -> Tensor:
