@@ -49,7 +49,7 @@ def seconds(*command: str) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and write the table."""
-    command = [sys.executable, "-m", "cl_bench.cli", "compare"]
+    command = [sys.executable, "-m", "cl_bench.command.cli", "compare"]
     lines = [
         "# What comparing costs", "", "    python benchmarks/compare_speed.py", "",
         f"Synthetic records; whole commands, start included, the smaller of two. {os.cpu_count()} cores, "

@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, LabelSpace, Method, Scenario
 from cl_bench.data.tensor import as_float, concat
-from cl_bench.engine import Compute, fit, measure
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.fit import fit
+from cl_bench.engine.measure import measure
+from cl_bench.engine.seeding import derive, seeded
 from cl_bench.registry import find
-from cl_bench.seeding import derive, seeded
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "parity" / "cl.md"
 CPU = Compute("cpu")

@@ -31,11 +31,11 @@ from typing import Any
 import torch
 
 from cl_bench.data.tensor import batches
-from cl_bench.meter import Meter
+from cl_bench.engine.meter import Meter
+from cl_bench.engine.seeding import derive
 from cl_bench.registry import find
 from cl_bench.rng import Rng
 from cl_bench.scenario import Scenario
-from cl_bench.seeding import derive
 
 HERE = Path(__file__).resolve().parents[1]
 OUT = HERE / "results" / "parity"

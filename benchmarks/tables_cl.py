@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cl_bench.compare import Group, compare
-from cl_bench.results import Run, RunList, load_all
-from cl_bench.tables import to_markdown
+from cl_bench.compare.comparison import Group, compare
+from cl_bench.compare.tables import to_markdown
+from cl_bench.records.results import Run, RunList, load_all
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "finetune"  # sequential fine-tuning, in all its variants: what every method is measured against

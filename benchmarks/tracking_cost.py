@@ -41,9 +41,9 @@ class Measured:
 
 def one(config: Mapping[str, Any], runs: Path, tracked: bool) -> Measured:
     """One run, tracked or not."""
-    from cl_bench.config import parse, plan_from
-    from cl_bench.runner import run
-    from cl_bench.tracking import Tracker
+    from cl_bench.command.config import parse, plan_from
+    from cl_bench.engine.runner import run
+    from cl_bench.records.tracking import Tracker
 
     plan = plan_from(parse([], config))
     spent: list[float] = []

@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "AccuracyMatrix": "matrix",
+    "AccuracyMatrix": "numbers.matrix",
     "Adapter": "adapters",
     "AdapterSet": "adapters",
     "Backbone": "backbones",

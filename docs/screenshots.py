@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from cl_bench.dashboard import render
-from cl_bench.results import load_all
+from cl_bench.compare.dashboard import render
+from cl_bench.records.results import load_all
 
 # name -> (state of the page, width in pixels, greatest height or None for the whole page)
 PICTURES: dict[str, tuple[dict[str, str], int, int | None]] = {

@@ -16,8 +16,8 @@ from cl_bench.data.parquet import LabelledImages, read_parquet
 from cl_bench.data.vision import torchvision_data
 
 from ._data import Deferred, Shelf, digest_of
+from ._domains import CorruptionStream, DomainStream
 from ._files import need_root
-from ._stream import CorruptionStream, DomainStream
 
 __all__ = ["CIFAR100C", "CIFAR101", "CIFAR10C"]
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.tensor import concat
 
-from ._stream import ComputedCorruptions
+from ._domains import ComputedCorruptions
 
 __all__ = ["Corrupted"]
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from cl_bench import Experience, LabelSpace, TestSet
 from cl_bench.data.digits import DIGIT_NAMES, digits
 
-from ._stream import ComputedCorruptions
+from ._domains import ComputedCorruptions
 
 __all__ = ["DigitsC"]
 

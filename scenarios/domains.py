@@ -11,8 +11,8 @@ from cl_bench import Experience, LabelSpace, TestSet, UserError
 from cl_bench.data.files import existing_file
 
 from ._data import digest_of
+from ._domains import DomainStream
 from ._files import ImageFiles, class_folders, in_folders, lines_of, need_root, read_class_list, shuffled, with_labels
-from ._stream import DomainStream
 
 __all__ = ["DomainNet126", "ImageNetA", "ImageNetD109", "ImageNetR", "ImageNetSketch", "ImageNetV2"]
 

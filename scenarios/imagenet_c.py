@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from cl_bench import LabelSpace, TestSet
 
 from ._data import digest_of
+from ._domains import CorruptionStream
 from ._files import (
     ImageFiles,
     Listing,
@@ -22,7 +23,6 @@ from ._files import (
     read_class_list,
     shuffled,
 )
-from ._stream import CorruptionStream
 
 __all__ = ["ImageNet3DCC", "ImageNetC"]
 

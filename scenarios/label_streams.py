@@ -12,7 +12,7 @@ from cl_bench.data.tensor import labels_of
 
 from . import _draws
 from ._data import numbers, pick, view
-from ._stream import StreamWrapper
+from ._wrapper import StreamWrapper
 
 __all__ = ["ContinualDynamicChange", "Correlated", "LabelShift", "LongTailed"]
 

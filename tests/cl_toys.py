@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Experience, LabelSpace, Method, Scenario, TensorData
 from cl_bench.backbones import Preprocess
-from cl_bench.engine import Compute, fit
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.fit import fit
 from cl_bench.registry import find
 from cl_bench.testing import check_scenario
 

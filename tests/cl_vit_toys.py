@@ -8,7 +8,8 @@ import torch
 
 from cl_bench import Experience, LabelSpace, TensorData
 from cl_bench.backbones.base import Backbone, Preprocess
-from cl_bench.engine import Compute, fit
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.fit import fit
 from cl_bench.method import Method
 from cl_bench.registry import find
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cl_bench.matrix import AccuracyMatrix, Stream, StreamEntry
-from cl_bench.results import RunWriter
+from cl_bench.numbers.matrix import AccuracyMatrix, Stream, StreamEntry
+from cl_bench.records.results import RunWriter
 
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
                "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",

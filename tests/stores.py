@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cl_bench.tracking_store import Store, resolve
+from cl_bench.records.tracking_store import Store, resolve
 
 
 def open_store(runs: Path) -> Store:

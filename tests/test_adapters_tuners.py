@@ -96,7 +96,7 @@ class Tuned(Method):
 
 
 def test_a_checkpoint_carries_a_tuner() -> None:
-    from cl_bench.checkpoint import restore, snapshot
+    from cl_bench.engine.checkpoint import restore, snapshot
 
     def build(tuner: str) -> Tuned:
         torch.manual_seed(0)

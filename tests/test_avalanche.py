@@ -15,12 +15,12 @@ from cl_bench import Backbone, LabelSpace, Scenario, TensorData, UserError
 from cl_bench.backbones import Preprocess
 from cl_bench.data.digits import digits
 from cl_bench.data.tensor import labels_of
-from cl_bench.engine import Compute
-from cl_bench.protocol import Plan
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.protocol import Plan
+from cl_bench.engine.runner import run
+from cl_bench.engine.seeding import derive, seeded
+from cl_bench.records.results import load
 from cl_bench.registry import find
-from cl_bench.results import load
-from cl_bench.runner import run
-from cl_bench.seeding import derive, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEED, LR, MOMENTUM, EPOCHS, BATCH = 5, 0.05, 0.9, 2, 16
@@ -111,7 +111,7 @@ def test_same_accuracy_matrix_as_avalanches_own_loop(strategy: str, args: dict[s
 
 
 def test_a_copy_of_a_strategy_goes_on_alone() -> None:
-    from cl_bench.engine import fit
+    from cl_bench.engine.fit import fit
 
     torch.manual_seed(0)
     m = find("cl_bench.methods", "avalanche_strategy")(backbone(), strategy="Replay", args={"mem_size": 20}, epochs=1)
@@ -127,7 +127,7 @@ def test_a_copy_of_a_strategy_goes_on_alone() -> None:
 
 
 def test_online_caps_avalanches_epochs() -> None:
-    from cl_bench.engine import fit
+    from cl_bench.engine.fit import fit
 
     m = find("cl_bench.methods", "avalanche_strategy")(backbone(), epochs=7)
     fit(m, scenario().experiences()[0], Compute("cpu"), 1, max_epochs=1)

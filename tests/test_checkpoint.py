@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from cl_bench import LabelSpace, Rng
-from cl_bench.checkpoint import load, restore, save, snapshot
+from cl_bench.engine.checkpoint import load, restore, save, snapshot
 from cl_bench.errors import UserError
 from cl_bench.method import Method
 from cl_bench.registry import find
@@ -86,7 +86,7 @@ class Shift(nn.Module):
 
 
 def test_parametrized_layers_come_back_parametrized(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cl_bench.checkpoint as checkpoint
+    import cl_bench.engine.checkpoint as checkpoint
 
     monkeypatch.setattr(checkpoint, "_PACKAGES", (*checkpoint._PACKAGES, __name__.partition(".")[0]))
     layer = nn.Linear(2, 2)

@@ -10,7 +10,7 @@ from cl_vit_toys import CPU, SMALL, build, experience, images, learned
 
 from cl_bench import Experience, LabelSpace, TensorData, UserError
 from cl_bench.backbones.base import Backbone, Preprocess
-from cl_bench.engine import fit
+from cl_bench.engine.fit import fit
 from cl_bench.registry import find
 
 
@@ -45,7 +45,7 @@ def test_the_same_classes_may_come_again(name: str) -> None:
 
 
 def test_a_checkpoint_holds_everything() -> None:
-    from cl_bench.checkpoint import restore, snapshot
+    from cl_bench.engine.checkpoint import restore, snapshot
 
     for name in SMALL:
         method = learned(name)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from cl_vit_toys import CPU, experience, features, images, learned
 
-from cl_bench.engine import fit
+from cl_bench.engine.fit import fit
 from cl_bench.registry import find
 
 

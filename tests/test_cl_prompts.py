@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cl_vit_toys import backbone, build, experience, images, learned
 
 from cl_bench import UserError
-from cl_bench.meter import Meter
+from cl_bench.engine.meter import Meter
 
 
 def test_l2p_puts_prompts_before_the_class_token_and_reads_their_mean() -> None:

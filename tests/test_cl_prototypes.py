@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from cl_vit_toys import CPU, backbone, experience, features, images, learned
 
-from cl_bench.engine import fit
+from cl_bench.engine.fit import fit
 
 
 def test_ncm_is_cosine_to_raw_class_means() -> None:

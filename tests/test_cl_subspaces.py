@@ -6,7 +6,7 @@ import pytest
 import torch
 from cl_vit_toys import CPU, build, experience, images, learned
 
-from cl_bench.engine import fit
+from cl_bench.engine.fit import fit
 
 
 def test_osft_updates_are_orthogonal_to_the_protected_directions() -> None:

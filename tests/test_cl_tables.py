@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from records import write_learner
 
-from cl_bench.compare import compare
-from cl_bench.results import load_all
+from cl_bench.compare.comparison import compare
+from cl_bench.records.results import load_all
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "tables_cl.py"
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="benchmarks are part of a checkout only")

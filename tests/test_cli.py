@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_bench.cli import main
+from cl_bench.command.cli import main
 from cl_bench.errors import UserError
+from cl_bench.records.results import load
 from cl_bench.registry import find
-from cl_bench.results import load
 
 TINY = ["--scenario", "split_digits", "--scenario.per_class", "4", "--method", "ncm", "--device", "cpu"]
 USER_CODE = '''
@@ -280,7 +280,7 @@ def test_help_answers(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 LIGHT = """
 import sys
-from cl_bench.cli import main
+from cl_bench.command.cli import main
 heavy = {"torch", "numpy", "pytorch_lightning", "mlflow", "avalanche", "timm", "torchvision", "jsonargparse", "plotly",
          "sklearn", "scipy", "pandas"}
 for argv in (["--help"], ["run", "--help"], ["suite", "--help"], ["list", "--help"], ["check", "--help"],

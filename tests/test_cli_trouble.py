@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.cli import main
+from cl_bench.command.cli import main
+from cl_bench.command.listing import rows
 from cl_bench.errors import UserError
-from cl_bench.listing import rows
-from cl_bench.results import load, load_all
+from cl_bench.records.results import load, load_all
 
 TINY = ["--scenario", "split_digits", "--scenario.per_class", "4", "--method", "ncm", "--device", "cpu"]
 

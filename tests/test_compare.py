@@ -15,11 +15,11 @@ import records
 from rich.console import Console
 
 from cl_bench import cli, tables
-from cl_bench.compare import METRICS, compare, differing_fields, value_of
-from cl_bench.dashboard.payload import payload
+from cl_bench.compare.comparison import METRICS, compare, differing_fields, value_of
+from cl_bench.compare.dashboard.payload import payload
 from cl_bench.errors import UserError
-from cl_bench.matrix import AccuracyMatrix
-from cl_bench.results import load_all
+from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.records.results import load_all
 
 
 def known(folder: Path, method: str, seed: int, last: float, **over) -> Path:
@@ -242,7 +242,7 @@ def test_500_runs_make_one_table(tmp_path):
 
 
 def test_no_heavy_import():
-    code = ("import sys, cl_bench.compare, cl_bench.tables;"
+    code = ("import sys, cl_bench.compare.comparison, cl_bench.compare.tables;"
             "print([m for m in ('torch', 'scipy', 'mlflow', 'plotly', 'rich', 'jinja2') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

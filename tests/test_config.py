@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cl_bench.config import config_file, parse, plan_from, preflight
+from cl_bench.command.config import config_file, parse, plan_from, preflight
+from cl_bench.command.sweep import read_suite
 from cl_bench.errors import UserError
 from cl_bench.registry import find
-from cl_bench.sweep import read_suite
 
 HOME = Path(__file__).resolve().parents[1]
 SPLIT = ["--scenario", "split_digits", "--method", "finetune"]

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import records
 
-from cl_bench.compare import compare
-from cl_bench.dashboard import render
-from cl_bench.dashboard.page import SCRIPTS, STYLES, TEMPLATES, data_json
-from cl_bench.dashboard.payload import payload
+from cl_bench.compare.comparison import compare
+from cl_bench.compare.dashboard import render
+from cl_bench.compare.dashboard.page import SCRIPTS, STYLES, TEMPLATES, data_json
+from cl_bench.compare.dashboard.payload import payload
+from cl_bench.compare.selection import choices
+from cl_bench.compare.tables import cell_text
 from cl_bench.errors import UserError
-from cl_bench.label_free import choices
-from cl_bench.matrix import AccuracyMatrix
-from cl_bench.results import Run, load_all
-from cl_bench.statistics import bca_interval
-from cl_bench.tables import cell_text
+from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.numbers.statistics import bca_interval
+from cl_bench.records.results import Run, load_all
 
 
 def data_of(page: str) -> dict:
@@ -226,7 +226,7 @@ def test_a_page_of_200_runs_is_under_7_megabytes(tmp_path):
 
 
 def test_no_heavy_import():
-    code = ("import sys, cl_bench.dashboard;"
+    code = ("import sys, cl_bench.compare.dashboard;"
             "print([m for m in ('torch', 'scipy', 'mlflow', 'plotly', 'jinja2', 'pandas') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import records
 
-from cl_bench.dashboard import render
-from cl_bench.dashboard.serve import make_server
-from cl_bench.matrix import AccuracyMatrix
-from cl_bench.results import load_all
+from cl_bench.compare.dashboard import render
+from cl_bench.compare.dashboard.serve import make_server
+from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.records.results import load_all
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -13,10 +13,13 @@ from torch import Tensor
 from toys import Lazy, Logging, Oracle, Slow, Stream, Supervised, coded, rows_of, tiny_backbone
 
 from cl_bench import Experience, LabelSpace, Method, TestSet
-from cl_bench.engine import Compute, Feed, fit, measure
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.feed import Feed
+from cl_bench.engine.fit import fit
+from cl_bench.engine.measure import measure
+from cl_bench.engine.meter import Meter
+from cl_bench.engine.stream import stream_step
 from cl_bench.errors import UserError
-from cl_bench.meter import Meter
-from cl_bench.streaming import stream_step
 
 CPU = torch.device("cpu")
 COMPUTE = Compute(device="cpu")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from cl_bench.config import parse, plan_from
-from cl_bench.results import load
-from cl_bench.runner import run
+from cl_bench.command.config import parse, plan_from
+from cl_bench.engine.runner import run
+from cl_bench.records.results import load
 
 FOLDER = Path(__file__).parent / "golden"
 COMMON = ["--device", "cpu", "--threads", "1", "--checkpoint", "false"]

@@ -81,7 +81,7 @@ def test_the_wheel_holds_every_file(place: str, package: str, pattern: str, whee
 def test_the_wheel_installs_the_command_and_the_groups(wheel: zipfile.ZipFile) -> None:
     (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/entry_points.txt")]
     text = wheel.read(name).decode()
-    assert "cl-bench = cl_bench.cli:main" in text
+    assert "cl-bench = cl_bench.command.cli:main" in text
     for group in ("methods", "scenarios", "backbones", "adapters"):
         assert f"[cl_bench.{group}]" in text
 
@@ -101,9 +101,10 @@ def test_it_works_outside_the_checkout(wheel: zipfile.ZipFile, tmp_path: Path) -
             "sys.path_hooks[:] = [h for h in sys.path_hooks if '__editable__' not in str(h)]\n"
             "sys.path[:] = [p for p in sys.path if '__editable__' not in p]\n"
             "import cl_bench; assert cl_bench.__file__.startswith(sys.argv[1]), cl_bench.__file__\n"
-            "from cl_bench.cli import main\n"
+            "from cl_bench.command.cli import main\n"
             "main(['list', 'methods', '--json']); main(['list', 'suites', '--json'])\n"
-            "from cl_bench.config import config_file; f = config_file('quickstart'); assert str(f).startswith(sys.argv[1]), f\n"
+            "from cl_bench.command.config import config_file\n"
+            "f = config_file('quickstart'); assert str(f).startswith(sys.argv[1]), f\n"
             "import cl_bench_methods as m; assert m.__file__.startswith(sys.argv[1]), m.__file__\n")
     ran = subprocess.run([sys.executable, "-c", code, str(site)], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr[-2000:]

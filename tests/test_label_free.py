@@ -14,15 +14,15 @@ from toys import Oracle, Stream, coded
 
 from cl_bench import cli
 from cl_bench import selection as s
-from cl_bench.compare import Group, compare
-from cl_bench.engine import Compute
-from cl_bench.label_free import RECORDED, choices
-from cl_bench.meter import Meter
-from cl_bench.results import load_all
-from cl_bench.stream_metrics import StreamEntry
-from cl_bench.streaming import stream_step
+from cl_bench.compare.comparison import Group, compare
+from cl_bench.compare.selection import RECORDED, choices
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.meter import Meter
+from cl_bench.engine.stream import stream_step
+from cl_bench.label_free.sums import UnlabelledSums
+from cl_bench.numbers.stream_metrics import StreamEntry
+from cl_bench.records.results import load_all
 from cl_bench.types import LabelSpace, TestSet
-from cl_bench.unlabelled import UnlabelledSums
 
 ENTRIES = records.adapter_stream("tent", 0, visits=1).entries
 LOGITS = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) * 3

@@ -11,17 +11,39 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(f for d in ("cl_bench", "methods", "scenarios", "cuda_ext") for f in (ROOT / d).rglob("*.py"))
 CORE = [f for f in FILES if f.is_relative_to(ROOT / "cl_bench")]
 PLUGINS = [f for f in FILES if f.is_relative_to(ROOT / "methods") or f.is_relative_to(ROOT / "scenarios")]
-NO_TORCH = ("matrix.py", "stream_metrics.py", "results.py", "compare.py", "tables.py", "errors.py", "registry.py",
-            "cli.py", "listing.py", "selection.py", "label_free.py", "progress.py", "sweep.py")
-ENGINE = {"runner", "config", "tracking", "engine", "streaming", "sweep",
-          "checkpoint", "results", "cli", "dashboard", "registry", "seeding"}
+# What a place of cl_bench/ may import lies in lines above its own, or in its own folder.
+LAYERS = (
+    ("errors", "rng", "types"),
+    ("registry",),
+    ("numbers", "data"),
+    ("scenario", "heads", "memory", "corruptions", "backbones"),
+    ("adapters",),
+    ("method",),
+    ("adaptation", "label_free", "records"),
+    ("engine",),
+    ("testing", "compare"),
+    ("command",),
+    ("cli",),
+)
+RANK = {place: rank for rank, places in enumerate(LAYERS) for place in places}
+NO_TORCH = ("numbers", "records", "compare", "command")
+NO_TORCH_FILES = ("errors.py", "registry.py", "cli.py", "types.py", "scenario.py", "scorers.py")
+ENGINE = {"engine", "records", "compare", "command", "cli", "label_free", "testing"}
+
+
+def place(file: Path) -> str:
+    """The folder of ``cl_bench/`` that a file lies in, or its own name where it lies at the top."""
+    return file.relative_to(ROOT / "cl_bench").parts[0].removesuffix(".py")
 
 
 def imports(file: Path, top_only: bool = False) -> set[str]:
     """Absolute module names that a file imports; relative ones resolved within its package folder."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
+    return _imports_of(_top(tree) if top_only else list(ast.walk(tree)), file)
+
+
+def _imports_of(nodes: list[ast.AST], file: Path) -> set[str]:
     found: set[str] = set()
-    nodes = _top(tree) if top_only else list(ast.walk(tree))
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
@@ -69,24 +91,67 @@ def test_core_never_imports_a_plugin(file: Path) -> None:
 def test_plugins_import_only_the_contracts(file: Path) -> None:
     used = imports(file)
     bad = {m for m in used if m.split(".")[0] in ("mlflow", "yaml", "jsonargparse")}
-    bad |= {m for m in used if m.startswith("cl_bench.") and m.split(".")[1] in ENGINE}
+    bad |= {m for m in used if _place_of(m) in ENGINE}
     other = "scenarios" if file.is_relative_to(ROOT / "methods") else "methods"
     bad |= {m for m in used if m.split(".")[0] in (other, f"cl_bench_{other}")}
     assert not bad, f"{names(file)} imports {bad}"
 
 
-@pytest.mark.parametrize("file", [f for f in CORE if f.name in NO_TORCH or f.parent.name in ("dashboard", "statistics")],
-                         ids=names)
+@pytest.mark.parametrize("file", [f for f in CORE if place(f) in NO_TORCH or f.name in NO_TORCH_FILES], ids=names)
 def test_records_and_pages_need_no_torch(file: Path) -> None:
     bad = {m for m in imports(file, top_only=True) if m.split(".")[0] in ("torch", "mlflow", "pytorch_lightning", "timm")}
     assert not bad, f"{names(file)} imports {bad} when it is imported"
+
+
+def test_every_place_has_a_layer() -> None:
+    places = {place(f) for f in CORE} - {"__init__"}
+    assert places == set(RANK), f"say in LAYERS (and in ARCHITECTURE.md) where {places ^ set(RANK)} belong"
+
+
+@pytest.mark.parametrize("file", [f for f in CORE if place(f) != "__init__"], ids=names)
+def test_imports_go_down_the_layers(file: Path) -> None:
+    here = place(file)
+    above = {other for m in _run_time(file) if (other := _place_of(m)) is not None and other != here
+             and RANK[other] >= RANK[here]}
+    assert not above, f"{names(file)} is of layer {RANK[here]} ({here}) and imports {above}"
+
+
+def _run_time(file: Path) -> set[str]:
+    """What a file imports when it is imported or when its functions run; not what only type checkers read."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return imports(file, top_only=True) | {m for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))
+                                           for m in _imports_of(list(ast.walk(f)), file)}
+
+
+def _place_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "cl_bench" and len(parts) > 1 and parts[1] in RANK else None
+
+
+def test_no_import_circle() -> None:
+    """Not even one that a function's own import hides."""
+    by_name = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
+    arrows = {name: {m for m in _run_time(f) if m in by_name and m != name
+                     and not (f.name == "__init__.py" and m.startswith(f"{name}.")) and by_name[m].name != "__init__.py"}
+              for name, f in by_name.items()}
+    done: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name):], name])
+        if name not in done:
+            for other in sorted(arrows[name]):
+                walk(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(arrows):
+        walk(name, ())
 
 
 @pytest.mark.parametrize("file", FILES, ids=names)
 def test_lightning_enters_in_two_places(file: Path) -> None:
     used = {m for m in imports(file) if m.split(".")[0] in ("pytorch_lightning", "lightning", "lightning_fabric")}
     assert not {m for m in used if m.split(".")[0] == "lightning"}, "a module of `lightning` is rejected by pytorch_lightning"
-    if names(file) not in ("cl_bench/method.py", "cl_bench/engine.py"):
+    if names(file) not in ("cl_bench/method.py",) and not names(file).startswith("cl_bench/engine/"):
         assert not used, f"{names(file)} imports {used}"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cl_bench.matrix import AccuracyMatrix
+from cl_bench.numbers.matrix import AccuracyMatrix
 
 FOUR = [[90, 0, 0, 0], [80, 60, 0, 0], [85, 72, 88, 0], [70, 75, 80, 86]]
 THREE = [[90, 10, 5], [80, 85, 20], [85, 75, 95]]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_bench.matrix import CalibrationBins, Stream, StreamEntry, collapsed, top_class_share
+from cl_bench.numbers.matrix import CalibrationBins, Stream, StreamEntry, collapsed, top_class_share
 
 
 def stream(*entries: tuple[str, int, int, int]) -> Stream:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from toys import tiny_backbone
 
 from cl_bench import Backbone, Method
-from cl_bench.meter import (
+from cl_bench.engine.meter import (
     Meter,
     optimised_parameters,
     parameter_counts,

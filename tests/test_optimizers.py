@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from toys import coded, tiny_backbone
 
 from cl_bench import Experience, LabelSpace, Method
-from cl_bench.engine import Compute, fit
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.fit import fit
+from cl_bench.engine.optimizers import apex_adam, check_optimizers, fuse
 from cl_bench.errors import UserError
-from cl_bench.optimizers import apex_adam, check_optimizers, fuse
 
 CPU = torch.device("cpu")
 

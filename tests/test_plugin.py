@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.cli import main
+from cl_bench.command.cli import main
+from cl_bench.records.results import load_all
 from cl_bench.registry import find
-from cl_bench.results import load_all
 from cl_bench.testing import check_method, check_scenario
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.listing import rows
+from cl_bench.command.listing import rows
 
 HOME = Path(__file__).resolve().parents[1]
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def test_links_lead_to_files(file: Path) -> None:
 
 def test_the_commands_in_the_readme_parse() -> None:
     """Every `cl-bench run` line of the README that names parts by name is a config that can be built."""
-    from cl_bench.config import parse
+    from cl_bench.command.config import parse
 
     lines = re.findall(r"^    cl-bench run (--.*?[^\\])$", README, re.M | re.S)
     tried = 0

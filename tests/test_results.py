@@ -12,7 +12,7 @@ import pytest
 import records
 
 from cl_bench.errors import UserError
-from cl_bench.results import RunWriter, check_id, environment, git_state, load, load_all, new_id, plain
+from cl_bench.records.results import RunWriter, check_id, environment, git_state, load, load_all, new_id, plain
 
 
 def test_round_trip(tmp_path):
@@ -179,7 +179,7 @@ def test_500_runs_load_and_none_is_lost(tmp_path):
 
 
 def test_no_heavy_import():
-    code = "import sys, cl_bench.results; print([m for m in ('torch', 'scipy', 'mlflow') if m in sys.modules])"
+    code = "import sys, cl_bench.records.results; print([m for m in ('torch', 'scipy', 'mlflow') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

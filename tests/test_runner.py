@@ -17,14 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_bench.config import parse, plan_from
+from cl_bench.command.config import parse, plan_from
 from cl_bench.data.tensor import labels_of
-from cl_bench.engine import Compute, fit, measure
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.fit import fit
+from cl_bench.engine.measure import measure
+from cl_bench.engine.runner import run
 from cl_bench.errors import UserError
 from cl_bench.method import Method
+from cl_bench.records.results import load
 from cl_bench.registry import find
-from cl_bench.results import load
-from cl_bench.runner import run
 from cl_bench.testing import ToyScenario
 from cl_bench.types import LabelSpace
 
@@ -74,7 +76,7 @@ def test_record_is_complete(tmp_path: Path) -> None:
 
 
 def test_what_changes_the_meaning_changes_the_fingerprint(tmp_path: Path) -> None:
-    from cl_bench.protocol import fingerprint
+    from cl_bench.engine.protocol import fingerprint
 
     def of(*extra: str, base: list[str] = STREAM) -> str:
         return str(fingerprint(plan_from(parse([*base, *extra])))["id"])
@@ -133,7 +135,7 @@ def test_a_methods_trainer_holds_rows_not_labels() -> None:
 
 def test_measuring_does_not_teach(tmp_path: Path) -> None:
     scenario = ToyScenario(learns=False, answers="all")
-    from cl_bench.source import SourceRecipe, ready_backbone
+    from cl_bench.engine.source_training import SourceRecipe, ready_backbone
 
     base = ready_backbone(find("cl_bench.backbones", "glyph_resnet")(), scenario, SourceRecipe(epochs=1), Compute("cpu"), 0,
                           fits=False, cache=tmp_path)
@@ -209,9 +211,9 @@ def test_answers_that_are_not_finite_are_shown(tmp_path: Path) -> None:
 def test_killed_and_resumed_equals_uninterrupted(argv: list[str], tmp_path: Path) -> None:
     """A real process, killed the hard way after its first checkpoint."""
     whole = go(argv, tmp_path / "whole")
-    code = ("import sys, time\nfrom pathlib import Path\nfrom cl_bench.config import parse, plan_from\n"
-            "from cl_bench.runner import run\n"
-            "import cl_bench.checkpoint as c\nold = c.save\n"
+    code = ("import sys, time\nfrom pathlib import Path\nfrom cl_bench.command.config import parse, plan_from\n"
+            "from cl_bench.engine.runner import run\n"
+            "import cl_bench.engine.checkpoint as c\nold = c.save\n"
             "def save(folder, *a):\n    old(folder, *a)\n    print('saved', flush=True)\n    time.sleep(60)\n"
             "c.save = save\nrun(plan_from(parse(sys.argv[2:])), Path(sys.argv[1]))\n")
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cut"), *argv], stdout=subprocess.PIPE, text=True)

@@ -67,7 +67,7 @@ def test_protocol_holds_the_policy_of_the_order_and_not_its_draw() -> None:
 
 
 def test_runs_over_drawn_orders_share_a_name_and_the_natural_order_has_its_own() -> None:
-    from cl_bench.config import parse, plan_from
+    from cl_bench.command.config import parse, plan_from
 
     def name(*args: str) -> str:
         return plan_from(parse(["--scenario", *args, "--method", "ncm"])).names["scenario"]["name"]

@@ -12,7 +12,7 @@ import pytest
 import records
 
 from cl_bench import cli
-from cl_bench.dashboard.serve import DashboardServer, make_server
+from cl_bench.compare.dashboard.serve import DashboardServer, make_server
 from cl_bench.errors import UserError
 
 

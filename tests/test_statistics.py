@@ -82,7 +82,7 @@ def test_sign_flip_is_scipys_exact_permutation(n):
 def test_sign_flip_sampled_agrees_with_enumerated(monkeypatch):
     d = np.random.default_rng(1).normal(0.4, 1, 15)
     exact = s.sign_flip_test(d)
-    monkeypatch.setattr("cl_bench.statistics.paired.EXACT_UP_TO", 5)
+    monkeypatch.setattr("cl_bench.numbers.statistics.paired.EXACT_UP_TO", 5)
     assert s.sign_flip_test(d) == pytest.approx(exact, abs=0.01)
     assert s.sign_flip_test(d) == s.sign_flip_test(d)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cl_bench.cli import main
+from cl_bench.command.cli import main
+from cl_bench.command.sweep import Outcome, read_suite, run_suite
 from cl_bench.errors import UserError
-from cl_bench.results import load, load_all
-from cl_bench.sweep import Outcome, read_suite, run_suite
+from cl_bench.records.results import load, load_all
 
 SUITE = """
 name: tiny

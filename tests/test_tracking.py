@@ -17,9 +17,9 @@ from stores import dump, open_store
 
 from cl_bench import tracking_content as content
 from cl_bench.errors import UserError
-from cl_bench.matrix import AccuracyMatrix, Stream
-from cl_bench.results import RunWriter, load
-from cl_bench.tracking_store import STATE, Store, StoreError
+from cl_bench.numbers.matrix import AccuracyMatrix, Stream
+from cl_bench.records.results import RunWriter, load
+from cl_bench.records.tracking_store import STATE, Store, StoreError
 
 FIELDS = {"scenario.data": {"train": "4b4d1dc4ae9e4aae", "test": "32c62036f88205bb"}}
 

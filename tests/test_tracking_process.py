@@ -17,8 +17,8 @@ import pytest
 import records
 
 from cl_bench.errors import UserError
-from cl_bench.tracking import Tracker, import_runs, ui
-from cl_bench.tracking_store import STATE, Store, StoreError, has_driver, hidden, reachable, resolve
+from cl_bench.records.tracking import Tracker, import_runs, ui
+from cl_bench.records.tracking_store import STATE, Store, StoreError, has_driver, hidden, reachable, resolve
 
 
 def free_port() -> int:
@@ -70,7 +70,7 @@ def test_passwords_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_importing_the_tracker_imports_no_mlflow() -> None:
-    code = "import sys, cl_bench.tracking; print([m for m in ('mlflow', 'torch', 'sqlalchemy') if m in sys.modules])"
+    code = "import sys, cl_bench.records.tracking; print([m for m in ('mlflow', 'torch', 'sqlalchemy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert out.stdout.strip() == "[]"
 

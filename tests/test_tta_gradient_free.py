@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from toys import Stream
 from tta_toy_trained import CLASSES, SPACE, backbone, deployed, images, plain, source
 
-from cl_bench.engine import Compute
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.meter import Meter
+from cl_bench.engine.stream import stream_step
 from cl_bench.errors import UserError
-from cl_bench.meter import Meter
-from cl_bench.streaming import stream_step
 from cl_bench.types import LabelSpace, TestSet
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cl_bench.command.sweep import read_suite
 from cl_bench.data.tensor import batches
 from cl_bench.registry import find
 from cl_bench.rng import Rng
-from cl_bench.sweep import read_suite
 
 
 def reference(shared: Path, method: str, corruption: str) -> float:

@@ -12,13 +12,13 @@ from toys import Stream
 from tta_toy import deployed, images
 from tta_toy_trained import deployed as trained
 
-from cl_bench.config import parse, plan_from
+from cl_bench.command.config import parse, plan_from
 from cl_bench.data import TensorData
-from cl_bench.engine import Compute
-from cl_bench.meter import Meter, state_bytes
-from cl_bench.results import load
-from cl_bench.runner import run
-from cl_bench.streaming import stream_step
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.meter import Meter, state_bytes
+from cl_bench.engine.runner import run
+from cl_bench.engine.stream import stream_step
+from cl_bench.records.results import load
 from cl_bench.types import TestSet
 
 COMPUTE = Compute(device="cpu", threads=1)

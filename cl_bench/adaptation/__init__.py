@@ -25,7 +25,7 @@ from .norm import (
 )
 from .select import all_parameters, norm_parameters, shallow_norm_parameters
 from .sharpness import ascend_, put_back_
-from .source import Replay, confidence_threshold, fisher, prototypes, source_batches
+from .source_statistics import Replay, confidence_threshold, fisher, prototypes, source_batches
 from .teacher import augmented_outputs, ema_, stochastic_restore_, teacher_of
 
 __all__ = [

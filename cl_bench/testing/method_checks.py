@@ -19,17 +19,19 @@ import torch
 from torch import Tensor
 
 from ..backbones import Backbone
-from ..checkpoint import restore, snapshot
-from ..engine import Compute, fit, measure
+from ..engine.checkpoint import restore, snapshot
+from ..engine.compute import Compute
+from ..engine.fit import fit
+from ..engine.measure import measure
+from ..engine.meter import Meter, state_bytes
+from ..engine.seeding import seeded
+from ..engine.source_training import SourceRecipe, ready_backbone
+from ..engine.stream import stream_step
 from ..errors import UserError
 from ..heads import LinearHead
-from ..meter import Meter, state_bytes
 from ..method import Method
 from ..registry import find
 from ..rng import Rng
-from ..seeding import seeded
-from ..source import SourceRecipe, ready_backbone
-from ..streaming import stream_step
 from ..types import LabelSpace, TestSet
 from .report import Finding, Report
 from .toy import ToyScenario

@@ -1,0 +1,57 @@
+"""Where and how a run computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..errors import UserError
+
+__all__ = ["Compute", "resolve_device"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a run computes.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, or ``auto``: the GPU where there is one.
+        precision: Lightning's precision name; ``32-true`` is bit-reproducible on a CPU.
+        workers: processes that decode images of data sets that are not held in memory; never changes a number.
+        threads: CPU threads; fixed, because sums depend on it in the last bit. 0 leaves torch's own choice.
+        optimizers: ``torch``: as methods make them; ``fused``: torch's fused kernels under Adam, AdamW and SGD; ``apex``:
+            NVIDIA apex's FusedAdam in place of Adam and AdamW, on a GPU. For learning; a source is always trained with
+            ``torch``, and other kernels give other last bits.
+    """
+
+    device: str = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
+    workers: int = 0
+    threads: int = 1
+    optimizers: Literal["torch", "fused", "apex"] = "torch"
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"compute.{name} must be 0 or more, not {getattr(self, name)}.")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` to what there is.
+
+    Raises:
+        UserError: for a device this machine has not, or an unknown word.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as fault:
+        raise UserError(f"{name!r} is not a device; use cpu, cuda or auto.") from fault
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("this machine has no CUDA device that torch can use; run with --device cpu.")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported; use cpu, cuda or auto.")
+    return device

@@ -1,0 +1,154 @@
+"""Counts what a run costs: images through the backbone forward and backward, memory, parameters."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+
+from ..adapters import Adapter
+
+__all__ = ["Meter", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory", "state_bytes"]
+
+_NORMS = ("Norm",)
+
+
+class Meter:
+    """Forward and backward images of a backbone and of every copy of it (teachers, anchors).
+
+    Hooks sit on the first and the last layer that a probe image passes; copies of the module carry the hooks along and
+    share the counts. The last layer is never a normalisation, because test-time methods replace those.
+    """
+
+    def __init__(self) -> None:
+        self.forward_images = 0
+        self.backward_images = 0
+        self._ends = ("", "")
+        self._passing = 0  # images of the pass under way: what comes out may be folded into more rows (prompts)
+
+    def attach(self, backbone: nn.Module, image: Tensor) -> None:
+        """Watch ``backbone``; ``image`` is one example (1, 3, H, W), passed once without gradient."""
+        order: list[nn.Module] = []
+        # What an adapter adds is no end: it sees weights instead of images, or gives way to another adapter later.
+        added = {m for part in backbone.modules() if isinstance(part, (Adapter, ParametrizationList)) for m in part.modules()}
+        leaves = [m for m in backbone.modules() if m not in added
+                  and (is_parametrized(m) or next(m.parameters(recurse=False), None) is not None)]
+        handles = [m.register_forward_hook(lambda mod, i, o: order.append(mod)) for m in leaves]
+        flags = {m: m.training for m in backbone.modules()}
+        backbone.eval()
+        try:
+            with torch.no_grad():
+                backbone.forward_features(image)  # type: ignore[operator]
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, flag in flags.items():
+                module.training = flag
+        solid = [m for m in order if not any(n in type(m).__name__ for n in _NORMS)]
+        if not solid:
+            raise ValueError("no layer with parameters was passed by an image")
+        names = {m: n for n, m in backbone.named_modules()}
+        self._ends = (names[solid[0]], names[solid[-1]])
+        self.watch(backbone)
+
+    def watch(self, module: nn.Module) -> None:
+        """Put the hooks on every backbone inside ``module`` that has none: copies that were rebuilt from a checkpoint."""
+        first, last = self._ends
+        for part in module.modules():
+            if not hasattr(part, "forward_features") or not hasattr(part, "num_features"):
+                continue
+            inside = dict(part.named_modules())
+            for name, hook in ((first, self._entered), (last, self._left)):
+                layer = inside.get(name)
+                if layer is not None and hook not in layer._forward_hooks.values():
+                    layer.register_forward_hook(hook)
+
+    def _entered(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._passing = len(inputs[0])
+        self.forward_images += self._passing
+
+    def _left(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        if isinstance(out, Tensor) and out.requires_grad:
+            out.register_hook(self._counted(self._passing))
+
+    def _counted(self, images: int) -> Callable[[Tensor], None]:
+        def count(gradient: Tensor) -> None:
+            self.backward_images += images
+
+        return count
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
+        return self  # a copied backbone is counted into the same run
+
+
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """Total and trainable parameters; a tensor shared by two modules counts once."""
+    unique = {id(p): p for p in module.parameters()}.values()
+    return {"total": sum(p.numel() for p in unique), "trainable": sum(p.numel() for p in unique if p.requires_grad)}
+
+
+def optimised_parameters(module: nn.Module) -> int:
+    """Parameters that the optimizers held as ``module``'s attributes update; a deployed test-time method also holds the
+    learned model, whose parameters could be trained but are not."""
+    held = [o for o in vars(module).values() if isinstance(o, torch.optim.Optimizer)]
+    unique = {id(p): p for o in held for group in o.param_groups for p in group["params"]}.values()
+    return sum(p.numel() for p in unique if p.requires_grad)
+
+
+def state_bytes(value: Any, seen: set[int] | None = None) -> int:
+    """Bytes of all tensors and arrays reachable from ``value`` through modules, containers, dataclasses and optimizers,
+    each once."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, torch.optim.Optimizer):
+        return state_bytes(value.param_groups, seen) + state_bytes(dict(value.state), seen)
+    if isinstance(value, nn.Module):
+        skip = {k for k in value.__dict__ if "hook" in k or k in ("_trainer", "_fabric", "_marked", "_answers")}
+        return sum(state_bytes(v, seen) for k, v in value.__dict__.items() if k not in skip)
+    if isinstance(value, dict):
+        return sum(state_bytes(v, seen) for v in value.values())
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return sum(state_bytes(v, seen) for v in value)
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_dataclass(value) and not isinstance(value, type):
+        return sum(state_bytes(getattr(value, f.name), seen) for f in fields(value))
+    return 0
+
+
+def reset_peak_memory() -> None:
+    """Start counting the peak anew where the platform can."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux, or not permitted: the peak is then the process's since its start
+
+
+def peak_memory() -> int:
+    """Peak bytes since :func:`reset_peak_memory`: on the GPU if one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no /proc on this platform: fall through to getrusage
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

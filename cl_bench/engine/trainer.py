@@ -1,0 +1,59 @@
+"""Lightning's Trainer as this harness uses it: quiet, without a logger of its own, and interrupted as the user asks."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+from pytorch_lightning import Callback, Trainer
+
+from .compute import Compute, resolve_device
+
+__all__ = ["interruptible", "make_trainer", "quiet", "tester"]
+
+
+def make_trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+    device = resolve_device(compute.device)
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu", devices=1 if device.index is None else [device.index]
+        if device.type == "cuda" else 1, max_epochs=epochs, precision=compute.precision,  # type: ignore[arg-type]
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, inference_mode=False, callbacks=list(callbacks), use_distributed_sampler=False,
+    )
+
+
+@lru_cache(maxsize=1)
+def tester(compute: Compute) -> Trainer:
+    """One Trainer for all measuring: unlike ``fit``, ``test`` may be called again, and building one takes 30 ms, which a
+    stream of hundreds of short segments would pay each time."""
+    return make_trainer(compute, 1)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lightning turns the user's Ctrl-C into an exit with code 1; here it stays an interrupt."""
+    try:
+        yield
+    except SystemExit as left:
+        raise KeyboardInterrupt from left
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning's banners and loader advice say nothing about a fresh Trainer per experience; keep them out."""
+    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [lg.level for lg in loggers]
+    for lg in loggers:
+        lg.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module="lightning_fabric")
+            warnings.filterwarnings("ignore", message=".*(torch.jit|LeafSpec|treespec|pin_memory).*")
+            yield
+    finally:
+        for lg, level in zip(loggers, levels, strict=True):
+            lg.setLevel(level)

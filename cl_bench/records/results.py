@@ -1,0 +1,400 @@
+"""Records of runs on disk: the truth that tables, pages and trackers are made from.
+
+``runs/<id>/`` holds ``run.json`` (one JSON object, schema versioned), ``events.jsonl`` (one object per line, in time),
+``arrays.npz`` (accuracy matrix, curves) and, last of all, an empty ``DONE``. ``run.json`` and ``arrays.npz`` are
+replaced atomically (temporary file, fsync, rename): a reader never sees half of one. Numbers that are not finite are
+written as null, never as NaN, so that any JSON reader can read them.
+
+No torch here: a table of thousands of runs opens in a second.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..numbers.matrix import AccuracyMatrix, Stream
+
+__all__ = ["SCHEMA", "STATUSES", "Run", "RunList", "RunWriter", "check_id", "environment", "git_state", "load",
+           "load_all", "new_id", "plain", "utc_now", "write_atomically"]
+
+SCHEMA = 1
+STATUSES = ("running", "finished", "failed", "stopped")
+PACKAGES = ("cl-bench", "torch", "torchvision", "timm", "open-clip-torch", "avalanche-lib", "pytorch-lightning",
+            "mlflow", "peft", "numpy", "scipy")
+_NEEDED = {"id": str, "status": str, "scenario": dict, "method": dict, "seed": int, "fingerprint": dict,
+           "metrics": dict}
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}\Z")
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def utc_now() -> str:
+    """Now, ISO 8601 in UTC with seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def check_id(run_id: str) -> str:
+    """The id itself where it is a plain folder name; raises UserError for one that could leave the folder of runs."""
+    if not isinstance(run_id, str) or not _ID.match(run_id) or ".." in run_id:
+        raise UserError(f"A run's id may hold letters, digits, '.', '_' and '-' and must start with a letter or digit, "
+                        f"not {str(run_id)[:80]!r}.")
+    return run_id
+
+
+def new_id(scenario: str, method: str, seed: int, order: int | None = None) -> str:
+    """A new id that sorts by time: ``20260131-142530-split_digits-codyra-s0-1f3a9c`` (``-o2`` for class order 2)."""
+    def clean(text: str) -> str:
+        return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")[:40] or "x"
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    where = "" if order is None else f"-o{int(order)}"
+    return check_id(f"{stamp}-{clean(scenario)}-{clean(method)}-s{int(seed)}{where}-{uuid.uuid4().hex[:6]}")
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: numpy to lists and numbers, paths to text, non-finite numbers to None.
+
+    Raises TypeError for an object that has no plain form, naming its type."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(v) for v in value), key=str)
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (Path, datetime)):
+        return str(value)
+    raise TypeError(f"a record cannot hold {type(value).__name__}: {str(value)[:80]}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class RunWriter:
+    """Writes one run's folder, ``runs/<id>``; it is made where missing, and its last part is the id.
+
+    Raises UserError where it cannot be written or holds a finished run. Without ``DONE`` it is taken up again."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        check_id(self.folder.name)
+        if (self.folder / "DONE").exists():
+            raise UserError(f"{self.folder} already holds a finished run: choose another id or remove the folder.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._cut_torn_line()
+            self._events: IO[str] = open(self.folder / "events.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.folder} ({error.strerror}): choose a folder that you may write "
+                            f"to.") from error
+
+    def _cut_torn_line(self) -> None:
+        """A process killed while writing leaves half a line; what follows must not be glued to it."""
+        path = self.folder / "events.jsonl"
+        if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+            write_atomically(path, data[:data.rfind(b"\n") + 1])
+
+    def write(self, run: Mapping[str, Any]) -> None:
+        """Replace ``run.json``; ``schema`` is filled in, ``id`` must be the folder's name."""
+        record = {"schema": SCHEMA, "id": self.folder.name, **plain(run)}
+        if record["id"] != self.folder.name:
+            raise ValueError(f"record of run {record['id']!r} written to folder {self.folder.name!r}")
+        if record.get("status") not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {record.get('status')!r}")
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1)
+        write_atomically(self.folder / "run.json", text.encode())
+
+    def event(self, **values: Any) -> None:
+        """Append one line to ``events.jsonl`` and flush it; needs ``kind=`` and, by convention, ``t=`` in seconds."""
+        if "kind" not in values:
+            raise ValueError("an event needs kind=")
+        self._events.write(json.dumps(plain(values), ensure_ascii=False, allow_nan=False) + "\n")
+        self._events.flush()
+
+    def arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace ``arrays.npz`` (compressed, no pickles: an object array raises ValueError)."""
+        buffer = io.BytesIO()
+        values = {name: np.asarray(array) for name, array in arrays.items()}
+        if wrong := [name for name, array in values.items() if array.dtype.hasobject]:
+            raise ValueError(f"object arrays cannot be recorded: {', '.join(wrong)}")
+        np.savez_compressed(buffer, **values)  # type: ignore[arg-type]
+        write_atomically(self.folder / "arrays.npz", buffer.getvalue())
+
+    def done(self) -> None:
+        """Close the events and write the empty ``DONE``: the run is complete."""
+        self.close()
+        write_atomically(self.folder / "DONE", b"")
+
+    def close(self) -> None:
+        """Close the events; without ``DONE`` the run failed, was stopped, or goes on later."""
+        if not self._events.closed:
+            self._events.flush()
+            os.fsync(self._events.fileno())
+            self._events.close()
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as recorded; ``record`` is ``run.json``, what is heavy is read when asked for."""
+
+    folder: Path
+    record: dict[str, Any]
+    done: bool
+
+    @property
+    def id(self) -> str:
+        return str(self.record["id"])
+
+    @property
+    def status(self) -> str:
+        """``running`` (or killed: no end was written), ``finished``, ``failed`` or ``stopped``."""
+        status = str(self.record["status"])
+        return "running" if status == "finished" and not self.done else status
+
+    @property
+    def scenario(self) -> str:
+        return str(self.record["scenario"]["name"])
+    @property
+    def kind(self) -> str:
+        """``learn``, ``stream`` or ``deployed``."""
+        return str(self.record["scenario"].get("kind", "learn"))
+
+    @property
+    def backbone(self) -> str:
+        return str((self.record.get("backbone") or {}).get("name", ""))
+
+    @property
+    def method(self) -> str:
+        """The method's label: its name and the arguments that were changed."""
+        method = self.record["method"]
+        return str(method.get("label") or method["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.record["seed"])
+
+    @property
+    def order(self) -> int | None:
+        value = self.record.get("order")
+        return None if value is None else int(value)
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.record["fingerprint"]["id"])
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """The accuracy matrix (one without rows where the run has none)."""
+        return AccuracyMatrix.from_json(self.record.get("matrix") or {"rows": [], "columns": [], "correct": [],
+                                                                      "total": []})
+
+    @cached_property
+    def stream(self) -> Stream:
+        return Stream.from_json(self.record.get("stream") or [])
+
+    @cached_property
+    def metrics(self) -> dict[str, float | None]:
+        """Recorded metrics (percent or points), completed by what the matrix and the stream give."""
+        given = self.record["metrics"]
+        values: dict[str, float | None] = {}
+        if "average_accuracy" not in given and self.kind != "stream" and (matrix := self.matrix.so_far()).rows:
+            values |= matrix.all_metrics()  # a stream's matrix holds the clean source: nothing learned one by one
+        if "mean_error" not in given:
+            values |= self.stream.all_metrics()
+        for name, value in given.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if number or name not in values:
+                values[name] = float(value) if number else None
+        return values
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events in time, read lazily; a torn last line (of a run that was killed) is left out."""
+        path = self.folder / "events.jsonl"
+        if not path.exists():
+            return
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError:
+                    if line.endswith("\n"):
+                        yield {"kind": "error", "text": f"unreadable line in events.jsonl: {line[:80]!r}"}
+                    continue
+                if isinstance(event, dict):
+                    yield event
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array of ``arrays.npz``, if any. Raises UserError for a damaged file."""
+        path = self.folder / "arrays.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({error}): run it again, or remove the file.") from error
+
+
+class RunList(list[Run]):
+    """Runs in order of their ids; ``problems`` holds one sentence per folder that could not be read."""
+
+    def __init__(self, runs: Iterable[Run] = (), problems: Iterable[str] = ()) -> None:
+        super().__init__(runs)
+        self.problems = list(problems)
+
+
+def _check(record: Any, path: Path) -> dict[str, Any]:
+    """The record where it can be used; raises UserError naming what is missing."""
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a record of a run: it holds {type(record).__name__}, not an object.")
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        advice = "upgrade cl-bench" if newer else "run it again"
+        raise UserError(f"{path} has schema {schema!r} and this cl-bench reads schema {SCHEMA}: {advice}.")
+    for name, kind in _NEEDED.items():
+        if not isinstance(record.get(name), kind):
+            raise UserError(f"{path} lacks '{name}' (or it is not of the right type): run it again.")
+    for part, key in (("scenario", "name"), ("method", "name"), ("fingerprint", "id")):
+        if not isinstance(record[part].get(key), str):
+            raise UserError(f"{path} lacks '{part}.{key}': run it again.")
+    check_id(record["id"])
+    return record
+
+
+def load(path: str | Path) -> Run:
+    """One run, from its folder or its ``run.json``. Raises UserError with one sentence where that is not possible."""
+    path = Path(path)
+    folder = path.parent if path.name == "run.json" else path
+    file = folder / "run.json"
+    try:
+        record = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no run (no run.json in it).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged, not valid JSON ({error}): remove its folder, or run it again.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}).") from None
+    run = Run(folder, _check(record, file), (folder / "DONE").exists())
+    try:
+        _ = run.matrix, run.stream, run.order
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file} holds numbers that do not fit together ({error}): run it again.") from None
+    return run
+
+
+def _run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Folders that hold (part of) a run, at most ``depth`` levels down; hidden ones are left out."""
+    entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    if any(e.name in ("run.json", "events.jsonl") for e in entries):
+        yield folder
+        return
+    for entry in entries:
+        if depth and not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+            yield from _run_folders(Path(entry.path), depth - 1)
+
+
+def load_all(folders: str | Path | Iterable[str | Path]) -> RunList:
+    """Every run in or below the given paths (a folder of runs, a run's folder, or a ``run.json``). A run that cannot be
+    read becomes a sentence in ``.problems``; a path that does not exist raises UserError."""
+    runs: dict[str, Run] = {}
+    problems: list[str] = []
+    seen: set[Path] = set()
+    for given in map(Path, [folders] if isinstance(folders, (str, Path)) else folders):
+        if not given.exists():
+            raise UserError(f"{given} does not exist: give a folder of runs, or one run's folder.")
+        try:
+            found = list(_run_folders(given)) if given.is_dir() else [given.parent]
+        except OSError as error:
+            problems.append(f"{error.filename} cannot be read ({error.strerror}).")
+            continue
+        for folder in found:
+            if (real := folder.resolve()) in seen:
+                continue
+            seen.add(real)
+            try:
+                run = load(folder)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if runs.setdefault(run.id, run) is not run:
+                problems.append(f"{folder} repeats run {run.id} of {runs[run.id].folder}: the second is left out.")
+    return RunList((runs[key] for key in sorted(runs)), problems)
+
+
+# -- the surroundings of a run ----------------------------------------------------------------------------------------
+
+def git_state(folder: str | Path | None = None) -> dict[str, Any]:
+    """``{"commit": hex | None, "dirty": bool | None}`` of the checkout that holds this code (or ``folder``)."""
+    where = Path(folder) if folder is not None else Path(__file__).resolve().parent
+
+    def git(*args: str) -> str | None:
+        try:
+            run = subprocess.run(["git", "-C", str(where), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    # An installed copy may lie inside somebody else's checkout: only a tracked file tells which code this is.
+    if folder is None and not git("ls-files", Path(__file__).name):
+        return {"commit": None, "dirty": None}
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
+    """What a run ran on: python, platform, device, threads, package versions (None = not installed), git, ops."""
+    installed = {str(d.metadata["Name"]).lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    packages = {name: installed.get(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
+            "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
+            "git": git_state(), "ops_backend": ops_backend}

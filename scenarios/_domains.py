@@ -1,0 +1,164 @@
+"""What test-time scenarios share: streams of domains and streams of corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cl_bench import Scenario, TensorData, TestSet, UserError
+from cl_bench.corruptions import EXTRA, STANDARD, corrupt
+from cl_bench.data.tensor import as_float, labels_of
+
+from ._data import Deferred, digest_of, numbers, seed_of
+
+# RoTTA's PTTA order (Yuan et al., CVPR 2023), also that of PeTTA's recurring streams.
+ROTTA: tuple[str, ...] = (
+    "motion_blur", "snow", "fog", "shot_noise", "defocus_blur", "contrast", "zoom_blur", "brightness", "frost",
+    "elastic_transform", "glass_blur", "gaussian_noise", "pixelate", "jpeg_compression", "impulse_noise",
+)  # fmt: skip
+LISTS = {"standard": STANDARD, "extra": EXTRA, "all": STANDARD + EXTRA, "rotta": ROTTA}
+
+
+class DomainStream(Scenario):
+    """A test-time stream of domains in a published order. Subclasses say ``domains()`` and ``images(domain)``.
+
+    ``order`` None keeps the published order of the domains; a number draws another one, as CoTTA's ten orders do.
+    """
+
+    family: ClassVar[str] = "test-time stream"
+    backbone: ClassVar[str] = "glyph_resnet"
+    gives: ClassVar[frozenset[str]] = frozenset({"names", "source"})
+    answers = "all"
+
+    def __init__(self, order: int | None = None, test_batch_size: int = 64) -> None:
+        self.order, self.test_batch_size = order, test_batch_size
+
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains in the published order."""
+        raise NotImplementedError
+
+    def images(self, domain: str) -> Dataset:
+        """The labelled test images of one domain."""
+        raise NotImplementedError
+
+    def ordered(self) -> tuple[str, ...]:
+        """Names of the domains in the order of arrival."""
+        names = self.domains()
+        if self.order is None:
+            return names
+        return tuple(names[k] for k in numbers("domain order", self.order).permutation(len(names)))
+
+    def stream(self) -> Sequence[TestSet]:
+        return tuple(TestSet(name, self.space, self.images(name), name) for name in self.ordered())
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {
+            "domains": list(self.domains()),
+            "order_policy": "published" if self.order is None else "random",
+            "test_batch_size": self.test_batch_size,
+            "reset": self.reset,
+        }
+
+
+class CorruptionStream(DomainStream):
+    """Domains that are corruptions with severities 1 to 5; ``at(severity)`` is what gradual streams build on."""
+
+    lists: ClassVar[Mapping[str, tuple[str, ...]]] = LISTS
+    known: ClassVar[tuple[str, ...]] = STANDARD + EXTRA
+
+    def __init__(
+        self,
+        severity: int = 5,
+        corruptions: str | list[str] = "standard",
+        order: int | None = None,
+        test_batch_size: int = 64,
+    ) -> None:
+        super().__init__(order, test_batch_size)
+        self.severity, self.corruptions = _severity(severity), corruptions
+        self.domains()  # an unknown list is refused now, not in the middle of a run
+
+    def domains(self) -> tuple[str, ...]:
+        if isinstance(self.corruptions, str):
+            if self.corruptions in self.lists:
+                return self.lists[self.corruptions]
+            names: tuple[str, ...] = tuple(part.strip() for part in self.corruptions.split(","))
+        else:
+            names = tuple(self.corruptions)
+        unknown = [name for name in names if name not in self.known]
+        if unknown or not names or len(set(names)) != len(names):
+            raise UserError(
+                f"corruptions {self.corruptions!r}: use one of {', '.join(self.lists)}, or different names among "
+                f"{', '.join(self.known)}."
+            )
+        return names
+
+    def corrupted(self, corruption: str, severity: int) -> Dataset:
+        """The labelled test images under one corruption at one severity."""
+        raise NotImplementedError
+
+    def images(self, domain: str) -> Dataset:
+        return self.corrupted(domain, self.severity)
+
+    def at(self, severity: int) -> Sequence[TestSet]:
+        """The stream at another severity (1 to 5)."""
+        severity = _severity(severity)
+        return tuple(TestSet(n, self.space, self.corrupted(n, severity), n) for n in self.ordered())
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {**super().protocol(), "severity": self.severity}
+
+
+def _severity(severity: int) -> int:
+    if severity not in (1, 2, 3, 4, 5):
+        raise UserError(f"severity {severity!r}: corruptions have severities 1 to 5.")
+    return severity
+
+
+class ComputedCorruptions(CorruptionStream):
+    """Corruptions computed from clean images when a domain is first looked at, and kept as uint8.
+
+    The noise of a domain follows from ``noise_seed``, the corruption's name and its severity alone: the same whatever
+    the order, the other domains or the device. Computing is on the CPU, so that every device sees the same bytes.
+    """
+
+    CHUNK: ClassVar[int] = 500  # images at once: bounds the float copies, and is part of the draw
+
+    def __init__(
+        self,
+        severity: int = 5,
+        corruptions: str | list[str] = "standard",
+        noise_seed: int = 0,
+        order: int | None = None,
+        test_batch_size: int = 64,
+    ) -> None:
+        super().__init__(severity, corruptions, order, test_batch_size)
+        self.noise_seed = noise_seed
+        self._made: dict[tuple[str, int], Deferred] = {}
+
+    def clean(self) -> Dataset:
+        """The labelled clean test images."""
+        raise NotImplementedError
+
+    def corrupted(self, corruption: str, severity: int) -> Dataset:
+        key = (corruption, severity)
+        if key not in self._made:
+            self._made[key] = Deferred(lambda: self._compute(corruption, severity), labels_of(self.clean()))
+        return self._made[key]
+
+    def _compute(self, corruption: str, severity: int) -> Tensor:
+        clean = self.clean()
+        x = clean.x if isinstance(clean, TensorData) else torch.stack([clean[i][0] for i in range(len(clean))])  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(seed_of("noise", self.noise_seed, corruption, severity))
+        parts = []
+        for chunk in x.cpu().split(self.CHUNK):
+            y = corrupt(as_float(chunk), corruption, severity, generator=generator)
+            parts.append(y.mul(255.0).round_().clamp_(0, 255).to(torch.uint8))
+        return torch.cat(parts)
+
+    def protocol(self) -> Mapping[str, Any]:
+        facts = {"clean": digest_of(self.clean()), "corruptions": "computed", "noise_seed": self.noise_seed}
+        return {**super().protocol(), **facts}
