@@ -82,6 +82,7 @@ def test_a_torn_last_line_is_left_out_and_a_broken_one_in_the_middle_is_shown(tm
 def test_nothing_but_run_json_is_left_after_a_failed_write(tmp_path, monkeypatch):
     writer = RunWriter(tmp_path / "a")
     writer.write(records.record(seed=1))
+
     def crash(*args):
         raise OSError("disk full")
     monkeypatch.setattr(os, "replace", crash)
@@ -89,7 +90,8 @@ def test_nothing_but_run_json_is_left_after_a_failed_write(tmp_path, monkeypatch
         writer.write(records.record(seed=2))
     monkeypatch.undo()
     assert load(tmp_path / "a").seed == 1
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {"run.json", "events.jsonl"}
+    writer.close()
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"run.json"}
 
 
 def test_wrong_use_of_the_writer(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
 import traceback
@@ -147,7 +145,7 @@ class _Run:
         return {
             **{k: getattr(self, k) for k in self._POSITION}, "stream": [e.to_json() for e in self.entries],
             "passes": [self.meter.forward_images, self.meter.backward_images],
-            "elapsed": self.elapsed(),
+            "elapsed": self.elapsed(), "events": self.writer.events_offset(),
         }
 
     def go_on(self, position: dict[str, Any]) -> None:
@@ -156,6 +154,7 @@ class _Run:
         self.entries = [StreamEntry.from_json(e) for e in position["stream"]]
         self.meter.forward_images, self.meter.backward_images = position["passes"]
         self.before = position["elapsed"]
+        self.writer.cut_events(position["events"])  # of work that is done again
 
     # ---------------------------------------------------------------- what happens
     def learn(self, method: Method, exp: Experience) -> None:
@@ -310,7 +309,6 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             if resume is not None:
                 state.go_on(checkpoint.load(folder / "checkpoint", method, device))
                 state.meter.watch(method)
-                _forget_events(folder / "events.jsonl", state.before)
                 state.event("resume", step=state.step)
             state.write()
             state.go(method)
@@ -359,17 +357,6 @@ def _ops_backend() -> str:
     import cl_bench_ops
 
     return str(cl_bench_ops.backend())
-
-
-def _forget_events(path: Path, until: float) -> None:
-    """Cut off the events of work that a resumed run does again; the writer appends to what is left."""
-    kept = 0
-    with open(path, "rb") as lines:
-        for line in lines:
-            if json.loads(line).get("t", 0.0) > until:
-                break
-            kept += len(line)
-    os.truncate(path, kept)
 
 
 def _drop(folder: Path) -> None:

@@ -1,182 +1,42 @@
 """Records of runs on disk: the truth that tables, pages and trackers are made from.
 
 ``runs/<id>/`` holds ``run.json`` (one JSON object, schema versioned), ``events.jsonl`` (one object per line, in time),
-``arrays.npz`` (accuracy matrix, curves) and, last of all, an empty ``DONE``. ``run.json`` and ``arrays.npz`` are
-replaced atomically (temporary file, fsync, rename): a reader never sees half of one. Numbers that are not finite are
-written as null, never as NaN, so that any JSON reader can read them.
+``arrays.npz`` (accuracy matrix, curves) and, last of all, an empty ``DONE``; ``LOCK`` while somebody writes. ``run.json``
+and ``arrays.npz`` are replaced atomically (temporary file, fsync, rename): a reader never sees half of one. Numbers that
+are not finite are written as null, never as NaN, so that any JSON reader can read them. :mod:`.writer` writes them, this
+module reads.
 
 No torch here: a table of thousands of runs opens in a second.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import platform
-import re
 import subprocess
 import sys
-import time
-import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from ..numbers.matrix import AccuracyMatrix, Stream
+from .writer import SCHEMA, STATUSES, RunWriter, check_id, complete, new_id, plain, utc_now, write_atomically
 
-__all__ = ["SCHEMA", "STATUSES", "Run", "RunList", "RunWriter", "check_id", "environment", "git_state", "load",
+__all__ = ["SCHEMA", "STATUSES", "Run", "RunList", "RunWriter", "check_id", "complete", "environment", "git_state", "load",
            "load_all", "new_id", "plain", "utc_now", "write_atomically"]
 
-SCHEMA = 1
-STATUSES = ("running", "finished", "failed", "stopped")
 PACKAGES = ("cl-bench", "torch", "torchvision", "timm", "open-clip-torch", "avalanche-lib", "pytorch-lightning",
             "mlflow", "peft", "numpy", "scipy")
 _NEEDED = {"id": str, "status": str, "scenario": dict, "method": dict, "seed": int, "fingerprint": dict,
            "metrics": dict}
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}\Z")
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def utc_now() -> str:
-    """Now, ISO 8601 in UTC with seconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def check_id(run_id: str) -> str:
-    """The id itself where it is a plain folder name; raises UserError for one that could leave the folder of runs."""
-    if not isinstance(run_id, str) or not _ID.match(run_id) or ".." in run_id:
-        raise UserError(f"A run's id may hold letters, digits, '.', '_' and '-' and must start with a letter or digit, "
-                        f"not {str(run_id)[:80]!r}.")
-    return run_id
-
-
-def new_id(scenario: str, method: str, seed: int, order: int | None = None) -> str:
-    """A new id that sorts by time: ``20260131-142530-split_digits-codyra-s0-1f3a9c`` (``-o2`` for class order 2)."""
-    def clean(text: str) -> str:
-        return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")[:40] or "x"
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    where = "" if order is None else f"-o{int(order)}"
-    return check_id(f"{stamp}-{clean(scenario)}-{clean(method)}-s{int(seed)}{where}-{uuid.uuid4().hex[:6]}")
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: numpy to lists and numbers, paths to text, non-finite numbers to None.
-
-    Raises TypeError for an object that has no plain form, naming its type."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (set, frozenset)):
-        return sorted((plain(v) for v in value), key=str)
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (Path, datetime)):
-        return str(value)
-    raise TypeError(f"a record cannot hold {type(value).__name__}: {str(value)[:80]}")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-class RunWriter:
-    """Writes one run's folder, ``runs/<id>``; it is made where missing, and its last part is the id.
-
-    Raises UserError where it cannot be written or holds a finished run. Without ``DONE`` it is taken up again."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        check_id(self.folder.name)
-        if (self.folder / "DONE").exists():
-            raise UserError(f"{self.folder} already holds a finished run: choose another id or remove the folder.")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._cut_torn_line()
-            self._events: IO[str] = open(self.folder / "events.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"Cannot write to {self.folder} ({error.strerror}): choose a folder that you may write "
-                            f"to.") from error
-
-    def _cut_torn_line(self) -> None:
-        """A process killed while writing leaves half a line; what follows must not be glued to it."""
-        path = self.folder / "events.jsonl"
-        if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-            write_atomically(path, data[:data.rfind(b"\n") + 1])
-
-    def write(self, run: Mapping[str, Any]) -> None:
-        """Replace ``run.json``; ``schema`` is filled in, ``id`` must be the folder's name."""
-        record = {"schema": SCHEMA, "id": self.folder.name, **plain(run)}
-        if record["id"] != self.folder.name:
-            raise ValueError(f"record of run {record['id']!r} written to folder {self.folder.name!r}")
-        if record.get("status") not in STATUSES:
-            raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {record.get('status')!r}")
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1)
-        write_atomically(self.folder / "run.json", text.encode())
-
-    def event(self, **values: Any) -> None:
-        """Append one line to ``events.jsonl`` and flush it; needs ``kind=`` and, by convention, ``t=`` in seconds."""
-        if "kind" not in values:
-            raise ValueError("an event needs kind=")
-        self._events.write(json.dumps(plain(values), ensure_ascii=False, allow_nan=False) + "\n")
-        self._events.flush()
-
-    def arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Replace ``arrays.npz`` (compressed, no pickles: an object array raises ValueError)."""
-        buffer = io.BytesIO()
-        values = {name: np.asarray(array) for name, array in arrays.items()}
-        if wrong := [name for name, array in values.items() if array.dtype.hasobject]:
-            raise ValueError(f"object arrays cannot be recorded: {', '.join(wrong)}")
-        np.savez_compressed(buffer, **values)  # type: ignore[arg-type]
-        write_atomically(self.folder / "arrays.npz", buffer.getvalue())
-
-    def done(self) -> None:
-        """Close the events and write the empty ``DONE``: the run is complete."""
-        self.close()
-        write_atomically(self.folder / "DONE", b"")
-
-    def close(self) -> None:
-        """Close the events; without ``DONE`` the run failed, was stopped, or goes on later."""
-        if not self._events.closed:
-            self._events.flush()
-            os.fsync(self._events.fileno())
-            self._events.close()
-
-    def __enter__(self) -> RunWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -335,7 +195,7 @@ def load(path: str | Path) -> Run:
 def _run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
     """Folders that hold (part of) a run, at most ``depth`` levels down; hidden ones are left out."""
     entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    if any(e.name in ("run.json", "events.jsonl") for e in entries):
+    if any(e.name in ("run.json", "events.jsonl", "LOCK") for e in entries):
         yield folder
         return
     for entry in entries:
