@@ -15,9 +15,9 @@ import pytest
 import records
 from stores import dump, open_store
 
-from cl_bench.records import tracking_content as content
 from cl_bench.errors import UserError
 from cl_bench.numbers.matrix import AccuracyMatrix, Stream
+from cl_bench.records import tracking_content as content
 from cl_bench.records.results import RunWriter, load
 from cl_bench.records.tracking_store import STATE, Store, StoreError
 
