@@ -28,6 +28,7 @@ _WHERE = {
     "TensorData": "data",
     "TestSet": "types",
     "UserError": "errors",
+    "Wrapper": "scenario",
     "attach": "adapters",
     "batches": "data",
     "check_method": "testing",

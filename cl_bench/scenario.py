@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from .errors import UserError
 from .types import Experience, LabelSpace, TestSet
 
-__all__ = ["Scenario"]
+__all__ = ["Scenario", "Wrapper"]
 
 
 class Scenario:
@@ -20,6 +21,9 @@ class Scenario:
     usually one clean test set, by which forgetting of the source is measured); deployed learning overrides
     :meth:`timeline` and has both.
 
+    Everything that it reveals is a field below, with its default; a subclass sets it on the class, on itself in its
+    constructor, or as a property. Another scenario is changed from outside by a :class:`Wrapper`.
+
     Attributes:
         gives: what it reveals to a method beyond images and training labels. A method whose ``needs`` are not all
             given is refused before any work. Known words: ``boundaries`` (where one experience ends), ``names`` (class
@@ -29,19 +33,30 @@ class Scenario:
             ``task``: the test set's own classes (task-incremental); ``all``: every class of the scenario
             (domain-incremental, test-time streams).
         reset: what the runner does in the stream: ``never``, before every ``domain``, or before every ``batch``.
+        stream_speed: a stream that does not wait: how many batches come while the plain model answers one (Alfarra et
+            al.'s eta, at most 1); None = it waits for the method.
+        label_delay: how many batches late the labels of the stream arrive, where ``gives`` has ``labels``; None = never.
+        order: the order of classes or domains: None = the natural one, a number = the seed of a drawn one, or a list.
+            A number is kept in the record, so that runs over several orders stand in one table.
+        draws: whether :meth:`drawn` gives another order of images at each visit.
         test_batch_size: how many test images arrive at once.
-        backbone: the registered backbone that a run uses when none is named.
         max_epochs: a cap on passes over an experience (1 for online scenarios), or None.
+        backbone: the registered backbone that a run uses when none is named.
     """
 
-    gives: ClassVar[frozenset[str]] = frozenset({"boundaries"})
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    backbone: ClassVar[str] = "glyph_vit"
+
+    gives: frozenset[str] = frozenset({"boundaries"})
     answers: Literal["seen", "task", "all"] = "seen"
     reset: Literal["never", "domain", "batch"] = "never"
+    stream_speed: float | None = None
+    label_delay: int | None = None
+    order: int | Sequence[int] | None = None
+    draws: bool = False
     test_batch_size: int = 256
     max_epochs: int | None = None
+    backbone: str = "glyph_vit"
 
     @property
     def space(self) -> LabelSpace:
@@ -69,10 +84,33 @@ class Scenario:
         """The unlabelled test stream, in order of arrival."""
         return ()
 
+    def drawn(self, visit: int) -> Sequence[TestSet]:
+        """The stream at its ``visit``-th coming (1, 2, ...): the same each time unless the scenario ``draws``."""
+        return self.stream()
+
+    @property
+    def severities(self) -> tuple[int, ...]:
+        """At which severities :meth:`at` gives the stream: 1 to 5 where a scenario defines it, else none."""
+        return (1, 2, 3, 4, 5) if type(self).at is not Scenario.at else ()
+
+    def at(self, severity: int, visit: int = 1) -> Sequence[TestSet]:
+        """The stream at another severity; a scenario that ``draws`` is asked for its ``visit``-th coming, another one is
+        called with the severity alone.
+
+        Raises:
+            UserError: if it has none, which is the default.
+        """
+        raise UserError(f"{type(self).__name__} has no severities; wrap a stream of corruptions.")
+
     def timeline(self) -> Iterable[Experience | TestSet]:
         """Everything that happens, in order; by default learn all, then face the stream."""
         yield from self.experiences()
         yield from self.stream()
+
+    @property
+    def interleaves(self) -> bool:
+        """Whether learning and streaming alternate: its stream is then no whole that could arrive otherwise."""
+        return type(self).timeline is not Scenario.timeline
 
     def space_for(self, test: TestSet, seen: LabelSpace) -> LabelSpace:
         """The classes among which ``test`` is answered once ``seen`` have been learned."""
@@ -80,7 +118,97 @@ class Scenario:
             return test.space
         return self.space if self.answers == "all" else seen
 
+    def measurable(self, test: TestSet, seen: LabelSpace) -> bool:
+        """Whether every image of ``test`` could be answered right once ``seen`` have been learned: its classes are all
+        among them, and among those that the view lets a method choose from. Other cells are left unmeasured in every
+        view; a head that answers for classes it never learned counts those as seen."""
+        return set(test.space.ids) <= set(seen.ids) & set(self.space_for(test, seen).ids)
+
     def protocol(self) -> Mapping[str, Any]:
         """Plain facts that two runs must share to stand in one table, for the fingerprint: data digests, split, the
         policy (not the draw) of the class order, anything else that changes what a number means."""
         return {}
+
+
+# The contract's fields, listed once: a wrapper passes each of them on.
+FIELDS = tuple(name for name, kind in Scenario.__annotations__.items() if not str(kind).startswith("ClassVar"))
+
+
+class _PassedOn:
+    """A field as the wrapped scenario has it, unless the wrapper's class or the wrapper itself says otherwise."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, wrapper: Wrapper | None, owner: type) -> Any:
+        return self if wrapper is None else getattr(wrapper.of, self.name)
+
+
+class Wrapper(Scenario):
+    """Another scenario, changed in what a subclass says and the same in everything else.
+
+    Every field and method of the contract is that of ``of``; a subclass overrides what it changes, with a class
+    attribute, an attribute set in its constructor, a property or a method. Wrappers nest in any order::
+
+        class Hurried(Wrapper):
+            stream_speed = 1.0
+
+        Hurried(Online(LabelDelay(DigitsC())))
+
+    What follows from an overridden part follows it: another ``stream`` changes the timeline and each later coming,
+    another ``answers`` the classes to choose from.
+
+    Args:
+        of: the scenario that is wrapped.
+    """
+
+    def __init__(self, of: Scenario) -> None:
+        self.of = of
+
+    @property
+    def space(self) -> LabelSpace:
+        return self.of.space
+
+    @property
+    def source(self) -> Experience | None:
+        return self.of.source
+
+    def experiences(self) -> Sequence[Experience]:
+        return self.of.experiences()
+
+    def test_sets(self) -> Sequence[TestSet]:
+        return self.of.test_sets()
+
+    def stream(self) -> Sequence[TestSet]:
+        return self.of.stream()
+
+    def drawn(self, visit: int) -> Sequence[TestSet]:
+        return self.of.drawn(visit) if type(self).stream is Wrapper.stream else self.stream()
+
+    @property
+    def severities(self) -> tuple[int, ...]:
+        return self.of.severities
+
+    def at(self, severity: int, visit: int = 1) -> Sequence[TestSet]:
+        return self.of.at(severity, visit) if self.of.draws else self.of.at(severity)
+
+    def timeline(self) -> Iterable[Experience | TestSet]:
+        return self.of.timeline() if self.of.interleaves else super().timeline()
+
+    @property
+    def interleaves(self) -> bool:
+        return type(self).timeline is not Wrapper.timeline or self.of.interleaves
+
+    def space_for(self, test: TestSet, seen: LabelSpace) -> LabelSpace:
+        return self.of.space_for(test, seen) if self.answers == self.of.answers else super().space_for(test, seen)
+
+    def measurable(self, test: TestSet, seen: LabelSpace) -> bool:
+        return self.of.measurable(test, seen) and super().measurable(test, seen)
+
+    def protocol(self) -> Mapping[str, Any]:
+        return self.of.protocol()
+
+
+for _name in FIELDS:
+    setattr(Wrapper, _name, _PassedOn(_name))
+del _name

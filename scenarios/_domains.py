@@ -30,8 +30,8 @@ class DomainStream(Scenario):
     """
 
     family: ClassVar[str] = "test-time stream"
-    backbone: ClassVar[str] = "glyph_resnet"
-    gives: ClassVar[frozenset[str]] = frozenset({"names", "source"})
+    backbone: str = "glyph_resnet"
+    gives: frozenset[str] = frozenset({"names", "source"})
     answers = "all"
 
     def __init__(self, order: int | None = None, test_batch_size: int = 64) -> None:

@@ -52,7 +52,7 @@ class AvalancheBenchmark(Scenario):
     ) -> None:
         self.factory, self.args, self.answers = factory, args, answers
         self.seed, self.in_memory = seed, in_memory
-        self.__dict__["gives"] = gives_of(answers, False)
+        self.gives = gives_of(answers, False)
         self._streams: dict[str, list[tuple[LabelSpace, Dataset]]] | None = None
         self._experiences: list[Experience] | None = None
         self._test_sets: list[TestSet] | None = None

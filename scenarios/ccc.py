@@ -92,7 +92,7 @@ class CCC(Scenario):
 
     family: ClassVar[str] = "test-time stream"
     paper: ClassVar[str] = "Press et al., NeurIPS 2023"
-    gives: ClassVar[frozenset[str]] = frozenset()
+    gives: frozenset[str] = frozenset()
     answers = "all"
 
     def __init__(

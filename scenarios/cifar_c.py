@@ -70,7 +70,7 @@ class CIFAR10C(CorruptionStream):
         self._where = need_root(root, what, "labels.npy and one .npy per corruption")
         self.root, self.clean_root, self.limit = root, clean_root, limit
         given = {"names"} if self.classes[1] else set()
-        self.__dict__["gives"] = frozenset(given | ({"source"} if clean_root else set()))
+        self.gives = frozenset(given | ({"source"} if clean_root else set()))
         self._shelf = Shelf(4)
         self._kept: dict[str, TensorData] = {}
 
@@ -149,7 +149,7 @@ class CIFAR101(DomainStream):
 
     name: ClassVar[str] = "cifar10_1"
     paper: ClassVar[str] = "Recht et al., 2018"
-    gives: ClassVar[frozenset[str]] = frozenset({"names"})
+    gives: frozenset[str] = frozenset({"names"})
 
     def __init__(self, root: str = "", version: str = "v6", test_batch_size: int = 200) -> None:
         super().__init__(None, test_batch_size)

@@ -61,7 +61,7 @@ class DomainIncremental(Scenario):
         self._test_sets: list[TestSet] | None = None
         self._raw: dict[tuple[str, str], Dataset] = {}
         self._data: dict[tuple[str, str], Dataset] = {}
-        self.__dict__["gives"] = gives_of(answers, True)
+        self.gives = gives_of(answers, True)
 
     # ------------------------------------------------------------------ what a data set says
     def domains(self) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class ImageNetR(DomainStream):
             )
         self.root, self.class_list, self.names = root, class_list, names
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
-        self.__dict__["gives"] = frozenset({"names"} if names and class_list else ())
+        self.gives = frozenset({"names"} if names and class_list else ())
         self._files: ImageFiles | None = None
         self._known: tuple[dict[str, int], tuple[str, ...]] | None = None
         self._tests: tuple[TestSet, ...] | None = None
@@ -145,7 +145,7 @@ class DomainNet126(DomainStream):
 
     name: ClassVar[str] = "domainnet126"
     paper: ClassVar[str] = "Peng et al., ICCV 2019"
-    gives: ClassVar[frozenset[str]] = frozenset({"source"})
+    gives: frozenset[str] = frozenset({"source"})
     sequences: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "real": ("clipart", "painting", "sketch"),
         "clipart": ("sketch", "real", "painting"),
@@ -224,7 +224,7 @@ class ImageNetD109(DomainNet126):
 
     name: ClassVar[str] = "imagenet_d109"
     paper: ClassVar[str] = "Rusak et al., 2022; Marsden et al., WACV 2024"
-    gives: ClassVar[frozenset[str]] = frozenset()
+    gives: frozenset[str] = frozenset()
     sequences: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "imagenet": ("clipart", "infograph", "painting", "real", "sketch")
     }

@@ -71,7 +71,7 @@ class ImageNetC(CorruptionStream):
         self._where = need_root(root, type(self).__name__, "<corruption>/<severity>/<class>/*.JPEG")
         self.root, self.image_list, self.class_list, self.names = root, image_list, class_list, names
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
-        self.__dict__["gives"] = frozenset({"names"} if names and class_list else ())
+        self.gives = frozenset({"names"} if names and class_list else ())
         self._files: dict[tuple[str, int], ImageFiles] = {}
         self._space: LabelSpace | None = None
         self._known: tuple[dict[str, int] | None, tuple[str, ...]] | None = None

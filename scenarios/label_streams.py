@@ -35,7 +35,7 @@ class Correlated(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Yuan et al., CVPR 2023; Gong et al., NeurIPS 2022"
-    reorders: ClassVar[bool] = True
+    draws = True
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class ContinualDynamicChange(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Zhang et al., ICML 2025"
-    reorders: ClassVar[bool] = True
+    draws = True
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class LabelShift(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Niu et al., ICLR 2023"
-    reorders: ClassVar[bool] = True
+    draws = True
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class LongTailed(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Park et al., ICCV 2023"
-    reorders: ClassVar[bool] = True
+    draws = True
 
     def __init__(
         self,

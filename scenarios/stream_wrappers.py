@@ -6,7 +6,7 @@ Without ``of`` a wrapper wraps Digits-C.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from cl_bench import Scenario, TestSet, UserError
 from cl_bench.types import LabelSpace
 
 from ._data import numbers, pick, view
-from ._wrapper import StreamWrapper, at_severity, drawn, draws
+from ._wrapper import StreamWrapper, at_visit, coming
 
 __all__ = [
     "ConstantSpeed", "Continual", "Episodic", "Gradual", "LabelDelay", "Mixed", "PerDomain", "Recurring",
@@ -33,10 +33,7 @@ class Continual(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Wang et al., CVPR 2022"
-
-    def __init__(self, of: Scenario | None = None) -> None:
-        super().__init__(of)
-        self.reset = "never"
+    reset = "never"
 
 
 class PerDomain(StreamWrapper):
@@ -46,20 +43,14 @@ class PerDomain(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Wang et al., ICLR 2021"
-
-    def __init__(self, of: Scenario | None = None) -> None:
-        super().__init__(of)
-        self.reset = "domain"
+    reset = "domain"
 
 
 class Episodic(StreamWrapper):
     """Back to the deployed model before every batch: nothing is carried over, as in MEMO and TPT."""
 
     paper: ClassVar[str] = "Zhang et al., NeurIPS 2022"
-
-    def __init__(self, of: Scenario | None = None) -> None:
-        super().__init__(of)
-        self.reset = "batch"
+    reset = "batch"
 
 
 class Shuffled(StreamWrapper):
@@ -72,7 +63,7 @@ class Shuffled(StreamWrapper):
             batch k holds the same base images under every corruption); otherwise one order per domain.
     """
 
-    reorders: ClassVar[bool] = True
+    draws = True
 
     def __init__(self, of: Scenario | None = None, seed: int = 0, same: bool = False) -> None:
         super().__init__(of)
@@ -102,12 +93,16 @@ class Gradual(StreamWrapper):
 
     def __init__(self, of: Scenario | None = None, convention: Literal["every", "cotta"] = "every") -> None:
         super().__init__(of)
-        if not hasattr(self.of, "at"):
+        if not self.of.severities:
             raise UserError(f"{type(self.of).__name__} has no severities; a gradual stream needs corruptions.")
         self.convention = convention
 
+    @property
+    def severities(self) -> tuple[int, ...]:
+        return ()
+
     def drawn(self, visit: int) -> Rearranged:
-        by_severity = {s: at_severity(self.of, s) for s in (1, 2, 3, 4, 5)}
+        by_severity = {s: at_visit(self.of, s, visit) for s in (1, 2, 3, 4, 5)}
         segments: list[TestSet] = []
         for k in range(len(by_severity[5])):
             falling = (5, 4, 3, 2, 1)
@@ -119,7 +114,7 @@ class Gradual(StreamWrapper):
                 segments.append(replace(test, name=f"{test.name}:{severity}{again}", domain=domain))
         return tuple(segments)
 
-    def at(self, severity: int) -> Rearranged:
+    def at(self, severity: int, visit: int = 1) -> Rearranged:
         raise UserError("a gradual stream has all severities; wrap the stream inside it instead.")
 
 
@@ -144,19 +139,27 @@ class Recurring(StreamWrapper):
         super().__init__(of)
         self.visits, self.redraw, self.seed = visits, redraw, seed
 
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """Whether another coming of all visits has other orders."""
+        return self.redraw or self.of.draws
+
     def drawn(self, visit: int) -> Rearranged:
         if visit not in self._drawn:
-            first = (visit - 1) * self.visits + 1  # a recurring stream inside another goes on counting
-            inner = Shuffled(self.of, self.seed) if self.redraw and not draws(self.of) else self.of
-            tests: list[TestSet] = []
-            for number in range(first, first + self.visits):
-                tests += [_visited(t, number - first + 1) for t in drawn(inner, number)]
-            self._drawn[visit] = tuple(tests)
+            inner = self._inner()
+            self._drawn[visit] = self._visits(visit, lambda number: coming(inner, number))
         return self._drawn[visit]
 
-    def at(self, severity: int) -> Rearranged:
-        tests = at_severity(self.of, severity)
-        return tuple(_visited(t, v) for v in range(1, self.visits + 1) for t in tests)
+    def at(self, severity: int, visit: int = 1) -> Rearranged:
+        inner = self._inner()
+        return self._visits(visit, lambda number: at_visit(inner, severity, number))
+
+    def _inner(self) -> Scenario:
+        return Shuffled(self.of, self.seed) if self.redraw and not self.of.draws else self.of
+
+    def _visits(self, visit: int, come: Callable[[int], Rearranged]) -> tuple[TestSet, ...]:
+        first = (visit - 1) * self.visits  # a recurring stream inside another goes on counting
+        return tuple(_visited(t, k) for k in range(1, self.visits + 1) for t in come(first + k))
 
 
 class Mixed(StreamWrapper):
@@ -167,7 +170,7 @@ class Mixed(StreamWrapper):
     """
 
     paper: ClassVar[str] = "Niu et al., ICLR 2023"
-    reorders: ClassVar[bool] = True
+    draws = True
 
     def __init__(self, of: Scenario | None = None, seed: int = 0) -> None:
         super().__init__(of)
@@ -200,6 +203,10 @@ class SmallBatch(StreamWrapper):
             raise UserError(f"test_batch_size={test_batch_size}: a batch holds at least one image.")
         super().__init__(of)
         self.test_batch_size = test_batch_size
+
+    @property
+    def rearranges(self) -> bool:
+        return False
 
     def rearrange(self, tests: Rearranged, visit: int) -> Rearranged:
         return [replace(test, batch_size=0) for test in tests]
@@ -272,7 +279,11 @@ class LabelDelay(StreamWrapper):
             raise UserError(f"label_delay={label_delay}: labels come at least one batch late.")
         super().__init__(of)
         self.label_delay = label_delay
-        self.__dict__["gives"] = self.of.gives | {"labels"}
+
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        """What ``of`` reveals, and ``labels``."""
+        return self.of.gives | {"labels"}
 
 
 def _size(test: TestSet) -> int:

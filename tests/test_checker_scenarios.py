@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ class Overlap(ToyScenario):
 
 
 class GivesAway(ToyScenario):
-    gives: ClassVar[frozenset[str]] = frozenset({"boundaries", "everything"})
+    gives: frozenset[str] = frozenset({"boundaries", "everything"})
 
 
 class Twins(ToyScenario):
@@ -72,7 +72,7 @@ class WalksLoudly(ToyScenario):
 class NoSource(ToyScenario):
     def __init__(self) -> None:
         super().__init__()
-        self.__dict__["gives"] = frozenset({"source"})
+        self.gives = frozenset({"source"})
 
 
 @pytest.mark.parametrize(("make", "check", "said"), [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
@@ -18,14 +18,14 @@ __all__ = ["ToyScenario"]
 class ToyScenario(Scenario):
     """Two experiences of two digits each and, where asked for, a stream of the same digits under contrast and noise."""
 
-    gives: ClassVar[frozenset[str]] = frozenset({"boundaries", "names", "source", "task_id", "labels"})
+    gives: frozenset[str] = frozenset({"boundaries", "names", "source", "task_id", "labels"})
     test_batch_size = 16
 
     def __init__(self, *, learns: bool = True, answers: Literal["seen", "task", "all"] = "seen", train: int = 24,
                  test: int = 12) -> None:
         self.learns, self.answers, self.train, self.test = learns, answers, train, test
         if learns:
-            self.__dict__["gives"] = type(self).gives - {"source"}
+            self.gives = type(self).gives - {"source"}
 
     @cached_property
     def _parts(self) -> dict[str, TensorData]:
