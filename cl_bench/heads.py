@@ -17,15 +17,14 @@ def columns_of(labels: Tensor, space: LabelSpace) -> Tensor:
     """Global label ids (N,) to columns of ``space`` (N,).
 
     Raises:
-        ValueError: if a label is not in the space.
+        ValueError: if a label is not in the space (negative, fractional, another class).
     """
     if len(space) == 0:
         raise ValueError("the label space is empty")
-    top = max(space.ids)
-    table = torch.full((top + 1,), -1, dtype=torch.int64)
-    table[list(space.ids)] = torch.arange(len(space))
-    table = table.to(labels.device)
-    columns = torch.where(labels <= top, table[labels.clamp(0, top)], -1)
+    ids, order = torch.tensor(space.ids, device=labels.device).sort()
+    whole = labels.to(torch.int64)
+    at = torch.searchsorted(ids, whole).clamp_(max=len(space) - 1)
+    columns = torch.where((ids[at] == whole) & (whole == labels), order[at], -1)
     if columns.device.type == "cpu" and bool((columns < 0).any()):  # reading it on a GPU would wait for every step
         unknown = sorted(set(labels[columns < 0].tolist()))[:5]
         raise ValueError(f"labels {unknown} are not in the label space of {len(space)} classes")

@@ -129,6 +129,10 @@ class Scenario:
         policy (not the draw) of the class order, anything else that changes what a number means."""
         return {}
 
+    def notes(self) -> Sequence[str]:
+        """Sentences about the data for the record's warnings: classes without test images, images left out (counted)."""
+        return ()
+
 
 # The contract's fields, listed once: a wrapper passes each of them on.
 FIELDS = tuple(name for name, kind in Scenario.__annotations__.items() if not str(kind).startswith("ClassVar"))
@@ -207,6 +211,9 @@ class Wrapper(Scenario):
 
     def protocol(self) -> Mapping[str, Any]:
         return self.of.protocol()
+
+    def notes(self) -> Sequence[str]:
+        return self.of.notes()
 
 
 for _name in FIELDS:

@@ -47,6 +47,23 @@ def test_unknown_label_is_named() -> None:
         columns_of(torch.tensor([1, 5]), LabelSpace((1, 2)))
 
 
+@settings(max_examples=100, deadline=None)
+@given(ids.filter(bool), st.lists(st.one_of(st.integers(-50, 50), st.integers(-2**62, 2**62)), min_size=1, max_size=6))
+def test_a_label_is_found_or_refused(space: tuple[int, ...], labels: list[int]) -> None:
+    """Never another class's column: -1 and -5 were once column 0."""
+    if set(labels) <= set(space):
+        assert columns_of(torch.tensor(labels), LabelSpace(space)).tolist() == [space.index(x) for x in labels]
+    else:
+        with pytest.raises(ValueError, match="not in the label space"):
+            columns_of(torch.tensor(labels), LabelSpace(space))
+
+
+@pytest.mark.parametrize("labels", [[-1, -5, 2], [2, -1], [3], [0.5, 1.0], [float("nan"), 0.0]])
+def test_labels_that_are_no_classes_are_refused(labels: list[float]) -> None:
+    with pytest.raises(ValueError, match="not in the label space"):
+        columns_of(torch.tensor(labels), LabelSpace((0, 1, 2)))
+
+
 def test_select_reorders_and_marks_unknown() -> None:
     out = select(torch.tensor([[1.0, 2.0, 3.0]]), LabelSpace((7, 8, 9)), LabelSpace((9, 4, 7)))
     assert out.tolist() == [[3.0, -torch.inf, 1.0]]

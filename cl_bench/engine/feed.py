@@ -62,7 +62,7 @@ class Feed:
     def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self.held is not None:
             for rows in order.to(self.device).split(self.size):
-                yield rows, self.held.x[rows], self.held.y[rows]
+                yield rows, *self.held.take(rows)
             return
         chunks = [c.tolist() for c in order.split(self.size)]
         pin = self.device.type == "cuda"
@@ -75,4 +75,4 @@ def _fits(data: TensorData, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return data.x.numel() * data.x.element_size() < free // 4
+    return data.nbytes < free // 4
