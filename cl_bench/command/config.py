@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..records.source_digest import class_paths, source_digest
 from ..registry import GROUPS, entries, find, load_path, name_of
 from .shipped import shipped_configs
 
@@ -324,7 +325,7 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     cls = _class(part["class_path"])
     label = _label(part, _ROOTS[root])
     facts = {"name": name_of(_ROOTS[root], cls), "class_path": part["class_path"], "args": dict(part.get("init_args") or {}),
-             "label": label}
+             "label": label, "source_digest": source_digest(*map(_class, class_paths(part)))}
     if root == "method":
         facts.update(family=cls.family, paper=cls.paper, summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
     if root == "scenario":

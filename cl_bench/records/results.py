@@ -28,6 +28,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..numbers.matrix import AccuracyMatrix, Stream
+from .source_digest import UNKNOWN, code_digest
 from .writer import SCHEMA, STATUSES, RunWriter, check_id, complete, new_id, plain, utc_now, write_atomically
 
 __all__ = ["SCHEMA", "STATUSES", "Run", "RunList", "RunWriter", "check_id", "complete", "environment", "git_state", "load",
@@ -86,6 +87,11 @@ class Run:
     def order(self) -> int | None:
         value = self.record.get("order")
         return None if value is None else int(value)
+
+    @property
+    def source_digest(self) -> str:
+        """Digest of the source of the run's method; ``unknown`` equals nothing (:func:`.source_digest.same`)."""
+        return str(self.record["method"].get("source_digest") or UNKNOWN)
 
     @property
     def fingerprint(self) -> str:
@@ -252,9 +258,9 @@ def git_state(folder: str | Path | None = None) -> dict[str, Any]:
 
 
 def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
-    """What a run ran on: python, platform, device, threads, package versions (None = not installed), git, ops."""
+    """What a run ran on: python, platform, device, threads, package versions (None = not installed), git, code, ops."""
     installed = {str(d.metadata["Name"]).lower().replace("_", "-"): d.version for d in metadata.distributions()}
     packages = {name: installed.get(name) for name in PACKAGES}
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
             "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
-            "git": git_state(), "ops_backend": ops_backend}
+            "git": git_state(), "code_digest": code_digest(), "ops_backend": ops_backend}
