@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .errors import UserError
 from .heads import FixedHead, Head, LinearHead, columns_of, select
+from .ranges import Amount, Count, Whole, bounded
 from .rng import Rng
 from .types import Batch, Experience, LabelSpace
 
@@ -53,11 +53,13 @@ class Method(LightningModule):
     paper: ClassVar[str] = ""
     exempt: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, backbone: Backbone, *, lr: float = 1e-3, epochs: int = 5, batch_size: int = 32) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bounded(cls)
+
+    @bounded
+    def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32) -> None:
         super().__init__()
-        for name, value, least in (("lr", lr, 0), ("epochs", epochs, 0), ("batch_size", batch_size, 1)):
-            if not value >= least:
-                raise UserError(f"{name} must be {least} or more, not {value}.")
         self.lr, self.epochs, self.batch_size = lr, epochs, batch_size
         self.backbone = backbone
         self.head: Head = self.make_head()

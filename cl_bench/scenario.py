@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from .errors import UserError
+from .ranges import bounded
 from .types import Experience, LabelSpace, TestSet
 
 __all__ = ["Scenario", "Wrapper"]
@@ -57,6 +58,10 @@ class Scenario:
     test_batch_size: int = 256
     max_epochs: int | None = None
     backbone: str = "glyph_vit"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bounded(cls)
 
     @property
     def space(self) -> LabelSpace:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from cl_bench import Scenario, TensorData, TestSet, UserError
 from cl_bench.corruptions import EXTRA, STANDARD, corrupt
 from cl_bench.data.tensor import as_float, labels_of
+from cl_bench.ranges import Count, Seed
 
 from ._data import Deferred, digest_of, numbers, seed_of
 
@@ -34,7 +35,7 @@ class DomainStream(Scenario):
     gives: frozenset[str] = frozenset({"names", "source"})
     answers = "all"
 
-    def __init__(self, order: int | None = None, test_batch_size: int = 64) -> None:
+    def __init__(self, order: Seed | None = None, test_batch_size: Count = 64) -> None:
         self.order, self.test_batch_size = order, test_batch_size
 
     def domains(self) -> tuple[str, ...]:
@@ -74,8 +75,8 @@ class CorruptionStream(DomainStream):
         self,
         severity: int = 5,
         corruptions: str | list[str] = "standard",
-        order: int | None = None,
-        test_batch_size: int = 64,
+        order: Seed | None = None,
+        test_batch_size: Count = 64,
     ) -> None:
         super().__init__(order, test_batch_size)
         self.severity, self.corruptions = _severity(severity), corruptions
@@ -131,9 +132,9 @@ class ComputedCorruptions(CorruptionStream):
         self,
         severity: int = 5,
         corruptions: str | list[str] = "standard",
-        noise_seed: int = 0,
-        order: int | None = None,
-        test_batch_size: int = 64,
+        noise_seed: Seed = 0,
+        order: Seed | None = None,
+        test_batch_size: Count = 64,
     ) -> None:
         super().__init__(severity, corruptions, order, test_batch_size)
         self.noise_seed = noise_seed

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
+from cl_bench.ranges import LegacySeed
 
 from ._data import Deferred, digest_of
 from .split import Answers, gives_of
@@ -47,7 +48,7 @@ class AvalancheBenchmark(Scenario):
         factory: str = "",
         args: dict[str, Any] | None = None,
         answers: Answers = "seen",
-        seed: int = 0,
+        seed: LegacySeed = 0,
         in_memory: bool = True,
     ) -> None:
         self.factory, self.args, self.answers = factory, args, answers

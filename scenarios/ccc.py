@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.parquet import decode_image
+from cl_bench.ranges import Count, Seed, Whole
 
 from ._files import need_root
 
@@ -98,11 +99,11 @@ class CCC(Scenario):
     def __init__(
         self,
         root: str = "",
-        baseline: int = 20,
-        speed: int = 2000,
-        seed: int = 43,
-        images: int = 7_500_000,
-        test_batch_size: int = 64,
+        baseline: Whole = 20,
+        speed: Count = 2000,
+        seed: Seed = 43,
+        images: Count = 7_500_000,
+        test_batch_size: Count = 64,
     ) -> None:
         layout = "baseline_20_transition+speed_2000_seed_43/serial_00000.tar and its siblings"
         self._where = need_root(root, "CCC", layout)

@@ -14,6 +14,7 @@ from cl_bench.data.cifar_c import cifar_c, read_npy
 from cl_bench.data.files import existing_file, existing_folder
 from cl_bench.data.parquet import LabelledImages, read_parquet
 from cl_bench.data.vision import torchvision_data
+from cl_bench.ranges import Count, Seed, Whole
 
 from ._data import Deferred, Shelf, digest_of
 from ._domains import CorruptionStream, DomainStream
@@ -61,9 +62,9 @@ class CIFAR10C(CorruptionStream):
         clean_root: str = "",
         severity: int = 5,
         corruptions: str | list[str] = "standard",
-        limit: int = 0,
-        order: int | None = None,
-        test_batch_size: int = 200,
+        limit: Whole = 0,
+        order: Seed | None = None,
+        test_batch_size: Count = 200,
     ) -> None:
         super().__init__(severity, corruptions, order, test_batch_size)
         what = f"{self.classes[2]}-C"
@@ -151,7 +152,7 @@ class CIFAR101(DomainStream):
     paper: ClassVar[str] = "Recht et al., 2018"
     gives: frozenset[str] = frozenset({"names"})
 
-    def __init__(self, root: str = "", version: str = "v6", test_batch_size: int = 200) -> None:
+    def __init__(self, root: str = "", version: str = "v6", test_batch_size: Count = 200) -> None:
         super().__init__(None, test_batch_size)
         if version not in ("v4", "v6"):
             raise UserError(f"version {version!r} of CIFAR-10.1: use v6 or v4.")

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cl_bench.ranges import Seed
+
 from ._plain import DigitDomains, MnistDomains
 from .domain_incremental import DomainAnswers
 from .split_mnist import Files
@@ -38,7 +40,7 @@ class ColouredDigits(DigitDomains):
     family: ClassVar[str] = "domain-incremental"
     paper: ClassVar[str] = "after Arjovsky et al. (IRM), 2019, and Gulrajani & Lopez-Paz (DomainBed), ICLR 2021"
 
-    def __init__(self, *, order: int | list[int] | None = None, answers: DomainAnswers = "all") -> None:
+    def __init__(self, *, order: Seed | list[int] | None = None, answers: DomainAnswers = "all") -> None:
         super().__init__(order=order, answers=answers)
 
     def domains(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class ColouredMnist(MnistDomains):
         *,
         root: str = "data/mnist",
         files: Files = "all",
-        order: int | list[int] | None = None,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
     ) -> None:
         super().__init__(order=order, answers=answers)

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, Scenario, TestSet, UserError, Wrapper
 from cl_bench.data.tensor import concat
+from cl_bench.ranges import Seed, Whole
 
 from ._domains import ComputedCorruptions
 from ._wrapper import rearranged
@@ -45,9 +46,9 @@ class Corrupted(Wrapper):
         of: Scenario | None = None,
         severity: int = 5,
         corruptions: str | list[str] = "standard",
-        noise_seed: int = 0,
-        order: int | None = None,
-        test_batch_size: int = 0,
+        noise_seed: Seed = 0,
+        order: Seed | None = None,
+        test_batch_size: Whole = 0,
     ) -> None:
         if of is None:
             from .digits_c import DigitsC

@@ -9,6 +9,7 @@ import torch
 
 from cl_bench import Experience, LabelSpace, TestSet
 from cl_bench.data.tensor import labels_of
+from cl_bench.ranges import Count, LegacySeed, Seed
 
 from ._data import Shelf, numbers, pick
 from .digits_c import DigitsC
@@ -40,13 +41,13 @@ class DeployedDigits(SplitDigits):
     def __init__(
         self,
         *,
-        base: int = 4,
-        increment: int = 3,
-        order: int | list[int] | None = None,
+        base: Count = 4,
+        increment: Count = 3,
+        order: LegacySeed | list[int] | None = None,
         corruptions: tuple[str, ...] = ("gaussian_noise", "motion_blur", "fog", "contrast"),
         severity: int = 3,
-        stream_seed: int = 0,
-        test_batch_size: int = 36,
+        stream_seed: Seed = 0,
+        test_batch_size: Count = 36,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order)
         self.corruptions, self.severity, self.stream_seed = tuple(corruptions), severity, stream_seed

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, TestSet
 from cl_bench.data.digits import DIGIT_NAMES, digits
+from cl_bench.ranges import Count, Seed
 
 from ._domains import ComputedCorruptions
 
@@ -38,9 +39,9 @@ class DigitsC(ComputedCorruptions):
         self,
         severity: int = 5,
         corruptions: str | list[str] = "standard",
-        noise_seed: int = 0,
-        order: int | None = None,
-        test_batch_size: int = 60,
+        noise_seed: Seed = 0,
+        order: Seed | None = None,
+        test_batch_size: Count = 60,
     ) -> None:
         super().__init__(severity, corruptions, noise_seed, order, test_batch_size)
         self._test: Dataset | None = None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch.utils.data import Dataset
 
 from cl_bench import TestSet, UserError
+from cl_bench.ranges import Pixels, Seed
 from cl_bench.types import Transform
 
 from ._augment import ResizedCropFlip
@@ -38,10 +39,10 @@ class FolderDomains(DomainIncremental):
         self,
         *,
         root: str = "",
-        order: int | list[int] | None = None,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
-        size: int = 224,
-        resize: int = 256,
+        size: Pixels = 224,
+        resize: Pixels = 256,
         augmented: bool = True,
     ) -> None:
         super().__init__(order=order, answers=answers)
@@ -149,9 +150,9 @@ class Core50(FolderDomains):
         self,
         *,
         root: str = "",
-        order: int | list[int] | None = None,
-        size: int = 128,
-        resize: int = 128,
+        order: Seed | list[int] | None = None,
+        size: Pixels = 128,
+        resize: Pixels = 128,
         augmented: bool = True,
     ) -> None:
         super().__init__(root=root, order=order, size=size, resize=resize, augmented=augmented)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, Scenario, TensorData, TestSet, UserError
 from cl_bench.data.tensor import as_float, labels_of
+from cl_bench.ranges import Seed
 from cl_bench.types import Transform
 
 from ._data import Deferred, digest_of, numbers
@@ -54,7 +55,7 @@ class DomainIncremental(Scenario):
     abstract: ClassVar[bool] = True
     family: ClassVar[str] = "domain-incremental"
 
-    def __init__(self, *, order: int | list[int] | None = None, answers: DomainAnswers = "all") -> None:
+    def __init__(self, *, order: Seed | list[int] | None = None, answers: DomainAnswers = "all") -> None:
         self.order = order
         self.answers = answers
         self._experiences: list[Experience] | None = None

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, TestSet, UserError
 from cl_bench.data.files import existing_file
+from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
 from ._domains import DomainStream
@@ -44,9 +45,9 @@ class ImageNetR(DomainStream):
         class_list: str = "",
         names: bool = False,
         shuffle: bool = True,
-        seed: int = 0,
-        resize: int = 256,
-        test_batch_size: int = 64,
+        seed: Seed = 0,
+        resize: Pixels = 256,
+        test_batch_size: Count = 64,
     ) -> None:
         super().__init__(None, test_batch_size)
         self._where = need_root(root, type(self).__name__, "one folder of images per class")
@@ -159,10 +160,10 @@ class DomainNet126(DomainStream):
         lists: str = "",
         source_domain: str = "real",
         shuffle: bool = True,
-        seed: int = 0,
-        resize: int = 256,
-        order: int | None = None,
-        test_batch_size: int = 128,
+        seed: Seed = 0,
+        resize: Pixels = 256,
+        order: Seed | None = None,
+        test_batch_size: Count = 128,
     ) -> None:
         super().__init__(order, test_batch_size)
         if source_domain not in self.sequences:
@@ -235,10 +236,10 @@ class ImageNetD109(DomainNet126):
         lists: str = "",
         label_map: str = "",
         shuffle: bool = True,
-        seed: int = 0,
-        resize: int = 256,
-        order: int | None = None,
-        test_batch_size: int = 64,
+        seed: Seed = 0,
+        resize: Pixels = 256,
+        order: Seed | None = None,
+        test_batch_size: Count = 64,
     ) -> None:
         super().__init__(root, lists, "imagenet", shuffle, seed, resize, order, test_batch_size)
         self.label_map = label_map

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, TestSet
+from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
 from ._domains import CorruptionStream
@@ -62,10 +63,10 @@ class ImageNetC(CorruptionStream):
         severity: int = 5,
         corruptions: str | list[str] = "standard",
         shuffle: bool = True,
-        seed: int = 0,
-        resize: int = 224,
-        order: int | None = None,
-        test_batch_size: int = 64,
+        seed: Seed = 0,
+        resize: Pixels = 224,
+        order: Seed | None = None,
+        test_batch_size: Count = 64,
     ) -> None:
         super().__init__(severity, corruptions, order, test_batch_size)
         self._where = need_root(root, type(self).__name__, "<corruption>/<severity>/<class>/*.JPEG")

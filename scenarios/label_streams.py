@@ -9,6 +9,7 @@ import numpy as np
 
 from cl_bench import Experience, Scenario, TestSet, UserError
 from cl_bench.data.tensor import labels_of
+from cl_bench.ranges import Count, Positive, Seed, Size, Whole
 
 from . import _draws
 from ._data import numbers, pick, view
@@ -41,8 +42,8 @@ class Correlated(StreamWrapper):
         self,
         of: Scenario | None = None,
         generator: Literal["rotta", "note", "sorted"] = "rotta",
-        delta: float = 0.1,
-        seed: int = 0,
+        delta: Positive = 0.1,
+        seed: Seed = 0,
     ) -> None:
         if generator not in ("rotta", "note", "sorted"):
             raise UserError(f"generator {generator!r}: use rotta, note or sorted.")
@@ -87,9 +88,9 @@ class ContinualDynamicChange(StreamWrapper):
         self,
         of: Scenario | None = None,
         generator: Literal["dirichlet", "multinomial"] = "dirichlet",
-        delta: float = 1.0,
-        slots: int = 3,
-        seed: int = 0,
+        delta: Positive = 1.0,
+        slots: Size = 3,
+        seed: Seed = 0,
     ) -> None:
         if generator not in ("dirichlet", "multinomial"):
             raise UserError(f"generator {generator!r}: use dirichlet or multinomial.")
@@ -137,10 +138,10 @@ class LabelShift(StreamWrapper):
     def __init__(
         self,
         of: Scenario | None = None,
-        imbalance_ratio: float = 500_000.0,
-        steps: int = 0,
-        per_step: int = 100,
-        seed: int = 0,
+        imbalance_ratio: Positive = 500_000.0,
+        steps: Whole = 0,
+        per_step: Count = 100,
+        seed: Seed = 0,
     ) -> None:
         if imbalance_ratio < 1 or steps < 0 or per_step < 1:
             raise UserError(
@@ -180,9 +181,9 @@ class LongTailed(StreamWrapper):
         self,
         of: Scenario | None = None,
         direction: Literal["forward", "uniform", "backward"] = "backward",
-        imbalance: float = 100.0,
-        source_imbalance: float = 100.0,
-        seed: int = 0,
+        imbalance: Positive = 100.0,
+        source_imbalance: Positive = 100.0,
+        seed: Seed = 0,
     ) -> None:
         if direction not in ("forward", "uniform", "backward"):
             raise UserError(f"direction {direction!r}: use forward, uniform or backward.")

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cl_bench.ranges import Seed, Size
+
 from ._data import numbers
 from ._plain import DigitDomains, MnistDomains
 from .domain_incremental import DomainAnswers
@@ -32,9 +34,9 @@ class PermutedDigits(DigitDomains):
     def __init__(
         self,
         *,
-        tasks: int = 5,
-        permutation_seed: int = 0,
-        order: int | list[int] | None = None,
+        tasks: Size = 5,
+        permutation_seed: Seed = 0,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
     ) -> None:
         super().__init__(order=order, answers=answers)
@@ -69,9 +71,9 @@ class PermutedMnist(MnistDomains):
         *,
         root: str = "data/mnist",
         files: Files = "all",
-        tasks: int = 10,
-        permutation_seed: int = 0,
-        order: int | list[int] | None = None,
+        tasks: Size = 10,
+        permutation_seed: Seed = 0,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
     ) -> None:
         super().__init__(order=order, answers=answers)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
+from cl_bench.ranges import Seed
+
 from ._plain import DigitDomains, MnistDomains
 from .domain_incremental import DomainAnswers
 from .split_mnist import Files
@@ -34,7 +36,7 @@ class RotatedDigits(DigitDomains):
         self,
         *,
         angles: tuple[float, ...] = ANGLES,
-        order: int | list[int] | None = None,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
     ) -> None:
         super().__init__(order=order, answers=answers)
@@ -69,7 +71,7 @@ class RotatedMnist(MnistDomains):
         root: str = "data/mnist",
         files: Files = "all",
         angles: tuple[float, ...] = ANGLES,
-        order: int | list[int] | None = None,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
     ) -> None:
         super().__init__(order=order, answers=answers)

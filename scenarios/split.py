@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.tensor import labels_of
+from cl_bench.ranges import Count, LegacySeed, Whole
 from cl_bench.types import Transform
 
 from ._data import digest_of, pick
@@ -88,11 +89,11 @@ class ClassIncremental(Scenario):
     def __init__(
         self,
         *,
-        base: int = 0,
-        increment: int = 10,
-        order: int | list[int] | None = None,
+        base: Whole = 0,
+        increment: Count = 10,
+        order: LegacySeed | list[int] | None = None,
         answers: Answers = "seen",
-        per_class: int = 0,
+        per_class: Whole = 0,
     ) -> None:
         self.base, self.increment, self.order, self.answers, self.per_class = base, increment, order, answers, per_class
         self._experiences: list[Experience] | None = None

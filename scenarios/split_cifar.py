@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from cl_bench import TensorData, UserError
 from cl_bench.data.parquet import read_parquet
 from cl_bench.data.vision import torchvision_data
+from cl_bench.ranges import Count, LegacySeed, Whole
 from cl_bench.types import Transform
 
 from ._augment import CropFlip
@@ -53,11 +54,11 @@ class SplitCifar10(ClassIncremental):
         self,
         *,
         root: str = "data/cifar10",
-        base: int = 0,
-        increment: int = 2,
-        order: int | list[int] | None = None,
+        base: Whole = 0,
+        increment: Count = 2,
+        order: LegacySeed | list[int] | None = None,
         answers: Answers = "seen",
-        per_class: int = 0,
+        per_class: Whole = 0,
         augmented: bool = True,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
@@ -89,11 +90,11 @@ class SplitCifar100(ClassIncremental):
         self,
         *,
         root: str = "data/cifar100",
-        base: int = 0,
-        increment: int = 10,
-        order: int | list[int] | None = 1993,
+        base: Whole = 0,
+        increment: Count = 10,
+        order: LegacySeed | list[int] | None = 1993,
         answers: Answers = "seen",
-        per_class: int = 0,
+        per_class: Whole = 0,
         augmented: bool = True,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch.utils.data import Dataset
 
 from cl_bench.data.digits import DIGIT_NAMES, digits
+from cl_bench.ranges import Count, LegacySeed, Whole
 
 from .split import Answers, ClassIncremental
 
@@ -23,11 +24,11 @@ class SplitDigits(ClassIncremental):
     def __init__(
         self,
         *,
-        base: int = 0,
-        increment: int = 2,
-        order: int | list[int] | None = None,
+        base: Whole = 0,
+        increment: Count = 2,
+        order: LegacySeed | list[int] | None = None,
         answers: Answers = "seen",
-        per_class: int = 0,
+        per_class: Whole = 0,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
 

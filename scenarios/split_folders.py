@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch.utils.data import Dataset
 
 from cl_bench import UserError
+from cl_bench.ranges import Count, LegacySeed, Pixels, Whole
 from cl_bench.types import Transform
 
 from ._augment import ResizedCropFlip
@@ -40,13 +41,13 @@ class FolderSplit(ClassIncremental):
         self,
         *,
         root: str = "",
-        base: int = 0,
-        increment: int = 10,
-        order: int | list[int] | None = 1993,
+        base: Whole = 0,
+        increment: Count = 10,
+        order: LegacySeed | list[int] | None = 1993,
         answers: Answers = "seen",
-        per_class: int = 0,
-        size: int = 224,
-        resize: int = 256,
+        per_class: Whole = 0,
+        size: Pixels = 224,
+        resize: Pixels = 256,
         augmented: bool = True,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
@@ -138,13 +139,13 @@ class SplitOmnibenchmark(FolderSplit):
         self,
         *,
         root: str = "",
-        base: int = 0,
-        increment: int = 30,
-        order: int | list[int] | None = 1993,
+        base: Whole = 0,
+        increment: Count = 30,
+        order: LegacySeed | list[int] | None = 1993,
         answers: Answers = "seen",
-        per_class: int = 0,
-        size: int = 224,
-        resize: int = 256,
+        per_class: Whole = 0,
+        size: Pixels = 224,
+        resize: Pixels = 256,
         augmented: bool = True,
     ) -> None:
         super().__init__(root=root, base=base, increment=increment, order=order, answers=answers, per_class=per_class,
@@ -161,13 +162,13 @@ class SplitVtab(FolderSplit):
         self,
         *,
         root: str = "",
-        base: int = 0,
-        increment: int = 10,
-        order: int | list[int] | None = None,
+        base: Whole = 0,
+        increment: Count = 10,
+        order: LegacySeed | list[int] | None = None,
         answers: Answers = "seen",
-        per_class: int = 0,
-        size: int = 224,
-        resize: int = 256,
+        per_class: Whole = 0,
+        size: Pixels = 224,
+        resize: Pixels = 256,
         augmented: bool = True,
     ) -> None:
         super().__init__(root=root, base=base, increment=increment, order=order, answers=answers, per_class=per_class,
@@ -191,13 +192,13 @@ class SplitTinyImagenet(FolderSplit):
         self,
         *,
         root: str = "",
-        base: int = 0,
-        increment: int = 10,
-        order: int | list[int] | None = 1993,
+        base: Whole = 0,
+        increment: Count = 10,
+        order: LegacySeed | list[int] | None = 1993,
         answers: Answers = "seen",
-        per_class: int = 0,
-        size: int = 64,
-        resize: int = 64,
+        per_class: Whole = 0,
+        size: Pixels = 64,
+        resize: Pixels = 64,
         augmented: bool = True,
     ) -> None:
         super().__init__(root=root, base=base, increment=increment, order=order, answers=answers, per_class=per_class,

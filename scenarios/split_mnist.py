@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from cl_bench import TensorData, UserError
 from cl_bench.data.digits import DIGIT_NAMES
 from cl_bench.data.idx import read_idx_pair
+from cl_bench.ranges import Count, LegacySeed, Whole
 
 from .split import Answers, ClassIncremental
 
@@ -69,11 +70,11 @@ class SplitMnist(ClassIncremental):
         *,
         root: str = "data/mnist",
         files: Files = "all",
-        base: int = 0,
-        increment: int = 2,
-        order: int | list[int] | None = None,
+        base: Whole = 0,
+        increment: Count = 2,
+        order: LegacySeed | list[int] | None = None,
         answers: Answers = "seen",
-        per_class: int = 0,
+        per_class: Whole = 0,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
         self.root, self.files = root, files

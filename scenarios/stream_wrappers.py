@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from cl_bench import Scenario, TestSet, UserError
+from cl_bench.ranges import Count, Positive, Seed
 from cl_bench.types import LabelSpace
 
 from ._data import numbers, pick, view
@@ -65,7 +66,7 @@ class Shuffled(StreamWrapper):
 
     draws = True
 
-    def __init__(self, of: Scenario | None = None, seed: int = 0, same: bool = False) -> None:
+    def __init__(self, of: Scenario | None = None, seed: Seed = 0, same: bool = False) -> None:
         super().__init__(of)
         self.seed, self.same = seed, same
 
@@ -133,7 +134,7 @@ class Recurring(StreamWrapper):
 
     paper: ClassVar[str] = "Hoang et al., NeurIPS 2024"
 
-    def __init__(self, of: Scenario | None = None, visits: int = 20, redraw: bool = True, seed: int = 0) -> None:
+    def __init__(self, of: Scenario | None = None, visits: Count = 20, redraw: bool = True, seed: Seed = 0) -> None:
         if visits < 1:
             raise UserError(f"visits={visits}: a recurring stream needs at least one visit.")
         super().__init__(of)
@@ -172,7 +173,7 @@ class Mixed(StreamWrapper):
     paper: ClassVar[str] = "Niu et al., ICLR 2023"
     draws = True
 
-    def __init__(self, of: Scenario | None = None, seed: int = 0) -> None:
+    def __init__(self, of: Scenario | None = None, seed: Seed = 0) -> None:
         super().__init__(of)
         self.seed = seed
 
@@ -198,7 +199,7 @@ class SmallBatch(StreamWrapper):
 
     paper: ClassVar[str] = "Niu et al., ICLR 2023"
 
-    def __init__(self, of: Scenario | None = None, test_batch_size: int = 1) -> None:
+    def __init__(self, of: Scenario | None = None, test_batch_size: Count = 1) -> None:
         if test_batch_size < 1:
             raise UserError(f"test_batch_size={test_batch_size}: a batch holds at least one image.")
         super().__init__(of)
@@ -258,7 +259,7 @@ class ConstantSpeed(StreamWrapper):
 
     paper: ClassVar[str] = "Alfarra et al., ICML 2024"
 
-    def __init__(self, of: Scenario | None = None, stream_speed: float = 1.0) -> None:
+    def __init__(self, of: Scenario | None = None, stream_speed: Positive = 1.0) -> None:
         if not 0.0 < stream_speed <= 1.0:
             raise UserError(f"stream_speed={stream_speed}: use a number above 0 and at most 1.")
         super().__init__(of)
@@ -274,7 +275,7 @@ class LabelDelay(StreamWrapper):
 
     paper: ClassVar[str] = "Csaba et al., NeurIPS 2024"
 
-    def __init__(self, of: Scenario | None = None, label_delay: int = 10) -> None:
+    def __init__(self, of: Scenario | None = None, label_delay: Count = 10) -> None:
         if label_delay < 1:
             raise UserError(f"label_delay={label_delay}: labels come at least one batch late.")
         super().__init__(of)

@@ -68,7 +68,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     ("cl_bench", "cl_bench", "**/*.py"), ("methods", "cl_bench_methods", "**/*.py"),
     ("scenarios", "cl_bench_scenarios", "**/*.py"), ("cuda_ext", "cl_bench_ops", "**/*.py"),
     ("configs", "cl_bench/configs", "*/*.yaml"), ("cl_bench/backbones/weights", "cl_bench/backbones/weights", "*"),
-    ("cl_bench/dashboard/templates", "cl_bench/dashboard/templates", "*"), ("cuda_ext/csrc", "cl_bench_ops/csrc", "**/*.*"),
+    ("cl_bench/compare/dashboard/templates", "cl_bench/compare/dashboard/templates", "*"),
+    ("cuda_ext/csrc", "cl_bench_ops/csrc", "**/*.*"),
 ])
 def test_the_wheel_holds_every_file(place: str, package: str, pattern: str, wheel: zipfile.ZipFile) -> None:
     held = set(wheel.namelist())
@@ -81,7 +82,7 @@ def test_the_wheel_holds_every_file(place: str, package: str, pattern: str, whee
 def test_the_wheel_installs_the_command_and_the_groups(wheel: zipfile.ZipFile) -> None:
     (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/entry_points.txt")]
     text = wheel.read(name).decode()
-    assert "cl-bench = cl_bench.command.cli:main" in text
+    assert "cl-bench = cl_bench.cli:main" in text
     for group in ("methods", "scenarios", "backbones", "adapters"):
         assert f"[cl_bench.{group}]" in text
 

@@ -176,7 +176,7 @@ def test_a_failed_run_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "said"), [
-    ("lr", "lr must be 0 or more, not -1"), ("batch_size", "batch_size must be 1 or more, not -1"),
+    ("lr", "lr must be at least 0, not -1"), ("batch_size", "batch_size must be at least 1, not -1"),
 ])
 def test_an_option_out_of_range_is_the_users_to_mend(option: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):

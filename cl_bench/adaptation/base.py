@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..heads import select
 from ..method import Method
+from ..ranges import Amount, Count, Whole
 from ..types import Experience, LabelSpace
 
 if TYPE_CHECKING:
@@ -113,11 +114,11 @@ class TestTimeMethod(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         if optimizer not in ("adam", "sgd"):

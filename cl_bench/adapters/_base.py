@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import bounded
+
 __all__ = ["Adapter", "BiasSite", "LayerSite", "Site", "WeightSite"]
 
 
@@ -38,6 +40,10 @@ class Adapter(nn.Module):
     moves_bias: ClassVar[bool] = False
     mean_loss: ClassVar[bool] = False
     needs_gram: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bounded(cls)
 
     def delta(self, weight: Tensor) -> Tensor | None:
         """The update of ``weight`` (o, i), in its dtype; None where the kind cannot be merged."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..ranges import Amount, Size
 from .lora import LoRA
 
 __all__ = ["Factored"]
@@ -23,7 +24,7 @@ class Factored(LoRA):
     A0: Tensor
     B0: Tensor
 
-    def __init__(self, weight: Tensor, r: int = 16, alpha: float | None = None) -> None:
+    def __init__(self, weight: Tensor, r: Size = 16, alpha: Amount | None = None) -> None:
         super().__init__(weight, r, alpha)
         self.register_buffer("A0", torch.zeros_like(self.A.data))
         self.register_buffer("B0", torch.zeros_like(self.B.data))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Amount, Share, Size
 from .lora import LoRA
 
 __all__ = ["AdaLoRA"]
@@ -29,11 +30,11 @@ class AdaLoRA(LoRA):
     def __init__(
         self,
         weight: Tensor,
-        r: int = 12,
-        alpha: float | None = None,
-        orth: float = 0.1,
-        beta1: float = 0.85,
-        beta2: float = 0.85,
+        r: Size = 12,
+        alpha: Amount | None = None,
+        orth: Amount = 0.1,
+        beta1: Share = 0.85,
+        beta2: Share = 0.85,
     ) -> None:
         super().__init__(weight, r, alpha)
         self.orth, self.beta1, self.beta2 = orth, beta1, beta2

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ranges import Share, Size
 from ._attention import width_of
 from ._base import Adapter
 
@@ -51,11 +52,11 @@ class AdaptFormer(Adapter):
         layer: nn.Module,
         index: int,
         count: int,
-        r: int = 64,
+        r: Size = 64,
         scale: float = 0.1,
         learn_scale: bool = False,
         act: Literal["relu", "gelu"] = "relu",
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         if act not in ("relu", "gelu"):

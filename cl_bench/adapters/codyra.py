@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Size
 from ._prox import shrink
 from .lora import LoRA
 
@@ -21,7 +22,7 @@ class CoDyRA(LoRA):
 
     paper: ClassVar[str] = "Lu et al., CoDyRA, arXiv 2412.01004"
 
-    def __init__(self, weight: Tensor, r: int = 16, released_prox: bool = False) -> None:
+    def __init__(self, weight: Tensor, r: Size = 16, released_prox: bool = False) -> None:
         super().__init__(weight, r)
         self.gate = nn.Parameter(torch.randn(self.r).to(weight))
         self.threshold, self.released_prox = 0.0, released_prox

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..ranges import Amount, Size
 from ._factored import Factored
 
 __all__ = ["CorDA"]
@@ -28,10 +29,10 @@ class CorDA(Factored):
         self,
         weight: Tensor,
         gram: Tensor | None = None,
-        r: int = 16,
-        alpha: float | None = None,
+        r: Size = 16,
+        alpha: Amount | None = None,
         mode: Literal["kpm", "ipm"] = "kpm",
-        damp: float = 0.01,
+        damp: Amount = 0.01,
     ) -> None:
         if mode not in ("kpm", "ipm"):
             raise ValueError(f"mode {mode!r} is neither kpm nor ipm")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Amount, Size
 from .lora import LoRA
 
 __all__ = ["DoRA"]
@@ -20,7 +21,7 @@ class DoRA(LoRA):
 
     paper: ClassVar[str] = "Liu et al., DoRA, ICML 2024"
 
-    def __init__(self, weight: Tensor, r: int = 8, alpha: float | None = None, rslora: bool = False) -> None:
+    def __init__(self, weight: Tensor, r: Size = 8, alpha: Amount | None = None, rslora: bool = False) -> None:
         super().__init__(weight, r, alpha, rslora)
         self.magnitude = nn.Parameter(weight.norm(dim=1))
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..ranges import Size
 from ._factored import Factored
 
 __all__ = ["KORE"]
@@ -28,7 +29,7 @@ class KORE(Factored):
         self,
         weight: Tensor,
         gram: Tensor | None = None,
-        r: int = 16,
+        r: Size = 16,
         init: Literal["project", "nullspace"] = "project",
     ) -> None:
         if init not in ("project", "nullspace"):

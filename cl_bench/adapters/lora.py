@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Amount, Size
 from ._base import Adapter
 
 __all__ = ["LoRA"]
@@ -22,7 +23,7 @@ class LoRA(Adapter):
 
     paper: ClassVar[str] = "Hu et al., LoRA, ICLR 2022"
 
-    def __init__(self, weight: Tensor, r: int = 8, alpha: float | None = None, rslora: bool = False) -> None:
+    def __init__(self, weight: Tensor, r: Size = 8, alpha: Amount | None = None, rslora: bool = False) -> None:
         super().__init__()
         o, i = weight.shape
         self.r = min(r, o, i)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Share
 from ._base import Adapter
 
 __all__ = ["OSFT"]
@@ -27,7 +28,7 @@ class OSFT(Adapter):
     V_high: Tensor
     low: Tensor
 
-    def __init__(self, weight: Tensor, keep: float = 0.5) -> None:
+    def __init__(self, weight: Tensor, keep: Share = 0.5) -> None:
         super().__init__()
         o, i = weight.shape
         p = min(o, i)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import UserError
+from ..ranges import Text
 from ._base import Adapter
 
 __all__ = ["Peft"]
@@ -45,7 +46,7 @@ class Peft(Adapter):
 
     paper: ClassVar[str] = "Mangrulkar et al., PEFT, 2022"
 
-    def __init__(self, weight: Tensor, tuner: str = "loha", config: dict[str, Any] | None = None) -> None:
+    def __init__(self, weight: Tensor, tuner: Text = "loha", config: dict[str, Any] | None = None) -> None:
         super().__init__()
         if tuner not in LINEAR:
             raise UserError(f"tuner={tuner!r} is none of {', '.join(LINEAR)}.")

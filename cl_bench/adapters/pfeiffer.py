@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ranges import Size
 from ._base import Adapter
 
 __all__ = ["Pfeiffer"]
@@ -26,7 +27,7 @@ class Pfeiffer(Adapter):
     mergeable: ClassVar[bool] = False
     level: ClassVar[str] = "layer"
 
-    def __init__(self, layer: nn.Module, index: int, count: int, r: int = 64) -> None:
+    def __init__(self, layer: nn.Module, index: int, count: int, r: Size = 64) -> None:
         super().__init__()
         linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
         if not linears:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Size
 from ._attention import attend, width_of
 from ._base import Adapter
 
@@ -25,7 +26,7 @@ class Prefix(Adapter):
     level: ClassVar[str] = "layer"
 
     def __init__(
-        self, layer: nn.Module, index: int, count: int, n: int = 10, compensate: bool = False, learn_scale: bool = False
+        self, layer: nn.Module, index: int, count: int, n: Size = 10, compensate: bool = False, learn_scale: bool = False
     ) -> None:
         super().__init__()
         d = width_of(layer)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Amount, Size
 from ._prox import shrink
 from .lora import LoRA
 
@@ -26,10 +27,10 @@ class SoRA(LoRA):
     def __init__(
         self,
         weight: Tensor,
-        r: int = 8,
-        alpha: float | None = 16.0,
-        xi: float = 3e-4,
-        l1: float = 10.0,
+        r: Size = 8,
+        alpha: Amount | None = 16.0,
+        xi: Amount = 3e-4,
+        l1: Amount = 10.0,
         released_prox: bool = False,
     ) -> None:
         super().__init__(weight, r, alpha)

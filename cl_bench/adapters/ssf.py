@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Amount
 from ._base import Adapter
 
 __all__ = ["SSF"]
@@ -23,7 +24,7 @@ class SSF(Adapter):
     paper: ClassVar[str] = "Lian et al., SSF, NeurIPS 2022"
     moves_bias: ClassVar[bool] = True
 
-    def __init__(self, weight: Tensor, std: float = 0.0) -> None:
+    def __init__(self, weight: Tensor, std: Amount = 0.0) -> None:
         super().__init__()
         self.gamma = nn.Parameter(weight.new_ones(len(weight)))
         self.beta = nn.Parameter(weight.new_zeros(len(weight)))

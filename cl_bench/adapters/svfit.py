@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ranges import Size
 from ._base import Adapter
 
 __all__ = ["SVFit"]
@@ -23,7 +24,7 @@ class SVFit(Adapter):
     U: Tensor
     V: Tensor
 
-    def __init__(self, weight: Tensor, r: int | None = None) -> None:
+    def __init__(self, weight: Tensor, r: Size | None = None) -> None:
         super().__init__()
         o, i = weight.shape
         self.r = min(o, i) if r is None else min(r, o, i)

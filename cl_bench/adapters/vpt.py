@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ranges import Pixels, Size, Whole
 from ._attention import width_of
 from ._base import Adapter
 
@@ -39,10 +40,10 @@ class VPTDeep(Adapter):
         layer: nn.Module,
         index: int,
         count: int,
-        p: int = 10,
+        p: Size = 10,
         init: Literal["uniform", "zeros"] = "uniform",
-        patch: int = 16,
-        prefix: int = 1,
+        patch: Pixels = 16,
+        prefix: Whole = 1,
     ) -> None:
         super().__init__()
         if init not in ("uniform", "zeros"):

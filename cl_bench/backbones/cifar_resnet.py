@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.files import existing_file, existing_folder
 from ..errors import UserError
+from ..ranges import Size, Text, bounded
 from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
 
@@ -19,7 +20,8 @@ __all__ = ["cifar_resnet"]
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def cifar_resnet(*, depth: Literal[20, 32, 44, 56, 110] = 20, folder: str) -> Backbone:
+@bounded
+def cifar_resnet(*, depth: Literal[20, 32, 44, 56, 110] = 20, folder: Text) -> Backbone:
     """ResNet-20 to ResNet-110 for 32 x 32 pixels, trained on CIFAR-10; 64 features, head of 10 classes.
 
     He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2, shortcut option A (no
@@ -81,7 +83,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """Stem and three stages of n blocks with 16, 32 and 64 channels; the mean over the last 8 x 8 map."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: Size) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

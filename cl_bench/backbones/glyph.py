@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..data.glyphs import LETTERS
 from ..errors import UserError
+from ..ranges import Seed, bounded
 from .base import Backbone, Preprocess, seeded
 from .checkpoints import load_exactly, read_weights
 
@@ -24,7 +25,8 @@ __all__ = ["glyph_resnet", "glyph_vit"]
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def glyph_vit(*, pretrained: bool = True, seed: int = 0) -> Backbone:
+@bounded
+def glyph_vit(*, pretrained: bool = True, seed: Seed = 0) -> Backbone:
     """Small vision transformer on 16 x 16 pixels (16 patches and a class token), pretrained on letters.
 
     Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, as timm's `VisionTransformer`. The head knows the
@@ -37,7 +39,8 @@ def glyph_vit(*, pretrained: bool = True, seed: int = 0) -> Backbone:
     return _build("glyph_vit", _vit, Preprocess(16, (0.5,) * 3, (0.5,) * 3, "bilinear"), pretrained, seed)
 
 
-def glyph_resnet(*, pretrained: bool = True, seed: int = 0) -> Backbone:
+@bounded
+def glyph_resnet(*, pretrained: bool = True, seed: Seed = 0) -> Backbone:
     """Small residual network with BatchNorm on 32 x 32 pixels, widths 16, 32 and 64, pretrained on letters.
 
     He et al., "Deep residual learning for image recognition", CVPR 2016, with projection shortcuts. BatchNorm2d after

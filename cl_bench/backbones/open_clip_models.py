@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..data.files import check_magic, existing_folder, file_digest
 from ..errors import UserError
+from ..ranges import Seed, Text, bounded
 from .base import Backbone, Preprocess, seeded
 from .checkpoints import read_weights
 
@@ -66,13 +67,14 @@ class VisionLanguageBackbone(Backbone):
         return F.normalize(torch.stack(vectors).mean(0), dim=-1)
 
 
+@bounded
 def open_clip_model(
-    name: str,
+    name: Text,
     *,
     pretrained: str | None = None,
-    sha256: str | None = None,
+    sha256: Text | None = None,
     quick_gelu: bool | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> VisionLanguageBackbone:
     """A model of `open_clip.create_model`: image tower as trunk, `encode_text` beside it.
 

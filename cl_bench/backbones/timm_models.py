@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.files import existing_folder
 from ..errors import UserError
+from ..ranges import Pixels, Seed, Size, Text, bounded
 from .base import Backbone, Preprocess, seeded
 from .checkpoints import load_exactly, read_weights
 
@@ -19,16 +20,17 @@ __all__ = ["timm_model"]
 _WEIGHT_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "model.pth")
 
 
+@bounded
 def timm_model(
-    name: str,
+    name: Text,
     *,
     pretrained: bool = False,
-    checkpoint_path: str | None = None,
-    local_dir: str | None = None,
-    sha256: str | None = None,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
+    checkpoint_path: Text | None = None,
+    local_dir: Text | None = None,
+    sha256: Text | None = None,
+    num_classes: Size | None = None,
+    image_size: Pixels | None = None,
+    seed: Seed = 0,
 ) -> Backbone:
     """A model of `timm.create_model`; its preprocessing comes from the same place as its weights.
 

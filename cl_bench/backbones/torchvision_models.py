@@ -10,19 +10,21 @@ from torch import nn
 
 from ..data.files import existing_file
 from ..errors import UserError
+from ..ranges import Seed, Text, bounded
 from .base import Backbone, Preprocess, seeded
 from .checkpoints import load_exactly, read_weights
 
 __all__ = ["torchvision_model"]
 
 
+@bounded
 def torchvision_model(
-    name: str,
+    name: Text,
     *,
-    weights: str | None = None,
-    checkpoint_path: str | None = None,
-    sha256: str | None = None,
-    seed: int = 0,
+    weights: Text | None = None,
+    checkpoint_path: Text | None = None,
+    sha256: Text | None = None,
+    seed: Seed = 0,
 ) -> Backbone:
     """A model of `torchvision.models`; its preprocessing comes from the entry of its weights.
 

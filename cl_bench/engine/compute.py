@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from ..errors import UserError
+from ..ranges import Range, Text, bounded
 
 __all__ = ["Compute", "resolve_device"]
 
+Processes = Annotated[int, Range(0, 256)]
+Threads = Annotated[int, Range(0, 1024)]  # more end the process, where its stacks no longer fit
 
+
+@bounded
 @dataclass(frozen=True)
 class Compute:
     """Where and how a run computes.
@@ -26,16 +31,11 @@ class Compute:
             ``torch``, and other kernels give other last bits.
     """
 
-    device: str = "auto"
+    device: Text = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
-    workers: int = 0
-    threads: int = 1
+    workers: Processes = 0
+    threads: Threads = 1
     optimizers: Literal["torch", "fused", "apex"] = "torch"
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            if getattr(self, name) < 0:
-                raise UserError(f"compute.{name} must be 0 or more, not {getattr(self, name)}.")
 
 
 def resolve_device(name: str) -> torch.device:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ..backbones import Backbone
 from ..heads import LinearHead
 from ..method import Method
+from ..ranges import Amount, Count, Whole, bounded
 from ..scenario import Scenario
 from ..types import Experience
 from .compute import Compute, resolve_device
@@ -25,6 +26,7 @@ from .seeding import derive
 __all__ = ["SourceRecipe", "ready_backbone"]
 
 
+@bounded
 @dataclass(frozen=True)
 class SourceRecipe:
     """How a source classifier is trained where the weights bring none: AdamW on all parameters, cross-entropy.
@@ -35,9 +37,9 @@ class SourceRecipe:
         batch_size: images per step.
     """
 
-    epochs: int = 10
-    lr: float = 1e-3
-    batch_size: int = 64
+    epochs: Whole = 10
+    lr: Amount = 1e-3
+    batch_size: Count = 64
 
 
 class _SourceTraining(Method):

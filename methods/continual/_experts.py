@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cl_bench import Adapter
 from cl_bench.adapters import width_of
 from cl_bench.adapters.adaptformer import AdaptFormer
+from cl_bench.ranges import Count, Size
 
 
 class Expert(nn.Module):
@@ -19,7 +20,7 @@ class Expert(nn.Module):
 
     errors: Tensor
 
-    def __init__(self, layer: nn.Module, r: int, descriptor: int, memory: int) -> None:
+    def __init__(self, layer: nn.Module, r: Size, descriptor: Size, memory: Count) -> None:
         super().__init__()
         d, self.memory = width_of(layer), memory
         self.adapter = AdaptFormer(layer, 0, 1, r=r, scale=1.0, dropout=0.0)
@@ -47,7 +48,7 @@ class Mixture(Adapter):
     mergeable: ClassVar[bool] = False
     level: ClassVar[str] = "layer"
 
-    def __init__(self, layer: nn.Module, index: int, count: int, r: int, descriptor: int, memory: int) -> None:
+    def __init__(self, layer: nn.Module, index: int, count: int, r: Size, descriptor: Size, memory: Count) -> None:
         super().__init__()
         self.experts = nn.ModuleList([Expert(layer, r, descriptor, memory)])
         self.watching = False

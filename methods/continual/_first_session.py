@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, CosineHead, Experience, UserError, attach
+from cl_bench.ranges import Amount, Count, Whole
 
 from ._adapted import Adapted
 
@@ -23,7 +24,7 @@ class FirstSession(Adapted):
     """
 
     def __init__(
-        self, backbone: Backbone, *, lr: float, epochs: int, batch_size: int, pet: str, weight_decay: float
+        self, backbone: Backbone, *, lr: Amount, epochs: Whole, batch_size: Count, pet: str, weight_decay: Amount
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.pet, self.weight_decay, self.learned = pet, weight_decay, 0

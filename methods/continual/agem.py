@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Experience, Method, batches
 from cl_bench.data.tensor import as_float
 from cl_bench.memory import Reservoir
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["Agem"]
 
@@ -37,11 +38,11 @@ class Agem(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.03,
-        epochs: int = 1,
-        batch_size: int = 10,
-        patterns: int = 250,
-        sample_size: int = 256,
+        lr: Amount = 0.03,
+        epochs: Whole = 1,
+        batch_size: Count = 10,
+        patterns: Count = 250,
+        sample_size: Count = 256,
         masked: bool = False,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

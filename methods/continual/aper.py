@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience, PrototypeHead
 from cl_bench.heads import Head
+from cl_bench.ranges import Amount, Count, Whole
 
 from ._first_session import FirstSession
 
@@ -37,11 +38,11 @@ class APER(FirstSession):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.01,
-        epochs: int = 20,
-        batch_size: int = 48,
+        lr: Amount = 0.01,
+        epochs: Whole = 20,
+        batch_size: Count = 48,
         pet: Literal["adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune"] = "adapter",
-        weight_decay: float = 5e-4,
+        weight_decay: Amount = 5e-4,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay)
 

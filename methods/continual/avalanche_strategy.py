@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, Head, LabelSpace, Method, UserError, select
+from cl_bench.ranges import Amount, Count, Share, Text, Whole
 
 from ._avalanche import Columns, Network, experience_of
 
@@ -42,13 +43,13 @@ class AvalancheStrategy(Method):
         self,
         backbone: Backbone,
         *,
-        strategy: str = "Naive",
+        strategy: Text = "Naive",
         args: dict[str, Any] | None = None,
-        lr: float = 0.01,
-        momentum: float = 0.9,
+        lr: Amount = 0.01,
+        momentum: Share = 0.9,
         optimizer: Literal["sgd", "adam"] = "sgd",
-        epochs: int = 5,
-        batch_size: int = 32,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
         masking: bool = True,
     ) -> None:
         self.masking = masking  # Lightning's __setattr__ takes plain values before its __init__

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, UserError, attach
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._adapted import truncated_cosine
 from ._prompts import PrefixSlot, Prompted
@@ -42,14 +43,14 @@ class CODAPrompt(Prompted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
-        epochs: int = 20,
-        batch_size: int = 128,
-        pool: int = 100,
-        length: int = 8,
-        tasks: int = 10,
-        mu: float = 0.0,
-        at: str = r"blocks\.[0-4]\.attn",
+        lr: Amount = 1e-3,
+        epochs: Whole = 20,
+        batch_size: Count = 128,
+        pool: Size = 100,
+        length: Size = 8,
+        tasks: Size = 10,
+        mu: Amount = 0.0,
+        at: Text = r"blocks\.[0-4]\.attn",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         if pool % tasks or length % 2:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
 from cl_bench.adapters.codyra import CoDyRA as Gated
+from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
 from ._adapted import Adapted, cosine
 
@@ -50,17 +51,17 @@ class CoDyRA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 5e-4,
-        epochs: int = 0,
-        batch_size: int = 64,
-        iterations: int = 500,
-        rank: int = 16,
-        kappa_max: float = 5e-3,
-        dense_fraction: float = 0.5,
-        at: str = FUSED4,
+        lr: Amount = 5e-4,
+        epochs: Whole = 0,
+        batch_size: Count = 64,
+        iterations: Count = 500,
+        rank: Size = 16,
+        kappa_max: Amount = 5e-3,
+        dense_fraction: Share = 0.5,
+        at: Text = FUSED4,
         rows: tuple[str, ...] = ("q", "k", "v"),
         released_prox: bool = False,
-        head_lr: float | None = None,
+        head_lr: Amount | None = None,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.iterations, self.rank, self.kappa_max, self.dense_fraction = iterations, rank, kappa_max, dense_fraction

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, select
+from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Share, Whole, select
 
 from ._subspace import Features, input_grams, orthonormal, own_directions, task_of, weight_gradients
 from .gpm import Gpm, outside
@@ -43,9 +43,9 @@ class Cuber(Gpm):
     paper: ClassVar[str] = "Lin et al., NeurIPS 2022"
 
     def __init__(
-        self, backbone: Backbone, *, lr: float = 0.01, epochs: int = 10, batch_size: int = 64, threshold: float = 0.97,
-        threshold_step: float = 0.003, images: int = 125, epsilon1: float = 0.5, epsilon2: float = 0.0, related: int = 2,
-        strength: float = 1.0,
+        self, backbone: Backbone, *, lr: Amount = 0.01, epochs: Whole = 10, batch_size: Count = 64, threshold: Share = 0.97,
+        threshold_step: Amount = 0.003, images: Count = 125, epsilon1: float = 0.5, epsilon2: float = 0.0, related: Whole = 2,
+        strength: Amount = 1.0,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, threshold=threshold,
                          threshold_step=threshold_step, images=images)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Method
 from cl_bench.memory import Reservoir
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["Derpp"]
 
@@ -38,13 +39,13 @@ class Derpp(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.03,
-        epochs: int = 10,
-        batch_size: int = 32,
-        buffer_size: int = 500,
-        minibatch: int = 32,
-        alpha: float = 0.3,
-        beta: float = 0.5,
+        lr: Amount = 0.03,
+        epochs: Whole = 10,
+        batch_size: Count = 32,
+        buffer_size: Count = 500,
+        minibatch: Count = 32,
+        alpha: Amount = 0.3,
+        beta: Amount = 0.5,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.buffer_size, self.minibatch, self.alpha, self.beta = buffer_size, minibatch, alpha, beta

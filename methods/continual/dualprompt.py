@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, attach
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._prompts import PrefixSlot, Prompted
 
@@ -39,15 +40,15 @@ class DualPrompt(Prompted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.0028125,
-        epochs: int = 5,
-        batch_size: int = 24,
-        g_length: int = 5,
-        e_length: int = 5,
-        pull: float = 1.0,
-        clip: float = 1.0,
-        g_at: str = r"blocks\.[01]\.attn",
-        e_at: str = r"blocks\.[2-4]\.attn",
+        lr: Amount = 0.0028125,
+        epochs: Whole = 5,
+        batch_size: Count = 24,
+        g_length: Size = 5,
+        e_length: Size = 5,
+        pull: Amount = 1.0,
+        clip: Amount = 1.0,
+        g_at: Text = r"blocks\.[01]\.attn",
+        e_at: Text = r"blocks\.[2-4]\.attn",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.g_length, self.e_length, self.pull, self.clip = g_length, e_length, pull, clip

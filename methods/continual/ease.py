@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, CosineHead, Experience, attach
 from cl_bench.heads import Head
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._adapted import Adapted
 
@@ -40,13 +41,13 @@ class EASE(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.025,
-        epochs: int = 20,
-        batch_size: int = 48,
-        r: int = 64,
-        alpha: float = 0.1,
-        weight_decay: float = 5e-4,
-        at: str = r"blocks\.\d+",
+        lr: Amount = 0.025,
+        epochs: Whole = 20,
+        batch_size: Count = 48,
+        r: Size = 64,
+        alpha: Amount = 0.1,
+        weight_decay: Amount = 5e-4,
+        at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.alpha, self.weight_decay, self.at = r, alpha, weight_decay, at

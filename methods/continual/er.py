@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Method
 from cl_bench.memory import Reservoir
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["Er"]
 
@@ -37,11 +38,11 @@ class Er(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.03,
-        epochs: int = 5,
-        batch_size: int = 32,
-        buffer_size: int = 500,
-        minibatch: int = 32,
+        lr: Amount = 0.03,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
+        buffer_size: Count = 500,
+        minibatch: Count = 32,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.buffer_size, self.minibatch = buffer_size, minibatch

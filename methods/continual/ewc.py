@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cl_bench import Backbone, Batch, Experience, Method, batches
+from cl_bench.ranges import Amount, Count, Share, Whole
 
 __all__ = ["Ewc"]
 
@@ -44,14 +45,14 @@ class Ewc(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
-        strength: float = 5000.0,
+        lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
+        strength: Amount = 5000.0,
         mode: Literal["offline", "online"] = "offline",
-        gamma: float = 1.0,
+        gamma: Share = 1.0,
         fisher: Literal["empirical", "sampled", "exact"] = "empirical",
-        fisher_images: int = 0,
+        fisher_images: Whole = 0,
         masked: bool = False,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches, select
+from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Method, Share, Whole, batches, select
 
 from ._subspace import Features, matrix_layers, task_of
 from ._supermask import Packed, norm_state, rank_first, top
@@ -49,9 +49,9 @@ class Exssnet(Method):
     exempt = {"learns above chance": "fifty epochs choose masks before a weight moves; the checker's toy has eight"}
 
     def __init__(
-        self, backbone: Backbone, *, lr: float = 0.01, weight_lr: float = 0.001, mask_epochs: int = 50,
-        weight_epochs: int = 50, batch_size: int = 64, density: float = 0.1,
-        base: Literal["signed_constant", "pretrained"] = "pretrained", knn: int = 10,
+        self, backbone: Backbone, *, lr: Amount = 0.01, weight_lr: Amount = 0.001, mask_epochs: Whole = 50,
+        weight_epochs: Whole = 50, batch_size: Count = 64, density: Share = 0.1,
+        base: Literal["signed_constant", "pretrained"] = "pretrained", knn: Whole = 10,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=mask_epochs + weight_epochs, batch_size=batch_size)
         self.weight_lr, self.mask_epochs, self.weight_epochs = weight_lr, mask_epochs, weight_epochs

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Method
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["Finetune"]
 
@@ -32,11 +33,11 @@ class Finetune(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
         masked: bool = False,
-        backbone_lr: float | None = None,
+        backbone_lr: Amount | None = None,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.masked, self.backbone_lr = masked, backbone_lr

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches
+from cl_bench.ranges import Amount, Count, Share, Whole
 
 from ._subspace import input_grams, matrix_layers, new_directions, orthonormal
 
@@ -43,12 +44,12 @@ class Gpm(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.01,
-        epochs: int = 10,
-        batch_size: int = 64,
-        threshold: float = 0.97,
-        threshold_step: float = 0.003,
-        images: int = 125,
+        lr: Amount = 0.01,
+        epochs: Whole = 10,
+        batch_size: Count = 64,
+        threshold: Share = 0.97,
+        threshold_step: Amount = 0.003,
+        images: Count = 125,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.threshold, self.threshold_step, self.images = threshold, threshold_step, images

@@ -11,6 +11,7 @@ from torch import Tensor
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import input_grams
 from cl_bench.adapters.lora import LoRA
+from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
 from ._adapted import Adapted, truncated_cosine
 
@@ -44,13 +45,13 @@ class InfLoRA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 5e-4,
-        epochs: int = 20,
-        batch_size: int = 128,
-        r: int = 10,
-        lamda: float = 0.95,
-        tasks: int = 10,
-        at: str = r"(.*\.)?blocks\.\d+\.attn\.qkv",
+        lr: Amount = 5e-4,
+        epochs: Whole = 20,
+        batch_size: Count = 128,
+        r: Size = 10,
+        lamda: Share = 0.95,
+        tasks: Size = 10,
+        at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.lamda, self.tasks, self.at = r, lamda, tasks, at

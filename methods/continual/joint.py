@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from cl_bench import Backbone, Experience, Method, TensorData
 from cl_bench.data.tensor import concat
 from cl_bench.memory import Archive
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["Joint"]
 
@@ -24,7 +25,7 @@ class Joint(Method):
     family: ClassVar[str] = "baseline"
     paper: ClassVar[str] = "upper bound"
 
-    def __init__(self, backbone: Backbone, *, lr: float = 1e-3, epochs: int = 5, batch_size: int = 32) -> None:
+    def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.archive = Archive()
         self.files: list[Dataset] = []  # data sets that are read from disk item by item are kept by reference

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, attach
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._prompts import InputTokens, Prompted
 
@@ -40,16 +41,16 @@ class L2P(Prompted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.001875,
-        epochs: int = 5,
-        batch_size: int = 16,
-        pool: int = 10,
-        length: int = 10,
-        top_k: int = 4,
-        pull: float = 1.0,
-        clip: float = 1.0,
+        lr: Amount = 0.001875,
+        epochs: Whole = 5,
+        batch_size: Count = 16,
+        pool: Size = 10,
+        length: Size = 10,
+        top_k: Size = 4,
+        pull: Amount = 1.0,
+        clip: Amount = 1.0,
         batchwise: bool = True,
-        at: str = r"blocks\.\d+",
+        at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.pool, self.length, self.top_k = pool, length, top_k

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, Experience, LabelSpace, UserError, attach, select
 from cl_bench.adapters.lora import LoRA
 from cl_bench.heads import Head, LinearHead
+from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
 from ._adapted import Adapted
 
@@ -20,7 +21,7 @@ __all__ = ["LAE"]
 class ScaledLoRA(LoRA):
     """``W + s B A`` with one learned s per matrix that starts at 1 (LAE's calibration)."""
 
-    def __init__(self, weight: Tensor, r: int = 5) -> None:
+    def __init__(self, weight: Tensor, r: Size = 5) -> None:
         super().__init__(weight, r)
         self.gain = nn.Parameter(torch.ones(()).to(weight))
 
@@ -49,13 +50,13 @@ class LAE(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.0028125,
-        epochs: int = 5,
-        batch_size: int = 24,
+        lr: Amount = 0.0028125,
+        epochs: Whole = 5,
+        batch_size: Count = 24,
         pet: Literal["adapter", "lora", "prefix"] = "adapter",
-        freeze_epochs: int = 3,
-        decay: float = 0.9999,
-        blocks: str = r"blocks\.[0-4]\.attn",
+        freeze_epochs: Whole = 3,
+        decay: Share = 0.9999,
+        blocks: Text = r"blocks\.[0-4]\.attn",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.pet, self.freeze_epochs, self.decay, self.blocks = pet, freeze_epochs, decay, blocks

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Method
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["LinearProbe"]
 
@@ -27,7 +28,7 @@ class LinearProbe(Method):
     paper: ClassVar[str] = "frozen features; sequential variant as in McDonnell et al. (RanPAC), NeurIPS 2023"
 
     def __init__(
-        self, backbone: Backbone, *, lr: float = 1e-2, epochs: int = 5, batch_size: int = 32, masked: bool = True
+        self, backbone: Backbone, *, lr: Amount = 1e-2, epochs: Whole = 5, batch_size: Count = 32, masked: bool = True
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.masked = masked

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._adapted import Adapted, cosine
 
@@ -35,15 +36,15 @@ class LoRA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 5e-4,
-        epochs: int = 5,
-        batch_size: int = 64,
-        r: int = 16,
-        alpha: float | None = None,
-        at: str = FUSED4,
+        lr: Amount = 5e-4,
+        epochs: Whole = 5,
+        batch_size: Count = 64,
+        r: Size = 16,
+        alpha: Amount | None = None,
+        at: Text = FUSED4,
         rows: tuple[str, ...] = ("q", "k", "v"),
         masked: bool = True,
-        head_lr: float | None = None,
+        head_lr: Amount | None = None,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.alpha, self.at, self.rows, self.masked = r, alpha, at, rows, masked

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, select
+from cl_bench.ranges import Amount, Count, Positive, Whole
 
 __all__ = ["Lwf"]
 
@@ -40,12 +41,12 @@ class Lwf(Method):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
-        strength: float = 1.0,
-        temperature: float = 2.0,
-        warmup: int = 1,
+        lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
+        strength: Amount = 1.0,
+        temperature: Positive = 2.0,
+        warmup: Whole = 1,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.strength, self.temperature, self.warmup = strength, temperature, warmup

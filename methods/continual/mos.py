@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, LabelSpace, PrototypeHead, attach, select
+from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
 from ._adapted import Adapted, cosine
 from ._gaussians import Gaussians
@@ -45,18 +46,18 @@ class MOS(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.03,
-        epochs: int = 20,
-        batch_size: int = 48,
-        r: int = 16,
-        reg: float = 0.1,
-        merge: float = 0.1,
-        head_scale: float = 0.1,
-        weight_decay: float = 5e-4,
-        align_epochs: int = 30,
-        align_lr: float = 0.005,
-        lookups: int = 4,
-        at: str = r"blocks\.\d+",
+        lr: Amount = 0.03,
+        epochs: Whole = 20,
+        batch_size: Count = 48,
+        r: Size = 16,
+        reg: Amount = 0.1,
+        merge: Share = 0.1,
+        head_scale: Amount = 0.1,
+        weight_decay: Amount = 5e-4,
+        align_epochs: Whole = 30,
+        align_lr: Amount = 0.005,
+        lookups: Whole = 4,
+        at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.reg, self.merge, self.head_scale = r, reg, merge, head_scale

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from cl_bench import Backbone, Experience, PrototypeHead
 from cl_bench.heads import Head
+from cl_bench.ranges import Count
 
 from ._adapted import Adapted
 
@@ -23,7 +24,7 @@ class NCM(Adapted):
     family: ClassVar[str] = "prototype"
     paper: ClassVar[str] = "Zhou et al., SimpleCIL, IJCV 2024"
 
-    def __init__(self, backbone: Backbone, *, batch_size: int = 128) -> None:
+    def __init__(self, backbone: Backbone, *, batch_size: Count = 128) -> None:
         super().__init__(backbone, epochs=0, batch_size=batch_size)
         self.backbone.requires_grad_(False)
 

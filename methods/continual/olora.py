@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters.lora import LoRA
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._adapted import Adapted
 
@@ -37,13 +38,13 @@ class OLoRA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 64,
-        r: int = 10,
-        alpha: float | None = None,
-        lamda: float = 0.5,
-        at: str = r"(.*\.)?blocks\.\d+\.attn\.qkv",
+        lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 64,
+        r: Size = 10,
+        alpha: Amount | None = None,
+        lamda: Amount = 0.5,
+        at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.alpha, self.lamda, self.at = r, alpha, lamda, at

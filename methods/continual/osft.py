@@ -11,6 +11,7 @@ from torch import Tensor
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
 from cl_bench.adapters.osft import OSFT as Factors
+from cl_bench.ranges import Amount, Count, Share, Text, Whole
 
 from ._adapted import Adapted
 
@@ -43,13 +44,13 @@ class OSFT(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 5e-5,
-        epochs: int = 5,
-        batch_size: int = 32,
-        keep: float = 0.3,
-        keep_growth: float = 0.1,
-        head_lr: float | None = 1e-3,
-        at: str = FUSED4,
+        lr: Amount = 5e-5,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
+        keep: Share = 0.3,
+        keep_growth: Share = 0.1,
+        head_lr: Amount | None = 1e-3,
+        at: Text = FUSED4,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.keep, self.keep_growth, self.head_lr, self.at = keep, keep_growth, head_lr, at

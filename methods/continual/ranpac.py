@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.heads import Head
+from cl_bench.ranges import Amount, Count, Size, Whole
 
 from ._first_session import FirstSession
 
@@ -45,12 +46,12 @@ class RanPAC(FirstSession):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.01,
-        epochs: int = 20,
-        batch_size: int = 48,
-        m: int = 10_000,
+        lr: Amount = 0.01,
+        epochs: Whole = 20,
+        batch_size: Count = 48,
+        m: Size = 10_000,
         pet: Literal["adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune", "none"] = "adapter",
-        weight_decay: float = 5e-4,
+        weight_decay: Amount = 5e-4,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay)
         self.m = m

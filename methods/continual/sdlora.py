@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters.lora import LoRA
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._adapted import Adapted
 
@@ -21,7 +22,7 @@ _START = 0.8
 class Direction(LoRA):
     """``W + magnitude * B A``, divided by ``|B| |A|`` once the task is over; the magnitude is one for all layers."""
 
-    def __init__(self, weight: Tensor, r: int = 10) -> None:
+    def __init__(self, weight: Tensor, r: Size = 10) -> None:
         super().__init__(weight, r)
         self.magnitude = nn.Parameter(torch.tensor(_START).to(weight))
         self.old = False
@@ -53,11 +54,11 @@ class SDLoRA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 8e-3,
-        epochs: int = 20,
-        batch_size: int = 128,
-        r: int = 10,
-        at: str = r"(.*\.)?blocks\.\d+\.attn\.qkv",
+        lr: Amount = 8e-3,
+        epochs: Whole = 20,
+        batch_size: Count = 128,
+        r: Size = 10,
+        at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.at = r, at

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
+from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._adapted import Adapted
 from ._experts import Expert, Mixture, watched
@@ -44,19 +45,19 @@ class SEMA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.005,
-        epochs: int = 5,
-        batch_size: int = 32,
-        r: int = 16,
-        descriptor: int = 128,
-        memory: int = 500,
-        expandable: int = 3,
+        lr: Amount = 0.005,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
+        r: Size = 16,
+        descriptor: Size = 128,
+        memory: Count = 500,
+        expandable: Whole = 3,
         threshold: float = 2.0,
-        descriptor_epochs: int = 20,
-        descriptor_lr: float = 0.01,
-        weight_decay: float = 5e-4,
-        scan_size: int = 128,
-        at: str = r"blocks\.\d+",
+        descriptor_epochs: Whole = 20,
+        descriptor_lr: Amount = 0.01,
+        weight_decay: Amount = 5e-4,
+        scan_size: Count = 128,
+        at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.r, self.descriptor, self.memory, self.expandable = r, descriptor, memory, expandable

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience
 from cl_bench.heads import LinearHead
+from cl_bench.ranges import Amount, Count, Positive, Whole
 
 from ._adapted import Adapted, cosine
 from ._gaussians import Gaussians
@@ -42,16 +43,16 @@ class SLCA(Adapted):
         self,
         backbone: Backbone,
         *,
-        lr: float = 0.01,
-        epochs: int = 20,
-        batch_size: int = 128,
-        backbone_lr: float = 1e-4,
-        milestone: int | None = None,
-        weight_decay: float = 5e-4,
-        align_epochs: int = 5,
-        align_lr: float = 0.01,
-        samples: int = 256,
-        temperature: float = 0.1,
+        lr: Amount = 0.01,
+        epochs: Whole = 20,
+        batch_size: Count = 128,
+        backbone_lr: Amount = 1e-4,
+        milestone: Whole | None = None,
+        weight_decay: Amount = 5e-4,
+        align_epochs: Whole = 5,
+        align_lr: Amount = 0.01,
+        samples: Count = 256,
+        temperature: Positive = 0.1,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.backbone_lr, self.milestone, self.weight_decay = backbone_lr, milestone, weight_decay

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Head, Rng
+from cl_bench.ranges import Size
 
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # gamma (d,), beta (d,), dW (d, C), db (C,)
 
@@ -39,7 +40,7 @@ class AdaptedHead(Head):
 class Generator(nn.Module):
     """A degree of imbalance (scalar) to gamma, beta, dW, db; the last layer starts at zero, thus at the identity."""
 
-    def __init__(self, d: int, c: int, hidden: int, rank: int, rng: Rng) -> None:
+    def __init__(self, d: int, c: int, hidden: Size, rank: Size, rng: Rng) -> None:
         super().__init__()
         self.d, self.c = d, c
         # Beyond a million entries dW = basis @ coefficients, with a basis that is drawn once.

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import MixedNorm, TestTimeMethod, batch_statistics, convert
+from cl_bench.ranges import Amount, Count, Share, Whole
 
 __all__ = ["BN", "BNAlpha", "BNEMA"]
 
@@ -47,11 +48,11 @@ class BNAlpha(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        alpha: float = 0.1,
-        prior: int | None = None,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        alpha: Share = 0.1,
+        prior: Whole | None = None,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         self.alpha, self.prior = alpha, prior
@@ -83,10 +84,10 @@ class BNEMA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        momentum: float = 0.1,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        momentum: Share = 0.1,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         self.momentum = momentum

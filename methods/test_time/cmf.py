@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 
 from cl_bench import Backbone, Experience
+from cl_bench.ranges import Amount, Count, Positive, Share, Whole
 
 from .roid import ROID
 
@@ -34,18 +35,18 @@ class CMF(ROID):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        alpha: float = 0.99,
-        gamma: float = 0.99,
-        q: float = 0.005,
-        prior_momentum: float = 0.9,
-        temperature: float = 1 / 3,
-        test_batch_size: int = 200,
+        alpha: Share = 0.99,
+        gamma: Share = 0.99,
+        q: Amount = 0.005,
+        prior_momentum: Share = 0.9,
+        temperature: Positive = 1 / 3,
+        test_batch_size: Count = 200,
         correct_prior: bool = True,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, prior_momentum=prior_momentum, temperature=temperature,

@@ -21,6 +21,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
+from cl_bench.ranges import Amount, Count, Share, Size, Whole
 
 __all__ = ["CoTTA", "CoTTACalibrated"]
 
@@ -48,16 +49,16 @@ class CoTTA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: float = 0.999,
-        restore: float = 0.01,
-        threshold: float = 0.92,
-        augmentations: int = 32,
+        momentum: Share = 0.999,
+        restore: Share = 0.01,
+        threshold: Share = 0.92,
+        augmentations: Size = 32,
         symmetric: bool = False,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import TestTimeMethod, batch_statistics, entropy, masked_mean, shallow_norm_parameters
+from cl_bench.ranges import Amount, Count, Size, Whole
 
 __all__ = ["DeYO"]
 
@@ -37,15 +38,15 @@ class DeYO(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        margin: float = 0.5,
-        weight_margin: float = 0.4,
+        margin: Amount = 0.5,
+        weight_margin: Amount = 0.4,
         plpd: float = 0.2,
-        patches: int = 4,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        patches: Size = 4,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -19,6 +19,7 @@ from cl_bench.adaptation import (
     norm_parameters,
     source_batches,
 )
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["EATA", "ETA"]
 
@@ -43,13 +44,13 @@ class ETA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        margin: float = 0.4,
+        margin: Amount = 0.4,
         redundancy: float = 0.4,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
@@ -101,16 +102,16 @@ class EATA(ETA):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        margin: float = 0.4,
+        margin: Amount = 0.4,
         redundancy: float = 0.4,
-        fisher_weight: float = 1.0,
-        fisher_samples: int = 2000,
-        test_batch_size: int = 200,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        fisher_weight: Amount = 1.0,
+        fisher_samples: Count = 2000,
+        test_batch_size: Count = 200,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, learn_lr=learn_lr,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_bench import Backbone, Experience, UserError, batches
+from cl_bench import Amount, Backbone, Count, Experience, Share, Size, UserError, Whole, batches
 from cl_bench.adaptation import TestTimeMethod
 from cl_bench.heads import columns_of
 
@@ -41,9 +41,9 @@ class LabelShiftAdapter(TestTimeMethod):
     paper: ClassVar[str] = "Park et al., ICCV 2023"
 
     def __init__(
-        self, backbone: Backbone, *, host: Callable[[Backbone], TestTimeMethod] = Tent, rate: float = 0.1,
-        hidden: int = 64, rank: int = 8, adapter_lr: float = 1e-3, adapter_epochs: int = 10, adapter_batch: int = 128,
-        learn_lr: float = 1e-3, epochs: int = 5, batch_size: int = 32,
+        self, backbone: Backbone, *, host: Callable[[Backbone], TestTimeMethod] = Tent, rate: Share = 0.1,
+        hidden: Size = 64, rank: Size = 8, adapter_lr: Amount = 1e-3, adapter_epochs: Whole = 10, adapter_batch: Count = 128,
+        learn_lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32,
     ) -> None:
         super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         self.host = host(backbone)

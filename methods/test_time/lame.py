@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, UserError
 from cl_bench.adaptation import TestTimeMethod
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["LAME"]
 
@@ -38,13 +39,13 @@ class LAME(TestTimeMethod):
         backbone: Backbone,
         *,
         affinity: Literal["rbf", "knn", "linear"] = "rbf",
-        neighbours: int = 5,
-        weight: float = 1.0,
+        neighbours: Count = 5,
+        weight: Amount = 1.0,
         symmetric: bool = False,
-        steps: int = 100,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        steps: Count = 100,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         if affinity not in ("rbf", "knn", "linear"):

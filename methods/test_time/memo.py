@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import MixedNorm, TestTimeMethod, convert
+from cl_bench.ranges import Amount, Count, Size, Whole
 
 from ._augmix import augmix
 
@@ -40,13 +41,13 @@ class MEMO(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 5e-3,
+        lr: Amount = 5e-3,
         optimizer: Literal["sgd", "adamw"] = "sgd",
-        views: int = 32,
-        prior: int = 16,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        views: Size = 32,
+        prior: Whole = 16,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(backbone, lr=lr, optimizer="sgd", learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         if optimizer not in ("sgd", "adamw"):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import InstanceAwareNorm, TestTimeMethod, convert, entropy, norm_parameters
+from cl_bench.ranges import Amount, Count, Positive, Share, Whole
 
 __all__ = ["NOTE"]
 
@@ -39,16 +40,16 @@ class NOTE(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-4,
+        lr: Amount = 1e-4,
         optimizer: Literal["adam", "sgd"] = "adam",
-        k: float = 4.0,
-        bn_momentum: float = 0.01,
-        memory: int = 64,
-        frequency: int = 64,
-        temperature: float = 1.0,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        k: Amount = 4.0,
+        bn_momentum: Share = 0.01,
+        memory: Count = 64,
+        frequency: Count = 64,
+        temperature: Positive = 1.0,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -22,6 +22,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
+from cl_bench.ranges import Amount, Count, Share, Size, Whole
 
 __all__ = ["PSMT"]
 
@@ -59,19 +60,19 @@ class PSMT(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        fisher_weight: float = 500.0,
-        fraction: float = 0.03,
-        momentum: float = 0.999,
-        fisher_samples: int = 10_000,
-        test_batch_size: int = 200,
+        fisher_weight: Amount = 500.0,
+        fraction: Share = 0.03,
+        momentum: Share = 0.999,
+        fisher_samples: Count = 10_000,
+        test_batch_size: Count = 200,
         variant: Literal["code", "paper"] = "code",
-        threshold: float = 0.92,
-        augmentations: int = 32,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        threshold: Share = 0.92,
+        augmentations: Size = 32,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
+from cl_bench.ranges import Amount, Count, Whole
 
 from .eata import ETA
 
@@ -30,14 +31,14 @@ class RDumb(ETA):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        margin: float = 0.4,
+        margin: Amount = 0.4,
         redundancy: float = 0.4,
-        period: int = 1000,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        period: Count = 1000,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, learn_lr=learn_lr,

@@ -22,6 +22,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
+from cl_bench.ranges import Amount, Count, Positive, Share, Size, Whole
 
 __all__ = ["RMT"]
 
@@ -53,20 +54,20 @@ class RMT(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: float = 0.999,
-        target_weight: float = 1.0,
-        contrast_weight: float = 1.0,
-        source_weight: float = 1.0,
-        temperature: float = 0.1,
-        projection: int = 128,
-        warmup: int = 50_000,
-        test_batch_size: int = 200,
-        replay: int = 50_000,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        momentum: Share = 0.999,
+        target_weight: Amount = 1.0,
+        contrast_weight: Amount = 1.0,
+        source_weight: Amount = 1.0,
+        temperature: Positive = 0.1,
+        projection: Size = 128,
+        warmup: Whole = 50_000,
+        test_batch_size: Count = 200,
+        replay: Count = 50_000,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -18,6 +18,7 @@ from cl_bench.adaptation import (
     soft_likelihood_ratio,
     symmetric_cross_entropy,
 )
+from cl_bench.ranges import Amount, Count, Positive, Share, Whole
 
 __all__ = ["ROID"]
 
@@ -46,16 +47,16 @@ class ROID(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        source_momentum: float = 0.99,
-        prior_momentum: float = 0.9,
-        temperature: float = 1 / 3,
-        test_batch_size: int = 200,
+        source_momentum: Share = 0.99,
+        prior_momentum: Share = 0.9,
+        temperature: Positive = 1 / 3,
+        test_batch_size: Count = 200,
         correct_prior: bool = True,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -20,6 +20,7 @@ from cl_bench.adaptation import (
     norm_parameters,
     teacher_of,
 )
+from cl_bench.ranges import Amount, Count, Share, Whole
 
 __all__ = ["RoTTA"]
 
@@ -46,17 +47,17 @@ class RoTTA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        nu: float = 0.001,
-        alpha: float = 0.05,
-        memory: int = 64,
-        frequency: int = 64,
-        time: float = 1.0,
-        uncertainty: float = 1.0,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        nu: Share = 0.001,
+        alpha: Share = 0.05,
+        memory: Count = 64,
+        frequency: Count = 64,
+        time: Amount = 1.0,
+        uncertainty: Amount = 1.0,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import TestTimeMethod, batch_statistics, generalised_cross_entropy, norm_parameters
+from cl_bench.ranges import Amount, Count, Positive, Whole
 
 __all__ = ["RPL"]
 
@@ -29,12 +30,12 @@ class RPL(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        q: float = 0.8,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        q: Positive = 0.8,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

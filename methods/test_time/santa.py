@@ -20,6 +20,7 @@ from cl_bench.adaptation import (
     source_batches,
     teacher_of,
 )
+from cl_bench.ranges import Amount, Count, Positive, Size, Whole
 
 __all__ = ["SANTA"]
 
@@ -46,17 +47,17 @@ class SANTA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        anchor_weight: float = 1.0,
-        contrast_weight: float = 1.0,
-        temperature: float = 0.1,
-        projection: int = 128,
-        test_batch_size: int = 200,
-        prototype_samples: int = 100_000,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        anchor_weight: Amount = 1.0,
+        contrast_weight: Amount = 1.0,
+        temperature: Positive = 0.1,
+        projection: Size = 128,
+        test_batch_size: Count = 200,
+        prototype_samples: Count = 100_000,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

@@ -17,6 +17,7 @@ from cl_bench.adaptation import (
     put_back_,
     shallow_norm_parameters,
 )
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["SAR"]
 
@@ -44,14 +45,14 @@ class SAR(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "sgd",
-        margin: float = 0.4,
-        rho: float = 0.05,
-        reset_below: float = 0.2,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        margin: Amount = 0.4,
+        rho: Amount = 0.05,
+        reset_below: Amount = 0.2,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

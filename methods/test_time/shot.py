@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import TestTimeMethod, batch_statistics, entropy, masked_mean
+from cl_bench.ranges import Amount, Count, Share, Whole
 
 __all__ = ["SHOT"]
 
@@ -37,14 +38,14 @@ class SHOT(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-3,
+        lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "sgd",
-        pseudo: float = 0.3,
-        threshold: float = 0.9,
-        diversity: float = 1.0,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        pseudo: Amount = 0.3,
+        threshold: Share = 0.9,
+        diversity: Amount = 1.0,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size

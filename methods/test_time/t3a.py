@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import TestTimeMethod, entropy
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["T3A"]
 
@@ -30,7 +31,7 @@ class T3A(TestTimeMethod):
     paper: ClassVar[str] = "Iwasawa and Matsuo, NeurIPS 2021"
 
     def __init__(
-        self, backbone: Backbone, *, supports: int = 100, learn_lr: float = 1e-3, epochs: int = 5, batch_size: int = 32
+        self, backbone: Backbone, *, supports: Whole = 100, learn_lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32
     ) -> None:
         super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
         self.supports = supports

@@ -18,6 +18,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
+from cl_bench.ranges import Amount, Count, Share, Size, Whole
 
 __all__ = ["ViDA"]
 
@@ -25,7 +26,7 @@ __all__ = ["ViDA"]
 class VidaLinear(nn.Module):
     """y = W x + b + s1 U1 D1 x + s2 U2 D2 x with D drawn from N(0, 1 / rank^4) and U = 0: starts as the layer it holds."""
 
-    def __init__(self, linear: nn.Linear, low: int, high: int, rng: Rng) -> None:
+    def __init__(self, linear: nn.Linear, low: Size, high: Size, rng: Rng) -> None:
         super().__init__()
         self.linear = linear
         self.scale1 = self.scale2 = 1.0
@@ -68,21 +69,21 @@ class ViDA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: float = 1e-4,
-        adapter_lr: float = 1e-5,
+        lr: Amount = 1e-4,
+        adapter_lr: Amount = 1e-5,
         optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: float = 0.999,
-        adapter_momentum: float = 0.999,
-        threshold: float = 0.05,
-        restore: float = 0.1,
+        momentum: Share = 0.999,
+        adapter_momentum: Share = 0.999,
+        threshold: Amount = 0.05,
+        restore: Share = 0.1,
         symmetric: bool = False,
         variant: Literal["code", "paper"] = "code",
-        low: int = 1,
-        high: int = 128,
-        views: int = 10,
-        learn_lr: float = 1e-3,
-        epochs: int = 5,
-        batch_size: int = 32,
+        low: Size = 1,
+        high: Size = 128,
+        views: Size = 10,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
