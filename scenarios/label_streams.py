@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
 from cl_bench import Experience, Scenario, TestSet, UserError
 from cl_bench.data.tensor import labels_of
-from cl_bench.ranges import Count, Positive, Seed, Size, Whole
+from cl_bench.ranges import Count, Positive, Range, Seed, Size, Whole
 
 from . import _draws
 from ._data import numbers, pick, view
 from ._wrapper import StreamWrapper
 
 __all__ = ["ContinualDynamicChange", "Correlated", "LabelShift", "LongTailed"]
+
+Ratio = Annotated[float, Range(1, 1e12)]
 
 
 class Correlated(StreamWrapper):
@@ -47,8 +49,6 @@ class Correlated(StreamWrapper):
     ) -> None:
         if generator not in ("rotta", "note", "sorted"):
             raise UserError(f"generator {generator!r}: use rotta, note or sorted.")
-        if delta <= 0:
-            raise UserError(f"delta={delta}: a Dirichlet concentration is above 0.")
         super().__init__(of)
         self.generator, self.delta, self.seed = generator, delta, seed
 
@@ -94,8 +94,6 @@ class ContinualDynamicChange(StreamWrapper):
     ) -> None:
         if generator not in ("dirichlet", "multinomial"):
             raise UserError(f"generator {generator!r}: use dirichlet or multinomial.")
-        if delta <= 0 or slots < 1:
-            raise UserError(f"delta={delta}, slots={slots}: use a concentration above 0 and at least one slot.")
         super().__init__(of)
         self.generator, self.delta, self.slots, self.seed = generator, delta, slots, seed
 
@@ -138,16 +136,11 @@ class LabelShift(StreamWrapper):
     def __init__(
         self,
         of: Scenario | None = None,
-        imbalance_ratio: Positive = 500_000.0,
+        imbalance_ratio: Ratio = 500_000.0,
         steps: Whole = 0,
         per_step: Count = 100,
         seed: Seed = 0,
     ) -> None:
-        if imbalance_ratio < 1 or steps < 0 or per_step < 1:
-            raise UserError(
-                f"imbalance_ratio={imbalance_ratio}, steps={steps}, per_step={per_step}: use a ratio of at least 1, "
-                "steps of at least 0 and per_step of at least 1."
-            )
         super().__init__(of)
         self.imbalance_ratio, self.steps, self.per_step, self.seed = imbalance_ratio, steps, per_step, seed
 
@@ -181,14 +174,12 @@ class LongTailed(StreamWrapper):
         self,
         of: Scenario | None = None,
         direction: Literal["forward", "uniform", "backward"] = "backward",
-        imbalance: Positive = 100.0,
-        source_imbalance: Positive = 100.0,
+        imbalance: Ratio = 100.0,
+        source_imbalance: Ratio = 100.0,
         seed: Seed = 0,
     ) -> None:
         if direction not in ("forward", "uniform", "backward"):
             raise UserError(f"direction {direction!r}: use forward, uniform or backward.")
-        if imbalance < 1 or source_imbalance < 1:
-            raise UserError(f"imbalance={imbalance}, source_imbalance={source_imbalance}: use at least 1.")
         super().__init__(of)
         self.direction, self.imbalance, self.source_imbalance = direction, imbalance, source_imbalance
         self.seed = seed
