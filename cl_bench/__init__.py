@@ -24,6 +24,7 @@ _WHERE = {
     "LabelSpace": "types",
     "LinearHead": "heads",
     "Method": "method",
+    "Metric": "numbers.metrics",
     "Pixels": "ranges",
     "Positive": "ranges",
     "PrototypeHead": "heads",

@@ -31,6 +31,7 @@ GROUPS = {
     "scenarios": "cl_bench.scenarios",
     "backbones": "cl_bench.backbones",
     "adapters": "cl_bench.adapters",
+    "metrics": "cl_bench.metrics",
 }
 
 

@@ -87,6 +87,8 @@ class TestSet:
         domain: what the online error is grouped by; the name when empty.
         rows: for streams that mix domains, the domain of every row: (names, codes int (N,)).
         batch_size: how many images arrive at once; 0 = the scenario's own.
+        of: the experience, by name, that teaches what is asked here: what makes forgetting of this test set defined. Empty
+            where no single one does (a test set shared by all domains, a stream's segment).
     """
 
     __test__ = False  # not a pytest class
@@ -97,3 +99,4 @@ class TestSet:
     domain: str = ""
     rows: tuple[tuple[str, ...], Any] | None = None
     batch_size: int = 0
+    of: str = ""

@@ -44,7 +44,7 @@ class EvenThenOdd(Scenario):
         return [Experience(name, LabelSpace(ids), load("train", ids, self.per_class)) for name, ids in TASKS.items()]
 
     def test_sets(self) -> Sequence[TestSet]:
-        return [TestSet(name, LabelSpace(ids), load("test", ids)) for name, ids in TASKS.items()]
+        return [TestSet(name, LabelSpace(ids), load("test", ids), of=name) for name, ids in TASKS.items()]
 
     def protocol(self) -> Mapping[str, Any]:
         """What two runs must share to stand in one table."""

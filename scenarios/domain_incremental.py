@@ -121,7 +121,7 @@ class DomainIncremental(Scenario):
 
     def test_sets(self) -> Sequence[TestSet]:
         if self._test_sets is None:
-            self._test_sets = [TestSet(d, self.space_of(d), self.part(d, "test"), d) for d in self.ordered()]
+            self._test_sets = [TestSet(d, self.space_of(d), self.part(d, "test"), d, of=d) for d in self.ordered()]
         return self._test_sets
 
     def part(self, domain: str, part: Literal["train", "test"]) -> Dataset:

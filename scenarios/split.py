@@ -148,7 +148,7 @@ class ClassIncremental(Scenario):
         if self._test_sets is None:
             data = self._part("test")
             self._test_sets = [
-                TestSet(f"step {k + 1}", g, self._of(data, g, 0)) for k, g in enumerate(self.groups())
+                TestSet(f"step {k + 1}", g, self._of(data, g, 0), of=f"step {k + 1}") for k, g in enumerate(self.groups())
             ]
         return self._test_sets
 

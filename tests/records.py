@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cl_bench.numbers.matrix import AccuracyMatrix, Stream, StreamEntry
+from cl_bench.numbers.metrics import metrics_of
 from cl_bench.records.results import RunWriter
 
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
@@ -36,6 +37,22 @@ def fingerprint(**fields: Any) -> dict[str, Any]:
     """A fingerprint made as the engine makes one: the digest of its fields."""
     values = {"protocol_version": 1, "metrics": "1", "seed_policy": "one seed", "reset": "never", **fields}
     return {"id": hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:12], "fields": values}
+
+
+def metrics_of_matrix(matrix: AccuracyMatrix) -> dict[str, float | None]:
+    """What a record of learning holds as metrics."""
+    return metrics_of(matrix, Stream(()), {"scenario": {"kind": "learn"}})
+
+
+def first_rows(matrix: AccuracyMatrix, rows: int) -> AccuracyMatrix:
+    """What a run has measured after so many rows; every column is there from the start."""
+    taught = tuple(d if d is not None and d < rows else None for d in matrix.learned or ())
+    return AccuracyMatrix(matrix.rows[:rows], matrix.columns, matrix.correct[:rows], matrix.total[:rows], taught)
+
+
+def metrics_of_stream(stream: Stream) -> dict[str, float | None]:
+    """What a record of a test-time stream holds as metrics, without its clean source."""
+    return metrics_of(AccuracyMatrix.empty((), ()), stream, {"scenario": {"kind": "stream"}})
 
 
 def record(scenario: str = "split_digits", method: str = "codyra", seed: int = 0, *, order: int | None = None,
@@ -82,7 +99,7 @@ def learner_matrix(method: str, seed: int, tasks: int = 5, size: int = 72) -> Ac
         for j in range(i + 1):
             rate = np.clip(top - 1.2 * i - loss * (i - j) ** 0.9 + g.normal(0, 1.5), 0, 100)
             correct[i, j], total[i, j] = round(size * rate / 100), size
-    return AccuracyMatrix(names, names, correct, total)
+    return AccuracyMatrix(names, names, correct, total, tuple(range(tasks)))
 
 
 def adapter_stream(method: str, seed: int, visits: int = 2, size: int = 450, collapse: bool = False) -> Stream:
@@ -131,7 +148,7 @@ def write_learner(folder: Path, method: str, seed: int, order: int | None = None
     family, _, _, seconds, share = LEARNERS[method]
     matrix = learner_matrix(method, seed + 100 * (order or 0) + 1000 * sum(map(ord, scenario)))
     name = f"{scenario}-{method}-s{seed}" + ("" if order is None else f"-o{order}")
-    run = record(scenario, method, seed, order=order, matrix=matrix, family=family, metrics=matrix.all_metrics(),
+    run = record(scenario, method, seed, order=order, matrix=matrix, family=family, metrics=metrics_of_matrix(matrix),
                  seconds=seconds * (1 + 0.03 * seed), trainable=int(310_000 * share),
                  backward=0 if method == "ncm" else int(5_000 * seconds), **over)
     return write(folder, name, run, _losses(matrix.rows, seed) if method != "ncm" else ())
@@ -144,9 +161,10 @@ def write_adapter(folder: Path, method: str, seed: int, scenario: str = "digits_
     stream = adapter_stream(method, seed, collapse=collapse)
     g = np.random.default_rng([seed, 7])
     after = 3.1 + (0 if method in ("source", "bn") else 30 * max(drift, 0.01) + abs(float(g.normal(0, 0.3))))
-    metrics = {**stream.all_metrics(), "source_error_before": 3.1, "source_error_after": after,
+    metrics = {**metrics_of_stream(stream), "source_error_before": 3.1, "source_error_after": after,
                "source_forgetting": after - 3.1}
-    clean = AccuracyMatrix.from_rates([[96.9], [100 - after]], size=1000, rows=["source", "after stream"], columns=["clean"])
+    clean = AccuracyMatrix.from_rates([[96.9], [100 - after]], size=1000, rows=["source", "after stream"], columns=["clean"],
+                                      learned=[None])
     run = record(scenario, method, seed, kind="stream", stream=stream, matrix=clean, family=family, metrics=metrics,
                  seconds=seconds, trainable=0 if backward == 0 else 2_200, backward=int(13_500 * backward), **over)
     events = [{"t": float(n), "kind": "domain", "name": e.name} for n, e in enumerate(stream.entries)]
@@ -167,7 +185,7 @@ def write_suite(folder: Path, seeds: int = 5, extra: bool = True) -> Path:
             error="The adapter pattern 'blocks.*' matched no layer: list the layers with cl-bench list layers."))
         full = learner_matrix("lora", 9)
         part = AccuracyMatrix(full.rows, full.columns, np.where(np.arange(5)[:, None] < 2, full.correct, 0),
-                              np.where(np.arange(5)[:, None] < 2, full.total, 0))
+                              np.where(np.arange(5)[:, None] < 2, full.total, 0), full.learned)
         write(folder, "split_digits-lora-s9", record(method="lora", seed=9, matrix=part, status="running"), done=False)
         write_adapter(folder, "tent", 9, collapse=True, label="tent (lr=0.1)", args={"lr": 0.1})
     return folder

@@ -14,11 +14,13 @@ import pytest
 import records
 from rich.console import Console
 
-from cl_bench import cli, tables
-from cl_bench.compare.comparison import METRICS, compare, differing_fields, value_of
+from cl_bench import cli
+from cl_bench.compare import tables
+from cl_bench.compare.comparison import compare, differing_fields, value_of
 from cl_bench.compare.dashboard.payload import payload
 from cl_bench.errors import UserError
 from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.numbers.metrics import all_metrics
 from cl_bench.records.results import load_all
 
 
@@ -171,7 +173,7 @@ def test_every_export_holds_the_same_numbers_as_the_page(tmp_path):
             assert cells(md, row.method, " | ")[-len(texts):] == texts
             assert cells(tex, row.method, " & ")[-len(texts):] == texts
             for name, text in zip(group.metrics, texts, strict=True):
-                unit = METRICS[name].unit.replace("%", "percent").replace(" ", "_")
+                unit = all_metrics()[name].unit.replace("%", "percent").replace(" ", "_")
                 assert (line[f"{name}_{unit}"].replace("-", "−") or "–") == text.split(" ± ")[0]
     assert data["exports"]["tex"].count(r"\toprule") == data["exports"]["tex"].count(r"\bottomrule") == 3
 
@@ -248,7 +250,8 @@ def test_no_heavy_import():
 
 
 def test_a_deployed_run_has_both_halves(tmp_path):
-    matrix = AccuracyMatrix.from_rates([[90, np.nan], [60, np.nan], [55, 80]], rows=["a", "stream", "b"], columns=["a", "b"])
+    matrix = AccuracyMatrix.from_rates([[90, np.nan], [60, np.nan], [55, 80]], rows=["a", "stream", "b"], columns=["a", "b"],
+                                       learned=[0, 2])
     records.write(tmp_path, "x", records.record("deploy", kind="deployed", matrix=matrix,
                                                 stream=records.adapter_stream("tent", 0)))
     comparison = compare(load_all(tmp_path))

@@ -13,12 +13,12 @@ import torch
 from toys import Oracle, Stream, coded
 
 from cl_bench import cli
-from cl_bench import selection as s
 from cl_bench.compare.comparison import Group, compare
 from cl_bench.compare.selection import RECORDED, choices
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.meter import Meter
 from cl_bench.engine.stream import stream_step
+from cl_bench.label_free import scorers as s
 from cl_bench.label_free.sums import UnlabelledSums
 from cl_bench.numbers.stream_metrics import StreamEntry
 from cl_bench.records.results import load_all
@@ -81,7 +81,7 @@ def runs_of(folder: Path, settings: dict[str, tuple[float, float, float, float]]
 def write(folder: Path, run_id: str, name: str, seed: int, label: str, entries: list[StreamEntry]) -> None:
     stream = records.Stream(tuple(entries))
     records.write(folder, run_id, records.record("digits_c", name, seed, kind="stream", stream=stream, label=label,
-                                                 metrics=stream.all_metrics()))
+                                                 metrics=records.metrics_of_stream(stream)))
 
 
 def group_of(folder: Path) -> Group:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.numbers.matrix import AccuracyMatrix, Stream
+from cl_bench.numbers.metrics import metrics_of
 
 FOUR = [[90, 0, 0, 0], [80, 60, 0, 0], [85, 72, 88, 0], [70, 75, 80, 86]]
 THREE = [[90, 10, 5], [80, 85, 20], [85, 75, 95]]
@@ -19,6 +20,10 @@ NAN = float("nan")
 
 def matrix(rows: object, **kw: object) -> AccuracyMatrix:
     return AccuracyMatrix.from_rates(rows, **kw)  # type: ignore[arg-type]
+
+
+def all_of(m: AccuracyMatrix) -> dict[str, float | None]:
+    return metrics_of(m, Stream(()), {"scenario": {"kind": "learn"}})
 
 
 def test_the_four_definitions_of_forgetting_on_the_architecture_vector():
@@ -70,25 +75,77 @@ def test_second_worked_example_separates_the_variants():
     assert m.forgetting("learned") == pytest.approx(-10)
 
 
-def test_a_row_before_learning_is_the_baseline_and_nothing_else():
-    m = AccuracyMatrix.from_rates([[10, 12, 8], *THREE], rows=["before", "a", "b", "c"], columns=["a", "b", "c"])
+ZERO_SHOT = [10, 12, 8]
+
+
+def test_a_row_before_learning_is_a_baseline_and_enters_no_other_number():
+    """Average: 60.56 as without the row, not the 47.92 of all twelve cells."""
+    m = AccuracyMatrix.from_rates([ZERO_SHOT, *THREE], rows=["before", "a", "b", "c"], columns=["a", "b", "c"], before=True)
     plain = matrix(THREE)
-    assert m.forward_transfer() == pytest.approx(5.0)
-    skip = {"forward_transfer", "average_all"}
-    mine, theirs = m.all_metrics(), plain.all_metrics()
-    assert {k: v for k, v in mine.items() if k not in skip} == {k: v for k, v in theirs.items() if k not in skip}
-    assert theirs["forward_transfer"] is None
+    assert m.forward_transfer() == pytest.approx(5.0) and np.isnan(plain.forward_transfer())
+    assert m.average_all() == pytest.approx(60.5556, abs=1e-4)
+    mine, theirs = all_of(m), all_of(plain)
+    assert {k: v for k, v in mine.items() if k != "forward_transfer"} == {
+        k: v for k, v in theirs.items() if k != "forward_transfer"}
+    assert m.average_lower_triangle() == plain.average_lower_triangle()
+    assert [m.transfer(kind) for kind in ("columns", "rows", "cells")] == [
+        plain.transfer(kind) for kind in ("columns", "rows", "cells")]
+    assert np.isnan(m.incremental_accuracies()[0]) and np.isnan(m.forgetting_curve()[1])
+    assert m.incremental_accuracies()[1:] == pytest.approx(plain.incremental_accuracies())
 
 
-def test_one_common_test_set_counts_as_seen_from_the_start():
-    m = AccuracyMatrix.from_rates([[50], [60], [70]], rows=["a", "b", "c"], columns=["all domains"])
-    assert m.average_accuracy() == pytest.approx(70)
-    assert m.average_incremental_accuracy() == pytest.approx(60)
-    assert np.isnan(m.forgetting()) and m.all_metrics()["forgetting"] is None
+def test_the_four_definitions_of_forgetting_do_not_see_the_row_before_learning():
+    """A zero-shot accuracy that is higher than all later ones is not what was forgotten."""
+    m = AccuracyMatrix.from_rates([[99, 99, 99, 99], *FOUR], before=True)
+    values = [round(m.forgetting(since), 2) for since in ("best", "learned", "best_any", "libcontinual")]
+    assert values == [8.33, 4.33, 9.33, 1.67]
+
+
+def test_a_row_before_learning_alone_is_no_accuracy_of_what_was_learned():
+    m = AccuracyMatrix.from_rates([[50, 60]], learned=[None, None], before=True)
+    assert all(value is None for value in all_of(m).values())
+    shared = AccuracyMatrix.from_rates([[10], [50], [60]], learned=[None], before=True)
+    assert shared.average_incremental_accuracy() == pytest.approx(55) and shared.anytime() == pytest.approx(55)
+    with pytest.raises(ValueError, match="row of learning"):
+        AccuracyMatrix.from_rates([[50], [60]], learned=[0], before=True)
+    assert AccuracyMatrix.from_json(json.loads(json.dumps(shared.to_json()))).before
+
+
+UNDEFINED = ("forgetting", "forgetting_learned", "forgetting_best_any", "forgetting_libcontinual", "backward_transfer",
+             "forward_transfer", "transfer", "plasticity", "stability")
+
+
+def test_one_common_test_set_counts_as_seen_from_the_start_and_forgets_nothing():
+    m = AccuracyMatrix.from_rates([[50], [60], [55]], rows=["a", "b", "c"], columns=["all domains"], learned=[None])
+    assert m.average_accuracy() == pytest.approx(55)
+    assert m.average_incremental_accuracy() == pytest.approx(55)
+    assert [all_of(m)[name] for name in UNDEFINED] == [None] * len(UNDEFINED)
+
+
+def test_names_and_counts_that_coincide_say_nothing():
+    """A shared test set called like the first experience; as many shared test sets as experiences."""
+    counts = [[50, 40], [60, 45]]
+    for columns in (["a", "z"], ["a", "b"], ["x", "y"]):
+        total = np.full((2, 2), 100)
+        m = AccuracyMatrix(("a", "b"), tuple(columns), np.array(counts), total)
+        assert m.learned == (None, None) and [all_of(m)[name] for name in UNDEFINED] == [None] * len(UNDEFINED)
+        assert AccuracyMatrix.from_json(json.loads(json.dumps(m.to_json()))) == m
+    with pytest.raises(ValueError, match="which row taught"):
+        AccuracyMatrix.from_rates([[50], [60], [70]])
+
+
+def test_older_records_are_read_by_names():
+    """They did not say what taught a column; the engine called a test set like its experience."""
+    data = {"rows": ["a", "stream", "b"], "columns": ["b", "shared", "a"], "correct": [[None, 5, 9], [None, 5, 8], [7, 6, 5]],
+            "total": [[None, 10, 10], [None, 10, 10], [10, 10, 10]]}
+    m = AccuracyMatrix.from_json(data)
+    assert m.learned == (2, None, 0) and m.forgetting() == pytest.approx(40)
+    assert AccuracyMatrix.from_json({**data, "rows": ["a", "a", "b"]}).learned == (None, None, None)
 
 
 def test_rows_after_a_stream_count_as_last_but_not_as_a_learning_step():
-    m = AccuracyMatrix.from_rates([[90, 0], [80, 85], [60, 70]], rows=["a", "b", "after stream"], columns=["a", "b"])
+    m = AccuracyMatrix.from_rates([[90, 0], [80, 85], [60, 70]], rows=["a", "b", "after stream"], columns=["a", "b"],
+                                  learned=[0, 1])
     assert m.average_accuracy() == pytest.approx(65)
     assert m.average_incremental_accuracy() == pytest.approx((90 + 82.5) / 2)
     assert m.forgetting() == pytest.approx(((90 - 60) + (85 - 70)) / 2)
@@ -96,8 +153,7 @@ def test_rows_after_a_stream_count_as_last_but_not_as_a_learning_step():
 
 def test_learning_again_after_a_stream():
     rows = ["a", "stream 1", "b", "stream 2"]
-    m = AccuracyMatrix.from_rates([[90, 0], [85, 0], [80, 85], [60, 70]], rows=rows, columns=["a", "b"])
-    assert m.learned == (0, 2)
+    m = AccuracyMatrix.from_rates([[90, 0], [85, 0], [80, 85], [60, 70]], rows=rows, columns=["a", "b"], learned=[0, 2])
     assert m.plasticity() == pytest.approx(87.5)
     assert m.average_incremental_accuracy() == pytest.approx((90 + 82.5) / 2)
     assert m.anytime() == pytest.approx(np.mean([90, 85, 82.5, 65]))
@@ -106,7 +162,7 @@ def test_learning_again_after_a_stream():
 def test_not_measured_is_nan_never_zero():
     m = matrix([[90, NAN], [NAN, 80]])
     assert np.isnan(m[0, 1]) and np.isnan(m.average_accuracy())
-    assert m.all_metrics()["average_accuracy"] is None and m.all_metrics()["forgetting"] is None
+    assert all_of(m)["average_accuracy"] is None and all_of(m)["forgetting"] is None
     assert m.plasticity() == pytest.approx(85)
 
 
@@ -115,7 +171,7 @@ def test_so_far_is_what_an_unfinished_run_has():
     assert m.rows == ("task 1", "task 2") and m.columns == ("task 1", "task 2")
     assert m.average_accuracy() == pytest.approx(75) and m.forgetting() == pytest.approx(10)
     nothing = AccuracyMatrix.empty(["a"], ["a"]).so_far()
-    assert nothing.rows == () and all(v is None for v in nothing.all_metrics().values())
+    assert nothing.rows == () and all(v is None for v in all_of(nothing).values())
 
 
 def test_forgetting_curve_and_columns():
@@ -128,7 +184,7 @@ def test_forgetting_curve_and_columns():
 def test_json_round_trip_keeps_counts_and_nulls():
     m = matrix([[90, NAN], [80, 70]])
     data = json.loads(json.dumps(m.to_json()))
-    assert data["correct"][0][1] is None and data["total"][0][1] is None and "learned" not in data
+    assert data["correct"][0][1] is None and data["total"][0][1] is None and data["learned"] == [0, 1]
     assert AccuracyMatrix.from_json(data) == m
     other = AccuracyMatrix(("a", "b"), ("x", "y"), [[1, 1], [1, 1]], [[2, 2], [2, 2]], (1, 0))
     assert AccuracyMatrix.from_json(json.loads(json.dumps(other.to_json()))).learned == (1, 0)
@@ -183,7 +239,7 @@ SQUARE = st.integers(2, 6).flatmap(lambda t: st.tuples(
 def square(drawn: tuple[np.ndarray, int]) -> AccuracyMatrix:
     correct, size = drawn
     names = tuple(f"t{i}" for i in range(len(correct)))
-    return AccuracyMatrix(names, names, correct, np.full_like(correct, size))
+    return AccuracyMatrix(names, names, correct, np.full_like(correct, size), tuple(range(len(correct))))
 
 
 @settings(max_examples=60, deadline=None)
@@ -202,9 +258,9 @@ def test_permuting_the_columns_changes_no_metric(drawn, random):
     m = square(drawn)
     order = list(range(len(m.columns)))
     random.shuffle(order)
-    p = AccuracyMatrix(m.rows, tuple(m.columns[j] for j in order), m.correct[:, order], m.total[:, order])
-    for name, value in m.all_metrics().items():
-        assert p.all_metrics()[name] == (value if value is None else pytest.approx(value)), name
+    p = AccuracyMatrix(m.rows, tuple(m.columns[j] for j in order), m.correct[:, order], m.total[:, order], tuple(order))
+    for name, value in all_of(m).items():
+        assert all_of(p)[name] == (value if value is None else pytest.approx(value)), name
 
 
 @settings(max_examples=40, deadline=None)
@@ -213,7 +269,7 @@ def test_adding_counts_pools_and_an_unmeasured_cell_adds_nothing(drawn, i, j):
     m = square(drawn)
     both = m + m
     assert np.allclose(both.percent, m.percent) and (both.total == 2 * m.total).all()
-    assert m + AccuracyMatrix.empty(m.rows, m.columns) == m
+    assert m + AccuracyMatrix.empty(m.rows, m.columns, m.learned) == m
     hole = m.with_cell(i % len(m.rows), j % len(m.columns), 0, 0)
     assert np.isnan(hole.percent).sum() == 1 and np.isnan((hole + hole).percent).sum() == 1
 

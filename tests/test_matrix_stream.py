@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_bench.numbers.matrix import CalibrationBins, Stream, StreamEntry, collapsed, top_class_share
+from cl_bench.numbers.matrix import AccuracyMatrix, CalibrationBins, Stream, StreamEntry, collapsed, top_class_share
+from cl_bench.numbers.metrics import metrics_of
+
+
+def all_of(s: Stream) -> dict[str, float | None]:
+    return metrics_of(AccuracyMatrix.empty((), ()), s, {"scenario": {"kind": "stream"}})
 
 
 def stream(*entries: tuple[str, int, int, int]) -> Stream:
@@ -26,12 +31,12 @@ def test_visits_and_drift():
     assert s.visit_errors() == pytest.approx({1: 25.0, 2: 40.0})
     assert s.drift() == pytest.approx(15)
     assert np.isnan(stream(("fog", 1, 10, 5)).drift())
-    assert stream(("fog", 1, 10, 5)).all_metrics()["drift"] is None
+    assert all_of(stream(("fog", 1, 10, 5)))["drift"] is None
 
 
 def test_empty_stream_and_empty_domain():
-    assert Stream(()).all_metrics() == {} and np.isnan(Stream(()).pooled_error())
-    assert stream(("fog", 1, 0, 0)).all_metrics()["mean_error"] is None
+    assert all_of(Stream(())) == {} and np.isnan(Stream(()).pooled_error())
+    assert all_of(stream(("fog", 1, 0, 0)))["mean_error"] is None
 
 
 def test_collapse_needs_one_class_and_several_present():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cl_bench import selection as s
+from cl_bench.label_free import scorers as s
 
 RNG = np.random.default_rng(0)
 

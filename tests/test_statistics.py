@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_bench import statistics as s
+from cl_bench.numbers import statistics as s
 
 # Demšar 2006, table 6: AUC of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 data sets. The paper ranks "voting" by digits that
 # it does not print (C4.5+cf before C4.5+m+cf), hence .9751.

@@ -126,7 +126,7 @@ def test_the_page_goes_to_the_suite_once_per_change(runs: Path) -> None:
 
 def test_many_tasks_leave_out_their_curves_and_many_params_are_counted(runs: Path) -> None:
     names = [f"task {i}" for i in range(30)]
-    matrix = AccuracyMatrix(names, names, np.tril(np.full((30, 30), 5)), np.tril(np.full((30, 30), 9)))
+    matrix = AccuracyMatrix(names, names, np.tril(np.full((30, 30), 5)), np.tril(np.full((30, 30), 9)), tuple(range(30)))
     config = {"method": {"class_path": "m.M", "init_args": {f"a{i}": i for i in range(150)}}}
     folder = records.write(runs, "many", records.record(matrix=matrix, config=config))
     run, store = load(folder), open_store(runs)
@@ -162,14 +162,14 @@ def grow(runs: Path) -> Iterator[Path]:
     full = records.learner_matrix("lora", 0)
     with RunWriter(runs / "growing") as writer:
         for done in range(6):
-            m = AccuracyMatrix(full.rows[:done], full.columns, full.correct[:done], full.total[:done])
+            m = records.first_rows(full, done)
             if done:
                 writer.event(kind="experience", t=2.0 * done, name=full.rows[done - 1])
-            writer.write(records.record(matrix=m, metrics=m.all_metrics() if done else {}, status="running",
+            writer.write(records.record(matrix=m, metrics=records.metrics_of_matrix(m) if done else {}, status="running",
                                         fields=FIELDS))
             yield writer.folder
         writer.arrays({"correct": full.correct})
-        writer.write(records.record(matrix=full, metrics=full.all_metrics(), fields=FIELDS))
+        writer.write(records.record(matrix=full, metrics=records.metrics_of_matrix(full), fields=FIELDS))
         writer.done()
     yield writer.folder
 
@@ -203,7 +203,7 @@ class _Cut(Exception):
 def test_cut_off_anywhere_and_sent_again_gives_what_an_uncut_sending_gives(
         runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, full = open_store(runs), records.learner_matrix("lora", 0)
-    part = AccuracyMatrix(full.rows[:2], full.columns, full.correct[:2], full.total[:2])
+    part = records.first_rows(full, 2)
 
     def cut(place: int) -> bool:
         """Send a run while it goes on and when it is done, dying before call ``place``; then send it again."""
@@ -211,7 +211,7 @@ def test_cut_off_anywhere_and_sent_again_gives_what_an_uncut_sending_gives(
 
         def written(matrix: AccuracyMatrix, status: str) -> Path:
             return records.write(runs, name, records.record(
-                matrix=matrix, metrics=matrix.all_metrics(), status=status, fields=FIELDS, suite=name),
+                matrix=matrix, metrics=records.metrics_of_matrix(matrix), status=status, fields=FIELDS, suite=name),
                 done=status != "running")
 
         def limited(send: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,8 +256,8 @@ def test_cut_off_anywhere_and_sent_again_gives_what_an_uncut_sending_gives(
 def test_a_failed_run_that_was_resumed_ends_as_one_finished_run(runs: Path) -> None:
     store = open_store(runs)
     full = records.learner_matrix("lora", 0)
-    part = AccuracyMatrix(full.rows[:2], full.columns, full.correct[:2], full.total[:2])
-    folder = records.write(runs, "r", records.record(matrix=part, metrics=part.all_metrics(), status="failed",
+    part = records.first_rows(full, 2)
+    folder = records.write(runs, "r", records.record(matrix=part, metrics=records.metrics_of_matrix(part), status="failed",
                                                      error="no memory"), done=False)
     store.send(folder)
     assert dump(store)["r"]["status"] == "FAILED"
@@ -265,7 +265,7 @@ def test_a_failed_run_that_was_resumed_ends_as_one_finished_run(runs: Path) -> N
     records.write(runs, "r", records.record(matrix=part, status="running", **later), done=False)
     store.send(folder, whole=False)
     assert dump(store)["r"]["status"] == "RUNNING"
-    records.write(runs, "r", records.record(matrix=full, metrics=full.all_metrics(), **later))
+    records.write(runs, "r", records.record(matrix=full, metrics=records.metrics_of_matrix(full), **later))
     store.send(folder)
     sent = dump(store)["r"]
     assert sent["status"] == "FINISHED" and sent["tags"]["cl_bench.error"] == ""

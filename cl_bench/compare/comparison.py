@@ -9,110 +9,25 @@ pairs that both have. Only finished runs count in a mean; unfinished and failed 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from ..numbers.metrics import KINDS, all_metrics
 from ..numbers.statistics import Interval, indistinguishable_from_best, pair, smallest_p, t_interval
 from ..records.results import Run
 
-__all__ = ["METRICS", "Comparison", "Group", "Metric", "Row", "compare", "differing_fields", "value_of"]
+__all__ = ["Comparison", "Group", "Row", "compare", "differing_fields", "value_of"]
 
 ALPHA = 0.05
 Key = tuple[int, int | None]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How one number is shown. ``higher``: True where more is better, False where less is, None for neither;
-    ``scale`` divides the recorded value into ``unit``."""
-
-    name: str
-    label: str
-    unit: str
-    higher: bool | None
-    decimals: int = 2
-    scale: float = 1.0
-    note: str = ""
-
-    @property
-    def arrow(self) -> str:
-        return {True: "↑", False: "↓", None: ""}[self.higher]
-
-    @property
-    def header(self) -> str:
-        """Label, unit and direction: ``average accuracy (%) ↑``."""
-        return f"{self.label} ({self.unit}) {self.arrow}".strip()
-
-    def text(self, value: float | None) -> str:
-        """The value as every table and the page print it; an en dash where there is none."""
-        return "–" if value is None or not math.isfinite(value) else f"{value:.{self.decimals}f}".replace("-", "−")
-
-
-METRICS: dict[str, Metric] = {m.name: m for m in (
-    Metric("average_accuracy", "average accuracy", "%", True, note="A_T: after the last experience, mean over test "
-           "sets"),
-    Metric("average_incremental_accuracy", "average incremental accuracy", "%", True, note="mean of A_t over all "
-           "experiences"),
-    Metric("forgetting", "forgetting", "points", False, note="best earlier minus last accuracy, mean over earlier "
-           "test sets (Chaudhry et al. 2018)"),
-    Metric("forgetting_learned", "forgetting since learned", "points", False, note="accuracy right after learning "
-           "minus last (Avalanche)"),
-    Metric("forgetting_best_any", "forgetting, best incl. last", "points", False, note="best accuracy including the "
-           "last minus last (Mammoth, PILOT)"),
-    Metric("backward_transfer", "backward transfer", "points", True, note="last minus just-learned accuracy "
-           "(Lopez-Paz & Ranzato 2017)"),
-    Metric("forward_transfer", "forward transfer", "points", True, note="accuracy before learning minus baseline "
-           "(GEM)"),
-    Metric("plasticity", "plasticity", "%", True, note="accuracy right after learning, mean over test sets"),
-    Metric("stability", "stability", "%", True, note="last accuracy on earlier test sets"),
-    Metric("mean_error", "mean error", "%", False, note="online error, unweighted mean over domains"),
-    Metric("pooled_error", "pooled error", "%", False, note="online error over all images"),
-    Metric("source_error_before", "source error before", "%", False, note="clean source test set before the stream"),
-    Metric("source_error_after", "source error after", "%", False, note="clean source test set after the stream"),
-    Metric("source_forgetting", "source forgetting", "points", False, note="clean source error after the stream minus "
-           "before"),
-    Metric("drift", "drift", "points", False, note="error at the last visit minus error at the first"),
-    Metric("ece", "ECE", "%", False, note="expected calibration error, 15 equal-width bins"),
-    Metric("seconds", "time", "s", False, 1, note="learning and adapting, without evaluation"),
-    Metric("seconds_total", "total time", "s", False, 1, note="the whole run"),
-    Metric("forward_images", "forward", "k images", False, 1, 1e3, "images through the network, learning and adapting"),
-    Metric("backward_images", "backward", "k images", False, 1, 1e3, "images through back-propagation"),
-    Metric("trainable", "trainable", "k params", False, 1, 1e3, "parameters that learning or adapting updates"),
-    Metric("peak_memory", "peak memory", "MiB", False, 0, 2 ** 20),
-)}
-SHOWN = {"learn": ("average_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer"),
-         "stream": ("mean_error", "source_forgetting", "drift", "ece"),
-         "deployed": ("average_accuracy", "forgetting", "backward_transfer", "mean_error", "source_forgetting", "ece")}
-COST = ("seconds", "forward_images", "backward_images", "trainable", "peak_memory")
-
-
-def _dig(record: Mapping[str, Any], *keys: str) -> float | None:
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
 def value_of(run: Run, name: str) -> float:
-    """A metric or cost of a run in the unit of ``METRICS[name]``; NaN where it was not measured."""
-    if name == "seconds":
-        parts = [_dig(run.record, "cost", "seconds", k) for k in ("learn", "adapt")]
-        known = [p for p in parts if p is not None]
-        value: float | None = sum(known) if known else _dig(run.record, "cost", "seconds", "total")
-    elif name == "seconds_total":
-        value = _dig(run.record, "cost", "seconds", "total")
-    elif name in ("forward_images", "backward_images"):
-        value = _dig(run.record, "cost", name)
-    elif name == "trainable":
-        value = _dig(run.record, "cost", "parameters", "trainable")
-    elif name == "peak_memory":
-        value = _dig(run.record, "cost", "peak_memory_bytes")
-    else:
-        value = run.metrics.get(name)
-    scale = METRICS[name].scale if name in METRICS else 1.0
-    return math.nan if value is None else value / scale
+    """A metric or cost of a run in the unit of its :class:`~cl_bench.numbers.metrics.Metric`; NaN where it was not
+    measured."""
+    return all_metrics()[name].read(run.metrics, run.record)
 
 
 @dataclass
@@ -234,22 +149,23 @@ def _row(method: str, runs: Sequence[Run], names: Sequence[str]) -> tuple[Row, i
 
 def _group(runs: Sequence[Run]) -> Group:
     kinds = {r.kind for r in runs}
-    kind = kinds.pop() if len(kinds) == 1 else "deployed"
-    names = (*SHOWN.get(kind, SHOWN["deployed"]), *COST)
+    kind = kinds.pop() if len(kinds) == 1 and kinds <= set(KINDS) else "deployed"
+    known = all_metrics()
+    names = [name for name, metric in known.items() if kind in metric.shown]
     methods: dict[str, list[Run]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
-    built = {method: _row(method, members, list(METRICS)) for method, members in methods.items()}
+    built = {method: _row(method, members, list(known)) for method, members in methods.items()}
     rows = [row for row, _ in built.values()]
     notes = _notes(runs)
     if repeats := sum(r for _, r in built.values()):
         notes.append(f"{repeats} repeated run{'s' if repeats > 1 else ''} left out: the newest of each method, seed "
                      f"and order counts.")
     measured = [n for n in names if any(row.cells[n].n for row in rows)]
-    primary = next((n for n in measured if n in ("average_accuracy", "mean_error")),
-                   "mean_error" if kind == "stream" else "average_accuracy")
+    ranking = [n for n in names if known[n].ranks]
+    primary = next((n for n in ranking if n in measured), ranking[0])
     metrics = [n for n in names if n in measured or n == primary]  # where nothing was measured, that shows
-    higher = bool(METRICS[primary].higher)
+    higher = bool(known[primary].higher)
     best, p_values = indistinguishable_from_best({row.method: row.values[primary] for row in rows}, higher, ALPHA)
     for row in rows:
         row.best, row.p_best = row.method == best, p_values.get(row.method)

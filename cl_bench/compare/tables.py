@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..numbers.metrics import COST, all_metrics
 from ..records.results import write_atomically
-from .comparison import COST, METRICS, Comparison, Group, Row
+from .comparison import Comparison, Group, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ LEGEND = ("Mean ± half of the 95 % t-interval over n runs (seed × class order)
 
 def cell_text(row: Row, name: str, plus_minus: str = " ± ") -> str:
     """``89.12 ± 1.30``; without the second part for one run, and for a cost that did not vary."""
-    cell, metric = row.cells[name], METRICS[name]
+    cell, metric = row.cells[name], all_metrics()[name]
     text, spread = metric.text(cell.mean), metric.text(cell.half_width)
     known = math.isfinite(cell.half_width) and not (name in COST and not spread.strip("0."))
     return text + plus_minus + spread if known else text
@@ -72,7 +73,7 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
                           style="bold" if row.best else "")
         console.print(table)
         notes = _footer(group, legend=False)
-        if hidden := [METRICS[n].label for n in group.metrics if n not in columns]:
+        if hidden := [all_metrics()[n].label for n in group.metrics if n not in columns]:
             notes.append(f"Not shown in this width: {', '.join(hidden)}.")
         for note in notes:
             console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim", highlight=False)
@@ -85,7 +86,7 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
 
 def _head(name: str) -> list[str]:
     """A column's head in short lines, the unit in the last."""
-    metric = METRICS[name]
+    metric = all_metrics()[name]
     return [*metric.label.split(" "), f"{metric.unit} {metric.arrow}".rstrip()]
 
 
@@ -102,18 +103,18 @@ def _fitting(group: Group, width: int) -> list[str]:
 
 
 def _footer(group: Group, legend: bool = True) -> list[str]:
-    defined = [f"{METRICS[n].label}: {METRICS[n].note}." for n in group.metrics if n.startswith("forgetting")]
+    defined = [f"{all_metrics()[n].label}: {all_metrics()[n].note}." for n in group.metrics if n.startswith("forgetting")]
     return [f"Protocol {group.fingerprint}.", *(LEGEND if legend else ()), *defined, *group.notes]
 
 
 def to_csv(comparison: Comparison) -> str:
     """One line per method and table; per metric mean, interval ends, standard deviation and the n it rests on."""
-    names = [n for n in METRICS if any(n in g.metrics for g in comparison.groups)]
+    names = [n for n in all_metrics() if any(n in g.metrics for g in comparison.groups)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["scenario", "backbone", "fingerprint", "method", "family", "n", "unfinished", "failed", "standing"]
     for name in names:
-        unit = METRICS[name].unit.replace("%", "percent").replace(" ", "_")
+        unit = all_metrics()[name].unit.replace("%", "percent").replace(" ", "_")
         head += [f"{name}_{unit}", f"{name}_low", f"{name}_high", f"{name}_std", f"{name}_n"]
     writer.writerow(head)
     for group in comparison.groups:
@@ -121,7 +122,7 @@ def to_csv(comparison: Comparison) -> str:
             line = [group.scenario, group.backbone, group.fingerprint, row.method, row.family, row.n, row.unfinished,
                     row.failed, row.standing]
             for name in names:
-                cell, metric = row.cells[name], METRICS[name]
+                cell, metric = row.cells[name], all_metrics()[name]
                 line += ["" if not math.isfinite(v) else metric.text(v).replace("−", "-")
                          for v in (cell.mean, cell.low, cell.high, cell.std)] + [cell.n]
             writer.writerow([_inert(v) for v in line])
@@ -144,7 +145,7 @@ def to_markdown(comparison: Comparison) -> str:
         return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     parts = []
     for group in comparison.groups:
-        lines = [f"### {clean(group.title)}", "", "| | method | n | " + " | ".join(METRICS[n].header for n in
+        lines = [f"### {clean(group.title)}", "", "| | method | n | " + " | ".join(all_metrics()[n].header for n in
                  group.metrics) + " |", "|---|---|--:|" + "--:|" * len(group.metrics)]
         for row in group.rows:
             name = f"**{clean(row.method)}**" if row.best else clean(row.method)
@@ -165,7 +166,7 @@ def _tex(text: str) -> str:
 
 
 def to_latex(comparison: Comparison) -> str:
-    r"""One ``table`` per group for booktabs; the best method in bold. Tables of many columns are scaled to the line's
+    r"""One ``all_metrics`` per group for booktabs; the best method in bold. Tables of many columns are scaled to the line's
     width, which needs graphicx."""
     parts = [r"% \usepackage{booktabs,graphicx}"]
     for group in comparison.groups:

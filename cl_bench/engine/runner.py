@@ -17,6 +17,7 @@ from ..data.tensor import as_float
 from ..errors import UserError
 from ..method import Method
 from ..numbers.matrix import AccuracyMatrix
+from ..numbers.metrics import metrics_of
 from ..numbers.stream_metrics import Stream, StreamEntry
 from ..records.results import RunWriter, environment, new_id, utc_now
 from ..rng import Rng
@@ -90,16 +91,8 @@ class _Run:
     def write(self, **changes: Any) -> None:
         """Bring the record up to date and on disk."""
         matrix, stream = self.matrix(), Stream(tuple(self.entries))
-        metrics: dict[str, Any] = matrix.all_metrics() if self.scenario.experiences() and self.rows else {}
-        metrics.update(stream.all_metrics())
-        if self.kind() == "stream" and self.tests and self.rows:
-            error = [100 - float(v) for v in matrix.percent[:, 0]]
-            metrics["source_error_before"] = error[0]
-            if len(error) > 1:
-                metrics["source_error_after"] = error[-1]
-                metrics["source_forgetting"] = error[-1] - error[0]
         self.record.update(
-            matrix=matrix.to_json(), stream=stream.to_json(), metrics=metrics, warnings=self.warnings,
+            matrix=matrix.to_json(), stream=stream.to_json(), warnings=self.warnings,
             cost={
                 "seconds": {**self.seconds, "total": self.elapsed()},
                 "peak_memory_bytes": peak_memory(),
@@ -108,12 +101,15 @@ class _Run:
                 **self.counts, "growth": self.growth,
             },
         )
+        self.record["metrics"] = metrics_of(matrix, stream, self.record)
         self.record.update(changes)
         self.writer.write(self.record)
 
     def matrix(self) -> AccuracyMatrix:
+        taught = {e.name: self.rows.index(e.name) for e in self.scenario.experiences() if e.name in self.rows}
         return AccuracyMatrix.from_json({
             "rows": self.rows, "columns": [t.name for t in self.tests], "correct": self.correct, "total": self.total,
+            "learned": [taught.get(t.of) for t in self.tests],
         })
 
     def elapsed(self) -> float:
@@ -180,7 +176,7 @@ class _Run:
     def measure(self, method: Method, row: str, seen: LabelSpace) -> None:
         """One row of the matrix; a cell that could not be right (classes never seen) is not measured."""
         spaces = [self.scenario.space_for(t, seen) for t in self.tests]
-        now = [k for k, (t, s) in enumerate(zip(self.tests, spaces, strict=True)) if set(t.space.ids) <= set(s.ids)]
+        now = [k for k, t in enumerate(self.tests) if set(t.space.ids) <= set(seen.ids)]
         with self.clock("evaluate"):
             scored = measure(method, [self.tests[k] for k in now], [spaces[k] for k in now], self.plan.compute,
                              self.scenario.test_batch_size, derive(self.plan.seed, "measure", row))

@@ -4,9 +4,11 @@
 never measured is NaN, never 0, and matrices measured in parts can be added. Libraries disagree on what "forgetting" is
 (four definitions below), so a record keeps ``R`` and every named variant is computed from it.
 
-Notation: ``T`` rows, ``k`` the last row, ``d_j`` the row after which test set ``j`` had been learned (the diagonal of a
-square matrix). A mean over cells is NaN as soon as one cell that its definition needs was not measured; only a
-*maximum over earlier rows* is taken over the rows that were measured.
+Notation: ``T`` rows, ``k`` the last row, ``d_j`` the row after which test set ``j`` had been learned: told by whoever
+builds the matrix, never guessed from names or from a square shape. A column that no single row taught can neither be
+forgotten nor transferred to. A row measured ``before`` any learning (zero-shot) is a baseline and enters no average. A
+mean over cells is NaN as soon as one cell that its definition needs was not measured; only a *maximum over earlier
+rows* is taken over the rows that were measured.
 
 Sources: Lopez-Paz & Ranzato 2017 (GEM: transfer), Chaudhry et al. 2018 (forgetting, intransigence), Díaz-Rodríguez et
 al. 2018, Zheng et al. 2023 (ZSCL: Transfer, Average, Last), and the code of Avalanche, Mammoth, PILOT, LibContinual,
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +32,6 @@ __all__ = ["BINS", "COLLAPSE_SHARE", "AccuracyMatrix", "CalibrationBins", "Strea
            "top_class_share"]
 
 FORGETTING = ("best", "learned", "best_any", "libcontinual")
-BEFORE = "before"  # the conventional name of a row measured before anything was learned (zero-shot)
 
 
 def _mean(values: ArrayLike) -> float:
@@ -39,28 +40,21 @@ def _mean(values: ArrayLike) -> float:
     return float(array.mean()) if array.size else math.nan
 
 
-def _none(value: float) -> float | None:
-    return None if not math.isfinite(value) else float(value)
-
-
-def _diagonal(rows: Sequence[str], columns: Sequence[str]) -> tuple[int | None, ...]:
-    if columns and len(set(rows)) == len(rows) and all(name in rows for name in columns):
-        return tuple(rows.index(name) for name in columns)
-    shift = 1 if rows and rows[0] == BEFORE else 0
-    if len(rows) - shift == len(columns):
-        return tuple(range(shift, len(rows)))
-    return tuple(rows.index(name) if name in rows else None for name in columns)
+def _by_name(rows: Sequence[str], columns: Sequence[str]) -> tuple[int | None, ...]:
+    """How records read that were made before they said which row taught which column: by equal names, each row once."""
+    once = len(set(rows)) == len(rows)
+    return tuple(rows.index(name) if once and name in rows else None for name in columns)
 
 
 @dataclass(frozen=True, eq=False)
 class AccuracyMatrix:
     """Counts of correct and measured images per (phase, test set).
 
-    rows: names of the T phases, in the order of the stream (a first row named ``"before"`` holds zero-shot values).
-    columns: names of the C test sets. correct, total: integer arrays (T, C); ``total == 0`` means not measured.
-    learned: per column the row after which it had been learned, or None where nothing taught it (all None: every
-    column counts as seen from the first row on, as for one common test set). Default: the row of the same name, else
-    the diagonal when the shape is square (not counting ``"before"``).
+    rows: names of the T phases, in the order of the stream. columns: names of the C test sets. correct, total: integer
+    arrays (T, C); ``total == 0`` means not measured. learned: per column the row after which it had been learned, or
+    None where no single row taught it. All None, the default: every column counts as seen from the first row on, as for
+    one common test set, and nothing of it can be forgotten. before: whether the first row was measured before anything
+    was learned.
 
     Raises ValueError for shapes that do not fit, negative counts, or more correct than measured.
     """
@@ -70,6 +64,7 @@ class AccuracyMatrix:
     correct: NDArray[np.int64]
     total: NDArray[np.int64]
     learned: tuple[int | None, ...] | None = None
+    before: bool = False
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -85,10 +80,10 @@ class AccuracyMatrix:
             set_(self, name, array)
         if (self.correct < 0).any() or (self.correct > self.total).any():
             raise ValueError("each cell needs 0 <= correct <= total")
-        diagonal = _diagonal(self.rows, self.columns) if self.learned is None else tuple(self.learned)
-        if len(diagonal) != shape[1] or any(d is not None and not 0 <= d < shape[0] for d in diagonal):
-            raise ValueError(f"learned needs one row number (or None) per column, got {diagonal}")
-        set_(self, "learned", diagonal)
+        learned = (None,) * shape[1] if self.learned is None else tuple(self.learned)
+        if len(learned) != shape[1] or any(d is not None and not self.before <= d < shape[0] for d in learned):
+            raise ValueError(f"learned needs one number of a row of learning (or None) per column, got {learned}")
+        set_(self, "learned", learned)
 
     @classmethod
     def empty(cls, rows: Iterable[str], columns: Iterable[str], learned: Sequence[int | None] | None = None
@@ -100,26 +95,35 @@ class AccuracyMatrix:
 
     @classmethod
     def from_rates(cls, percent: ArrayLike, size: int = 100_000, rows: Sequence[str] | None = None,
-                   columns: Sequence[str] | None = None) -> AccuracyMatrix:
-        """From a published table of percentages (NaN = not measured), as if each test set held ``size`` images."""
+                   columns: Sequence[str] | None = None, learned: Sequence[int | None] | str = "diagonal",
+                   before: bool = False) -> AccuracyMatrix:
+        """From a published table of percentages (NaN = not measured), as if each test set held ``size`` images.
+
+        learned: as for the class, or ``"diagonal"``: test set j is what the j-th experience taught, as published tables
+        have it; the table must then be square (``before`` not counted).
+        """
         array = np.atleast_2d(np.asarray(percent, dtype=float))
         total = np.where(np.isnan(array), 0, size).astype(np.int64)
         correct = np.rint(np.nan_to_num(array) * size / 100).astype(np.int64)
-        return cls(tuple(rows or [f"task {i + 1}" for i in range(array.shape[0])]),
-                   tuple(columns or [f"task {i + 1}" for i in range(array.shape[1])]), correct, total)
+        high, wide = array.shape
+        if isinstance(learned, str):
+            if learned != "diagonal" or high - before != wide:
+                raise ValueError(f"say which row taught each of the {wide} columns: {high} rows have no diagonal")
+            learned = range(int(before), high)
+        return cls(tuple(rows or [f"task {i + 1}" for i in range(high)]),
+                   tuple(columns or [f"task {i + 1}" for i in range(wide)]), correct, total, tuple(learned), before)
 
     def with_cell(self, row: int, column: int, correct: int, total: int) -> AccuracyMatrix:
         """A copy with one cell set (row and column by number)."""
         c, n = self.correct.copy(), self.total.copy()
         c[row, column], n[row, column] = correct, total
-        return AccuracyMatrix(self.rows, self.columns, c, n, self.learned)
+        return replace(self, correct=c, total=n)
 
     def __add__(self, other: AccuracyMatrix) -> AccuracyMatrix:
         """Pool the counts of two matrices over the same rows and columns."""
-        if (self.rows, self.columns, self.learned) != (other.rows, other.columns, other.learned):
+        if (self.rows, self.columns, self.learned, self.before) != (other.rows, other.columns, other.learned, other.before):
             raise ValueError("only matrices over the same rows and columns can be added")
-        return AccuracyMatrix(self.rows, self.columns, self.correct + other.correct, self.total + other.total,
-                              self.learned)
+        return replace(self, correct=self.correct + other.correct, total=self.total + other.total)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AccuracyMatrix) and self.to_json() == other.to_json()
@@ -140,10 +144,10 @@ class AccuracyMatrix:
         """Without the trailing rows in which nothing is measured yet: what an unfinished run has."""
         done = np.flatnonzero((self.total > 0).any(axis=1))
         stop = int(done[-1]) + 1 if done.size else 0
-        diagonal = tuple(d if d is not None and d < stop else None for d in self._learned)
-        keep = [j for j, d in enumerate(diagonal) if d is not None or (self.total[:stop, j] > 0).any()]
+        learned = tuple(d if d is not None and d < stop else None for d in self._learned)
+        keep = [j for j, d in enumerate(learned) if d is not None or (self.total[:stop, j] > 0).any()]
         return AccuracyMatrix(self.rows[:stop], tuple(self.columns[j] for j in keep), self.correct[:stop][:, keep],
-                              self.total[:stop][:, keep], tuple(diagonal[j] for j in keep))
+                              self.total[:stop][:, keep], tuple(learned[j] for j in keep), self.before)
 
     # -- which cells a definition needs -------------------------------------------------------------------------------
 
@@ -155,7 +159,7 @@ class AccuracyMatrix:
     @property
     def _start(self) -> NDArray[np.int64]:
         """(C,) first row at which a column counts as seen; T (never) for an unlearned column beside learned ones."""
-        none = 0 if all(d is None for d in self._learned) else len(self.rows)
+        none = int(self.before) if all(d is None for d in self._learned) else len(self.rows)
         return np.array([none if d is None else d for d in self._learned], dtype=np.int64)
 
     def _old(self) -> list[int]:
@@ -182,7 +186,7 @@ class AccuracyMatrix:
 
     def average_incremental_accuracy(self, pooled: bool = False) -> float:
         """A-bar: mean of A_t over the rows after which something new had been learned, the first included."""
-        steps = sorted({d for d in self._learned if d is not None}) or list(range(len(self.rows)))
+        steps = sorted({d for d in self._learned if d is not None}) or list(range(self.before, len(self.rows)))
         return _mean(self.incremental_accuracies(pooled)[steps])
 
     def anytime(self, pooled: bool = False) -> float:
@@ -192,11 +196,11 @@ class AccuracyMatrix:
 
     def last(self) -> float:
         """Mean of the last row over ALL test sets, learned or not (ZSCL's "Last")."""
-        return _mean(self.percent[-1]) if self.rows else math.nan
+        return _mean(self.percent[-1]) if len(self.rows) > self.before else math.nan
 
     def average_all(self) -> float:
-        """Mean of all cells (ZSCL's "Average")."""
-        return _mean(self.percent)
+        """Mean of all cells but those measured before any learning (ZSCL's "Average")."""
+        return _mean(self.percent[self.before:])
 
     def average_lower_triangle(self) -> float:
         """Mean over cells at or after learning (Díaz-Rodríguez's A)."""
@@ -275,19 +279,18 @@ class AccuracyMatrix:
         taught = [d for d in self._learned if d is not None]
         later = [(j, d) for j, d in enumerate(self._learned) if d is not None and d > min(taught)]
         if baseline is None:
-            base = self.percent[0] if taught and min(taught) > 0 else np.full(len(self.columns), np.nan)
+            base = self.percent[0] if self.before else np.full(len(self.columns), np.nan)
         else:
             base = np.broadcast_to(np.asarray(baseline, dtype=float), (len(self.columns),))
         return _mean([self.percent[d - 1, j] - base[j] for j, d in later])
 
     def transfer(self, kind: str = "columns") -> float:
-        """Accuracy on test sets not learned yet (ZSCL's "Transfer"; rows ``"before"`` do not count).
+        """Accuracy on test sets not learned yet (ZSCL's "Transfer"; the row before any learning does not count).
 
         kind: ``"columns"`` mean of column means (ZSCL); ``"rows"`` mean of row means (Mammoth); ``"cells"`` mean of
         the strict upper triangle (CapyMOA's FWT).
         """
-        taught = [d for d in self._learned if d is not None]
-        first = min(taught, default=0)
+        first = min((d for d in self._learned if d is not None), default=0)
         future = [(i, j) for j, d in enumerate(self._learned) if d is not None for i in range(first, d)]
         if kind == "cells":
             return _mean([self.percent[i, j] for i, j in future])
@@ -298,51 +301,24 @@ class AccuracyMatrix:
             groups.setdefault(j if kind == "columns" else i, []).append(self.percent[i, j])
         return _mean([_mean(values) for values in groups.values()])
 
-    # -- everything, and JSON -----------------------------------------------------------------------------------------
-
-    def all_metrics(self) -> dict[str, float | None]:
-        """Every metric that needs nothing but the matrix, by its stable name; percent or points, None = undefined."""
-        values = {
-            "average_accuracy": self.average_accuracy(),
-            "average_accuracy_pooled": self.average_accuracy(pooled=True),
-            "average_incremental_accuracy": self.average_incremental_accuracy(),
-            "average_incremental_accuracy_pooled": self.average_incremental_accuracy(pooled=True),
-            "anytime_accuracy": self.anytime(),
-            "last_accuracy": self.last(),
-            "average_all": self.average_all(),
-            "forgetting": self.forgetting("best"),
-            "forgetting_learned": self.forgetting("learned"),
-            "forgetting_best_any": self.forgetting("best_any"),
-            "forgetting_libcontinual": self.forgetting("libcontinual"),
-            "backward_transfer": self.backward_transfer(),
-            "backward_transfer_positive": self.backward_transfer("positive"),
-            "backward_transfer_all_pairs": self.backward_transfer("all_pairs"),
-            "forward_transfer": self.forward_transfer(),
-            "plasticity": self.plasticity(),
-            "stability": self.stability(),
-            "transfer": self.transfer(),
-        }
-        return {name: _none(value) for name, value in values.items()}
+    # -- JSON ----------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists; a cell that was not measured is null in both counts. ``learned`` only where it is not the
-        default."""
+        """Plain lists; a cell that was not measured is null in both counts; ``before`` only where there is that row."""
         def cells(a: NDArray[np.int64]) -> list[list[int | None]]:
             return [[int(v) if n else None for v, n in zip(row, ns, strict=True)]
                     for row, ns in zip(a, self.total, strict=True)]
-        out: dict[str, Any] = {"rows": list(self.rows), "columns": list(self.columns), "correct": cells(self.correct),
-                               "total": cells(self.total)}
-        if self._learned != _diagonal(self.rows, self.columns):
-            out["learned"] = list(self._learned)
-        return out
+        return {"rows": list(self.rows), "columns": list(self.columns), "correct": cells(self.correct),
+                "total": cells(self.total), "learned": list(self._learned), **({"before": True} if self.before else {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> AccuracyMatrix:
-        """The inverse of :meth:`to_json`; raises ValueError where the shapes do not fit."""
+        """The inverse of :meth:`to_json`; raises ValueError where the shapes do not fit. A record made before records
+        said which row taught which column is read by equal names."""
         def cells(name: str) -> NDArray[np.int64]:
             shape = (len(data["rows"]), len(data["columns"]))
             values = [[0 if v is None else int(v) for v in row] for row in data[name]]
             return np.array(values, dtype=np.int64) if all(shape) else np.zeros(shape, dtype=np.int64)
-        learned = data.get("learned")
-        return cls(tuple(data["rows"]), tuple(data["columns"]), cells("correct"), cells("total"),
-                   None if learned is None else tuple(learned))
+        rows, columns = tuple(map(str, data["rows"])), tuple(map(str, data["columns"]))
+        learned = data["learned"] if "learned" in data else _by_name(rows, columns)
+        return cls(rows, columns, cells("correct"), cells("total"), tuple(learned), bool(data.get("before", False)))

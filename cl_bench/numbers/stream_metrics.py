@@ -177,14 +177,3 @@ class Stream:
         both = [by[d, visits[-1]] - by[d, visits[0]] for d in sorted({e.domain for e in self.entries})
                 if (d, visits[-1]) in by and (d, visits[0]) in by]
         return float(np.mean(both)) if both else math.nan
-
-    def all_metrics(self) -> dict[str, float | None]:
-        """``mean_error``, ``pooled_error``, ``ece``, ``drift`` in percent or points (None = undefined), and counts
-        ``collapsed_domains``, ``nonfinite``, ``missed``. Empty for an empty stream."""
-        if not self.entries:
-            return {}
-        values = {"mean_error": self.mean_error(), "pooled_error": self.pooled_error(), "ece": self.ece(),
-                  "drift": self.drift(), "collapsed_domains": float(sum(e.collapsed for e in self.entries)),
-                  "nonfinite": float(sum(e.nonfinite for e in self.entries)),
-                  "missed": float(sum(e.missed for e in self.entries))}
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}

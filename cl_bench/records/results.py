@@ -28,6 +28,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..numbers.matrix import AccuracyMatrix, Stream
+from ..numbers.metrics import metrics_of
 from .source_digest import UNKNOWN, code_digest
 from .writer import SCHEMA, STATUSES, RunWriter, check_id, complete, new_id, plain, utc_now, write_atomically
 
@@ -109,18 +110,11 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
-        """Recorded metrics (percent or points), completed by what the matrix and the stream give."""
+        """Recorded metrics (percent or points), completed by those that the record has what it takes for."""
         given = self.record["metrics"]
-        values: dict[str, float | None] = {}
-        if "average_accuracy" not in given and self.kind != "stream" and (matrix := self.matrix.so_far()).rows:
-            values |= matrix.all_metrics()  # a stream's matrix holds the clean source: nothing learned one by one
-        if "mean_error" not in given:
-            values |= self.stream.all_metrics()
-        for name, value in given.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if number or name not in values:
-                values[name] = float(value) if number else None
-        return values
+        values = {name: float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+                  for name, value in given.items()}
+        return values | metrics_of(self.matrix.so_far(), self.stream, self.record, but=given)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events in time, read lazily; a torn last line (of a run that was killed) is left out."""

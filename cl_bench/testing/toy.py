@@ -54,7 +54,7 @@ class ToyScenario(Scenario):
     def test_sets(self) -> list[TestSet]:
         if not self.learns:
             return [TestSet("clean", self._space((0, 1, 2, 3)), self._data("test", (0, 1, 2, 3), self.test))]
-        return [TestSet(f"digits {a}, {b}", self._space((a, b)), self._data("test", (a, b), self.test))
+        return [TestSet(f"digits {a}, {b}", self._space((a, b)), self._data("test", (a, b), self.test), of=f"digits {a}, {b}")
                 for a, b in ((0, 1), (2, 3))]
 
     def stream(self) -> list[TestSet]:

@@ -17,9 +17,10 @@ from urllib.parse import quote
 import numpy as np
 
 from ... import __version__
+from ...numbers.metrics import COST, all_metrics
 from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ...records.results import Run, utc_now
-from ..comparison import COST, METRICS, Comparison, Group, Key, value_of
+from ..comparison import Comparison, Group, Key, value_of
 from ..selection import LABELS, choices
 from ..tables import cell_text, to_csv, to_latex, to_markdown
 from .curves import learn_curves, rounded, stream_curves
@@ -109,7 +110,7 @@ def _ranks(groups: list[Group], methods: dict[str, int]) -> list[dict[str, Any]]
                                      *gone, *(f"{m} (not on all scenarios)" for m in others if len(tables) > 1)]}
         if len(tables) > 1 and len(shared) > 1:
             means = [[next(r for r in g.rows if r.method == m).cells[primary].mean for m in shared] for g in tables]
-            test = friedman(means, bool(METRICS[primary].higher))
+            test = friedman(means, bool(all_metrics()[primary].higher))
             entry |= {"ranks": rounded(test.ranks), "difference": _num(test.critical_difference),
                       "chi_square": _num(test.chi_square), "p": _num(test.p), "f": _num(test.f_statistic),
                       "p_f": _num(test.p_f), "cliques": [list(c) for c in cliques(test.ranks,
@@ -164,7 +165,7 @@ def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _S
     losses, tail = _events(run)
     out = {"id": run.id, "group": group, "method": methods[run.method], "seed": run.seed, "order": run.order,
            "status": run.status, "error": r.get("error"), "started": r.get("started"), "finished": r.get("finished"),
-           "primary": METRICS[primary].text(value_of(run, primary)), "seconds": METRICS["seconds_total"].text(
+           "primary": all_metrics()[primary].text(value_of(run, primary)), "seconds": all_metrics()["seconds_total"].text(
                value_of(run, "seconds_total")),
            "config": {k: shared.add(v) for k, v in sorted((r.get("config") or {}).items())},
            "parts": {k: shared.add(r.get(k)) for k in ("scenario", "method", "backbone", "fingerprint", "environment")},
@@ -224,7 +225,7 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "pairs": _pairs(group, methods), "choices": _choices(group, methods)})
         runs += [_run(run, number, group.primary, methods, shared, root) for run in group.runs]
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
-                        "note": m.note, "cost": m.name in COST} for m in METRICS.values()}
+                        "note": m.note, "cost": m.name in COST} for m in all_metrics().values()}
     return {"title": title, "made": utc_now(), "version": __version__, "live": root is not None, "metrics": metrics,
             "methods": named, "groups": groups,
             "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,
