@@ -1,0 +1,143 @@
+"""What the parts share: their options, the machine that they ran on, time taken properly, one JSON per part."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STARTED = time.monotonic()
+
+
+class Part:
+    """One part of the figures: rows and what was left out, on disk after every row."""
+
+    def __init__(self, name: str, about: str) -> None:
+        parser = argparse.ArgumentParser(description=about)
+        parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+        parser.add_argument("--out", type=Path, required=True)
+        parser.add_argument("--cache", type=Path, default=None, help="pytest's cache folder")
+        self.options = parser.parse_args()
+        self.name = name
+        self.device = torch.device(self.options.device)
+        self.full = self.device.type == "cuda"  # else: cut sizes, to rehearse
+        self.limit = float(os.environ.get("CL_BENCH_GPU_SECONDS", "600"))
+        self.content: dict[str, Any] = {"part": name, "about": " ".join(about.split()), "machine": machine(self.device),
+                                        "rows": [], "skipped": []}
+        self.write()
+
+    def left(self) -> float:
+        """Seconds of this part's limit that are left."""
+        return self.limit - (time.monotonic() - STARTED)
+
+    def row(self, **cells: Any) -> None:
+        """Add a row, print it, bring the file up to date."""
+        self.content["rows"].append(cells)
+        print("   ", ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in cells.items()), flush=True)
+        self.write()
+
+    def skip(self, what: str, why: str) -> None:
+        """Say what was left out."""
+        self.content["skipped"].append(f"{what}: {why}")
+        print(f"    skipped {what}: {why}", flush=True)
+        self.write()
+
+    def attempt(self, what: str, do: Callable[[], Any], needs: float = 5.0) -> Any:
+        """``do()`` unless less than ``needs`` seconds are left; an error is written down and the part goes on."""
+        if self.left() < needs:
+            self.skip(what, f"{self.left():.0f} s were left")
+            return None
+        try:
+            return do()
+        except Exception as fault:
+            self.skip(what, f"{type(fault).__name__}: {' '.join(str(fault).split())[:400]}")
+            return None
+
+    def write(self) -> None:
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        file = self.options.out / f"{self.name}.json"
+        file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What was computed on."""
+    facts: dict[str, Any] = {
+        "device": device.type, "torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count(),
+        "processor": platform.machine(), "rehearsal": device.type != "cuda",
+    }
+    if device.type == "cuda":
+        facts |= {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": driver()}
+    return facts
+
+
+def driver() -> str:
+    """The driver's version as nvidia-smi says it."""
+    try:
+        said = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True,
+                              text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return said.stdout.strip().splitlines()[0] if said.returncode == 0 and said.stdout.strip() else "unknown"
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def milliseconds(do: Callable[[], Any], device: torch.device, repeats: int = 20, warm: int = 3) -> float:
+    """Median time of a call. On a GPU: between events, each call queued behind the one before."""
+    for _ in range(warm):
+        do()
+    wait(device)
+    if device.type == "cuda":
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+        marks[0].record()
+        for mark in marks[1:]:
+            do()
+            mark.record()
+        wait(device)
+        return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(marks))
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        do()
+        spent.append(1000 * (time.perf_counter() - start))
+    return statistics.median(spent)
+
+
+def in_turns(sides: dict[str, Callable[[], Any]], device: torch.device, turns: int) -> dict[str, float]:
+    """Median seconds of each side, measured in turns after one call each to warm up."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(-1, turns):
+        for name, do in sides.items():
+            wait(device)
+            start = time.perf_counter()
+            do()
+            wait(device)
+            if turn >= 0:
+                spent[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in spent.items()}
+
+
+def peak_mib(device: torch.device, do: Callable[[], Any]) -> float | None:
+    """Most memory that tensors took on the GPU while ``do`` ran, in MiB; None on a CPU."""
+    if device.type != "cuda":
+        do()
+        return None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    do()
+    wait(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20
