@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import records
+import scipy.stats
 import torch
 from toys import Oracle, Stream, coded
 
 from cl_bench import cli
 from cl_bench.compare.comparison import Group, compare
-from cl_bench.compare.selection import RECORDED, choices
+from cl_bench.compare.selection import choices
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.meter import Meter
 from cl_bench.engine.stream import stream_step
-from cl_bench.label_free import scorers as s
+from cl_bench.label_free.scorers import SCORERS
 from cl_bench.label_free.sums import UnlabelledSums
 from cl_bench.numbers.stream_metrics import StreamEntry
 from cl_bench.records.results import load_all
@@ -30,6 +31,7 @@ LOGITS = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) * 3
 
 @pytest.mark.parametrize("scale", [1.0, 9.0], ids=["Taylor", "softmax"])
 def test_sums_give_the_scorers_of_whole_arrays(scale):
+    """Entropies by scipy; MaNo as its authors' code has it: softmax or second-order Taylor softmax, then a matrix norm."""
     z = LOGITS * scale
     codes = np.arange(60) % 3
     sums = UnlabelledSums(60, 4, codes)
@@ -40,10 +42,26 @@ def test_sums_give_the_scorers_of_whole_arrays(scale):
         own = z[torch.from_numpy(codes == domain)].double()
         p, recorded = own.softmax(1).numpy(), sums.of(domain)
         assert recorded is not None
-        assert RECORDED["prediction_entropy"](recorded) == pytest.approx(s.prediction_entropy(p))
-        assert RECORDED["information_maximisation"](recorded) == pytest.approx(s.information_maximisation(p))
-        assert RECORDED["mano"](recorded) == pytest.approx(s.mano(own.numpy()))
-        assert (-own.log_softmax(1).mean() > 5) == (scale == 9), "both branches of MaNo are asked"
+        entropy, calibrated = scipy.stats.entropy(p, axis=1).mean(), -own.log_softmax(1).mean() <= 5
+        assert SCORERS["prediction_entropy"](recorded) == pytest.approx(-entropy)
+        assert SCORERS["information_maximisation"](recorded) == pytest.approx(scipy.stats.entropy(p.mean(0)) - entropy)
+        taylor = (1 + own + own ** 2 / 2).numpy()
+        normal = taylor / taylor.sum(1, keepdims=True) if calibrated else p
+        assert SCORERS["mano"](recorded) == pytest.approx(np.linalg.norm(normal.ravel(), 4) / normal.size ** (1 / 4))
+        assert calibrated == (scale == 1), "both branches of MaNo are asked"
+
+
+def test_scores_of_answers_whose_value_is_known():
+    """Sure and diverse; the same class always; uniform."""
+    eye, same, uniform = 200 * torch.eye(4).repeat(5, 1), 200 * torch.eye(4)[[0] * 20], torch.zeros(20, 4)
+    said = []
+    for z in (eye, same, uniform):
+        sums = UnlabelledSums(20, 4)
+        sums.add(torch.arange(20), z)
+        said.append({name: score(sums.of(0)) for name, score in SCORERS.items()})
+    assert [x["prediction_entropy"] for x in said] == pytest.approx([0, 0, -math.log(4)])
+    assert [x["information_maximisation"] for x in said] == pytest.approx([math.log(4), 0, 0], abs=1e-9)
+    assert [x["mano"] for x in said] == pytest.approx([0.25 ** 0.25, 0.25 ** 0.25, 0.25])
 
 
 def test_answers_that_are_not_finite_are_left_out():
@@ -65,7 +83,7 @@ def test_a_stream_records_them_per_domain():
     entries, _ = stream_step(Oracle(LOGITS[:6]), test, test.space, Stream(), Compute(device="cpu"), Meter(), {}, 0)
     for code, entry in enumerate(entries):
         p = LOGITS[:6][code::2].double().softmax(1).numpy()
-        assert entry.unlabelled["entropy"] == pytest.approx(-s.prediction_entropy(p))
+        assert entry.unlabelled["entropy"] == pytest.approx(scipy.stats.entropy(p, axis=1).mean())
         assert StreamEntry.from_json(entry.to_json()).unlabelled == entry.unlabelled
 
 
@@ -92,7 +110,7 @@ def test_the_choice_and_its_gap(tmp_path):
     runs_of(tmp_path, {"tent(lr=1)": (0.5, 2.2, 0.6, 20), "tent(lr=2)": (0.4, 2.2, 0.5, 30), "tent(lr=3)": (0.6, 1.9, 0.4, 10)})
     runs_of(tmp_path, {"eata": (0.3, 2.3, 0.9, 16)}, name="eata")
     found = {(c.among, c.selection.scorer): c for c in choices(group_of(tmp_path))}
-    assert set(found) == {(among, scorer) for among in ("tent", "all methods") for scorer in RECORDED}
+    assert set(found) == {(among, scorer) for among in ("tent", "all methods") for scorer in SCORERS}
     entropy, mano = found["tent", "prediction_entropy"], found["tent", "mano"]
     assert (entropy.candidates, entropy.selection.chosen, entropy.selection.oracle) == (3, "tent(lr=2)", "tent(lr=3)")
     assert entropy.selection.gap == pytest.approx(20, abs=0.3) and entropy.selection.spearman == pytest.approx(-1)

@@ -4,30 +4,18 @@ The candidates are the settings of one method, and all methods together. Scores 
 without labels (:mod:`cl_bench.label_free.sums`): each domain is a target of its own, a run's score is the mean over domains
 (as its mean error is), a candidate's the mean over its runs. A candidate whose predictions lack diversity beside the
 source model's in any domain is refused. Labels enter only the last column: how many points the choice falls short of.
-
-Soft neighbourhood density, MixVal, importance weighting and DEV need whole arrays, mixed images or source features:
-:mod:`cl_bench.label_free.scorers` has them for whoever keeps those.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import UserError
-from ..label_free.scorers import DIVERSE, Selection, choose
+from ..label_free.scorers import LABELS, SCORERS, Selection, choose, is_diverse
 from .comparison import Comparison, Group, Row
 
-__all__ = ["LABELS", "RECORDED", "Choice", "choices", "print_choices"]
-
-RECORDED: dict[str, Callable[[Mapping[str, float]], float]] = {
-    "prediction_entropy": lambda u: -u["entropy"],
-    "information_maximisation": lambda u: u["marginal_entropy"] - u["entropy"],
-    "mano": lambda u: u["mano"],
-}
-
-LABELS = {name: "MaNo" if name == "mano" else name.replace("_", " ") for name in RECORDED}
+__all__ = ["Choice", "choices", "print_choices"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ def _recorded(row: Row) -> bool:
 
 def _score(row: Row, scorer: str) -> float:
     """Mean over runs of the mean over domains; NaN, which is never chosen, where a domain had no finite answer."""
-    per_run = [[RECORDED[scorer](e.unlabelled) if e.unlabelled else math.nan for e in run.stream.entries]
+    per_run = [[SCORERS[scorer](e.unlabelled) if e.unlabelled else math.nan for e in run.stream.entries]
                for run in row.runs.values()]
     return sum(sum(values) / len(values) for values in per_run) / len(per_run)
 
@@ -61,8 +49,7 @@ def _diverse(row: Row, source: Row) -> bool:
     for key, run in row.runs.items():
         beside = source.runs.get(key, first).stream.entries
         for own, other in zip(run.stream.entries, beside, strict=False):
-            if own.unlabelled and other.unlabelled and (
-                    own.unlabelled["marginal_entropy"] < DIVERSE * other.unlabelled["marginal_entropy"]):
+            if own.unlabelled and other.unlabelled and not is_diverse(own.unlabelled, other.unlabelled):
                 return False
     return True
 
@@ -80,7 +67,7 @@ def choices(group: Group, source: str = "source") -> list[Choice]:
     accuracies = {m: 100 - row.cells["mean_error"].mean for m, row in rows.items()}
     out = []
     for among, members in sets.items():
-        for scorer in RECORDED:
+        for scorer in SCORERS:
             chosen = choose(scorer, {m: _score(rows[m], scorer) for m in members},
                             {m: accuracies[m] for m in members}, tuple(m for m in members if m in refused))
             out.append(Choice(group.title, among, len(members), source in rows, chosen))

@@ -1,8 +1,8 @@
 """What a stream's answers say without a label, per domain, from sums that add up batch by batch.
 
-From them follow three scorers of label-free model selection (:mod:`cl_bench.label_free.scorers` defines them on whole arrays):
-prediction entropy, information maximisation and MaNo, and the diversity that tells a collapsed model. Logits are not
-kept: a record of fifteen corruptions with a thousand classes would otherwise take gigabytes.
+From them follow the scorers of label-free model selection (:mod:`.scorers`): prediction entropy, information
+maximisation and MaNo, and the diversity that tells a collapsed model. Logits are not kept: a record of fifteen
+corruptions with a thousand classes would otherwise take gigabytes.
 """
 
 from __future__ import annotations

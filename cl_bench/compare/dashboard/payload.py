@@ -17,11 +17,12 @@ from urllib.parse import quote
 import numpy as np
 
 from ... import __version__
+from ...label_free.scorers import LABELS
 from ...numbers.metrics import COST, all_metrics
 from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ...records.results import Run, utc_now
 from ..comparison import Comparison, Group, Key, value_of
-from ..selection import LABELS, choices
+from ..selection import choices
 from ..tables import cell_text, to_csv, to_latex, to_markdown
 from .curves import learn_curves, rounded, stream_curves
 
