@@ -31,6 +31,7 @@ GROUPS = {
     "scenarios": "cl_bench.scenarios",
     "backbones": "cl_bench.backbones",
     "adapters": "cl_bench.adapters",
+    "launchers": "cl_bench.launchers",
     "metrics": "cl_bench.metrics",
 }
 
@@ -114,7 +115,7 @@ def _told_where(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:
         raise UserError(f"{name} cannot be imported: {told(fault)}; mend it (--debug shows the traceback).") from fault
 
 

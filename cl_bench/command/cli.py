@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     suite = sub.add_parser("suite", parents=[common, stored, tracked], help="run a list of scenarios x methods x seeds")
     suite.add_argument("suite", help="a YAML file, or the name of a shipped suite (quickstart, ...)")
     suite.add_argument("--jobs", type=int, default=0, help="processes (default: one per core); changes no result")
-    suite.add_argument("--again", action="store_true", help="run also what has finished with the same config")
+    suite.add_argument("--again", action="store_true", help="run also what has finished with the same config and code")
+    suite.add_argument("--keep", action="store_true", help="keep finished runs although cl-bench's own code has changed since")
+    suite.add_argument("--launcher", default="local", help="what executes the runs (default: processes of this machine)")
     suite.add_argument("--html", type=Path, help="where the page goes (default: RUNS/<suite>.html)")
 
     lists = sub.add_parser("list", parents=[common], help="what there is: methods, scenarios, backbones, adapters, suites")
@@ -181,7 +183,9 @@ def _run(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _suite(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..registry import GROUPS, find
     from .config import config_file
+    from .launchers import local
     from .progress import SuiteProgress
     from .sweep import read_suite, run_suite
 
@@ -189,10 +193,12 @@ def _suite(o: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"--jobs {o.jobs}: give the number of processes, or 0 for one per core.")
     _writable(o.runs)
     suite = read_suite(config_file(o.suite))
+    launcher = local if o.launcher == "local" else find(GROUPS["launchers"], o.launcher)
     if o.html is not None:
         _page(o.html)
     with SuiteProgress(suite.name, len(suite.jobs)) as progress:
-        outcome = run_suite(suite, o.runs, jobs=o.jobs, again=o.again, overrides=rest, progress=progress)
+        outcome = run_suite(suite, o.runs, jobs=o.jobs, again=o.again, keep=o.keep, overrides=rest, progress=progress,
+                            launcher=launcher)
     if outcome.folders:
         html = o.html or o.runs / f"{suite.name}.html"
         _tables(outcome.folders, html=html, title=f"cl-bench: {suite.name}", say_page=False)

@@ -60,5 +60,8 @@ class SuiteProgress(_Bar):
             self.bar.update(self.task, completed=self.count, note=str(facts["label"]))
             if kind == "error":
                 self.console.print(f"[red]failed[/red] {facts['label']}: {facts.get('message')}", highlight=False)
-            elif not self.console.is_terminal:
-                self.console.print(f"[{self.count}/{self.total}] {facts['label']}", highlight=False, markup=False)
+            elif not self.console.is_terminal or kind == "skip":
+                why = f": {facts['message']}" if facts.get("message") else ""
+                self.console.print(f"[{self.count}/{self.total}] {facts['label']}{why}", highlight=False, markup=False)
+        elif kind == "resume":
+            self.console.print(f"{facts['label']}: goes on from its last checkpoint", highlight=False, markup=False)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
@@ -15,13 +16,15 @@ from .compute import Compute, resolve_device
 __all__ = ["interruptible", "make_trainer", "quiet", "tester"]
 
 
-def make_trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+def make_trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = ()) -> Trainer:
+    """A Trainer that writes nothing and tells nothing; ``plugins`` are Lightning's."""
     device = resolve_device(compute.device)
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu", devices=1 if device.index is None else [device.index]
         if device.type == "cuda" else 1, max_epochs=epochs, precision=compute.precision,  # type: ignore[arg-type]
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, inference_mode=False, callbacks=list(callbacks), use_distributed_sampler=False,
+        plugins=list(plugins),
     )
 
 
@@ -34,11 +37,14 @@ def tester(compute: Compute) -> Trainer:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Lightning turns the user's Ctrl-C into an exit with code 1; here it stays an interrupt."""
+    """Lightning turns the user's Ctrl-C into an exit with code 1; here it stays an interrupt. A method's own ``sys.exit`` is
+    a failure of the method."""
     try:
         yield
     except SystemExit as left:
-        raise KeyboardInterrupt from left
+        if isinstance(left.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from left
+        raise RuntimeError(f"the method called sys.exit({left.code!r})") from left
 
 
 @contextmanager
