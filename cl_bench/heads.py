@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from .types import LabelSpace
 
-__all__ = ["CosineHead", "FixedHead", "Head", "LinearHead", "PrototypeHead", "columns_of", "select"]
+__all__ = [
+    "CosineHead", "FixedHead", "Head", "LinearHead", "PrototypeHead", "TextHead", "align_columns", "columns_of", "select",
+]  # fmt: skip
 
 
 def columns_of(labels: Tensor, space: LabelSpace) -> Tensor:
@@ -31,7 +34,7 @@ def columns_of(labels: Tensor, space: LabelSpace) -> Tensor:
     return columns
 
 
-def select(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
+def align_columns(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
     """Logits over ``have`` (N, len(have)) re-ordered to ``want`` (N, len(want)); classes unknown to the head get -inf."""
     if have.ids == want.ids:
         return logits
@@ -42,6 +45,9 @@ def select(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
     out = logits.new_full((len(logits), len(want)), -torch.inf)
     out[:, known] = logits[:, [at[want.ids[k]] for k in known]]
     return out
+
+
+select = align_columns  # the name under which methods know it
 
 
 class Head(nn.Module):
@@ -55,6 +61,22 @@ class Head(nn.Module):
     def grow(self, space: LabelSpace) -> None:
         """Make room for the classes of ``space`` that are new; call it before optimizers exist."""
         self.space = self.space | space
+
+    def can_answer(self, space: LabelSpace) -> bool:
+        """Whether this head has something to say of every class of ``space``: by default it has a column for each, and
+        where both know names, of the same name."""
+        return set(space.ids) <= set(self.space.ids) and not self.misnamed(space)
+
+    def misnamed(self, space: LabelSpace) -> list[int]:
+        """Ids that are one class here and another, by name, in ``space``."""
+        if not (space.names and self.space.names):
+            return []
+        mine = dict(zip(self.space.ids, self.space.names, strict=True))
+        return [i for i, name in zip(space.ids, space.names, strict=True) if mine.get(i, name) != name]
+
+    def over(self, features: Tensor, space: LabelSpace) -> Tensor:
+        """Features (N, num_features) to logits over ``space`` (N, len(space)); classes unknown to the head get -inf."""
+        return align_columns(self(features), self.space, space)
 
     def columns(self, labels: Tensor) -> Tensor:
         """Global label ids to columns of this head's logits."""
@@ -137,6 +159,10 @@ class PrototypeHead(Head):
         self.sums = torch.cat([self.sums, self.sums.new_zeros(new, self.num_features)])
         self.counts = torch.cat([self.counts, self.counts.new_zeros(new)])
 
+    def can_answer(self, space: LabelSpace) -> bool:
+        """A class without a counted image has no prototype to answer with."""
+        return super().can_answer(space) and bool((self.counts[[self.space.ids.index(i) for i in space.ids]] > 0).all())
+
     @torch.no_grad()
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Count features (N, d) of global ``labels`` (N,) into their classes' means."""
@@ -165,6 +191,9 @@ class FixedHead(Head):
         new = [i for i in space.ids if i not in self.space.ids]
         if new:
             raise ValueError(f"this classifier came with its weights and cannot grow to classes {new[:5]}")
+        if other := self.misnamed(space):
+            mine = self.space.names[self.space.ids.index(other[0])]
+            raise ValueError(f"this classifier came with its weights and takes class {other[0]} for {mine!r}, which it is not")
 
     @property
     def weight(self) -> Tensor:
@@ -173,3 +202,74 @@ class FixedHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layer(features)
+
+
+class TextHead(Head):
+    """``scale * cos(f, t_c)`` with t_c the embedding of a class's name: answers for any named space, learned or not.
+
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 3.1.
+
+    Embeddings are kept by names and templates, so that a stream encodes its classes once; after the encoder has changed,
+    :meth:`refresh` drops them. While gradients flow to the encoder nothing is kept.
+
+    Args:
+        num_features: length of a feature and of an embedding.
+        encode: (names, templates) -> (C, num_features), e.g. ``backbone.encode_text`` or a module of prompts.
+        templates: read where a label space brings none; each has ``{}`` where the name goes.
+        scale: of the cosine; CLIP's models were trained with about 100 (``backbone.logit_scale``).
+    """
+
+    scale: Tensor
+
+    def __init__(self, num_features: int, encode: Callable[[tuple[str, ...], tuple[str, ...]], Tensor],
+                 templates: tuple[str, ...] = ("a photo of a {}.",), scale: float | Tensor = 100.0) -> None:
+        super().__init__(num_features)
+        self.encode, self.templates = encode, tuple(templates)
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).detach().clone())
+        self.kept: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+
+    def grow(self, space: LabelSpace) -> None:
+        """Take classes in; nothing is drawn or trained for them.
+
+        Raises:
+            ValueError: if they have no names to read.
+        """
+        if len(space) and not space.names:
+            raise ValueError("a text head reads class names; this label space has none")
+        super().grow(space)
+
+    def can_answer(self, space: LabelSpace) -> bool:
+        """Any space whose classes have names."""
+        return bool(space.names) or not len(space)
+
+    def refresh(self) -> None:
+        """Forget the embeddings: the encoder is not what it was."""
+        self.kept.clear()
+
+    def embeddings(self, space: LabelSpace) -> Tensor:
+        """Unit embeddings of the classes of ``space`` (C, num_features)."""
+        key = (space.names, space.templates or self.templates)
+        if key in self.kept:
+            return self.kept[key]
+        found = F.normalize(self.encode(*key), dim=-1)
+        if found.shape != (len(space), self.num_features):
+            raise ValueError(f"the encoder made {tuple(found.shape)} of {len(space)} names, not (names, {self.num_features})")
+        if not found.requires_grad:
+            self.kept[key] = found
+        return found
+
+    def over(self, features: Tensor, space: LabelSpace) -> Tensor:
+        """Logits over any named ``space``, whether its classes have been taken in or not.
+
+        Raises:
+            ValueError: if it has no names.
+        """
+        if not self.can_answer(space):
+            raise ValueError("a text head reads class names; this label space has none")
+        if not len(space):
+            return features.new_zeros(len(features), 0)
+        text = self.embeddings(space).to(features)
+        return self.scale.to(features) * F.normalize(features, dim=-1) @ text.T
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.over(features, self.space)

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .heads import FixedHead, Head, LinearHead, columns_of, select
+from .heads import Head, LinearHead, align_columns, columns_of
 from .ranges import Amount, Count, Whole, bounded
 from .rng import Rng
 from .types import Batch, Experience, LabelSpace
@@ -69,19 +69,15 @@ class Method(LightningModule):
 
     def make_head(self) -> Head:
         """The classifier: the one that came with the weights where there is one, else a growing linear head."""
-        if isinstance(self.backbone.head, Head):
-            return self.backbone.head
-        if self.backbone.head is not None:
-            n = len(self.backbone.classes)
-            space = LabelSpace(tuple(range(n)), tuple(self.backbone.classes))
-            return FixedHead(self.backbone.head, space, self.backbone.num_features)
-        return LinearHead(self.backbone.num_features)
+        return self.backbone.make_head()
 
     # ------------------------------------------------------------------ learning
     def begin(self, exp: Experience) -> None:
         """Before optimizers exist: grow the head, add an adapter. Call ``super().begin(exp)``."""
         self.current = exp.space
         self.seen = self.seen | exp.space
+        if self.head.misnamed(exp.space):  # a classifier that came with the weights, for classes of other names
+            self.head = LinearHead(self.backbone.num_features).to(self.device)
         self.head.grow(exp.space)
 
     def training_data(self, exp: Experience) -> Dataset:
@@ -99,7 +95,7 @@ class Method(LightningModule):
     def loss(self, logits: Tensor, y: Tensor, among: LabelSpace | None = None) -> Tensor:
         """Cross-entropy of global labels ``y``; ``among`` restricts the softmax to some classes ("masked CE")."""
         among = among or self.head.space
-        return F.cross_entropy(select(logits, self.head.space, among), columns_of(y, among))
+        return F.cross_entropy(align_columns(logits, self.head.space, among), columns_of(y, among))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Lightning's hook; the working default is cross-entropy over all classes seen so far."""
@@ -118,12 +114,12 @@ class Method(LightningModule):
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         """Logits (N, len(space)) for images ``x``; a test-time method overrides it: adapt and answer, one step."""
-        return select(self(x), self.head.space, space)
+        return align_columns(self(x), self.head.space, space)
 
     def answer(self, x: Tensor, space: LabelSpace) -> Tensor:
         """Like :meth:`predict` but never adapting: used where a stream is too fast for the method. A test-time method
         answers from its current state."""
-        return select(self(x), self.head.space, space)
+        return align_columns(self(x), self.head.space, space)
 
     def feedback(self, x: Tensor, y: Tensor) -> None:
         """Late labels of the stream, where the scenario gives ``labels`` and the method needs them."""

@@ -43,10 +43,13 @@ class Scenario:
         test_batch_size: how many test images arrive at once.
         max_epochs: a cap on passes over an experience (1 for online scenarios), or None.
         backbone: the registered backbone that a run uses when none is named.
+        places: parameters that say where files lie, not what is in them, beside those that are called so (``root``,
+            ``..._path``; see :mod:`cl_bench.identity`): no label, folder name or fingerprint holds them.
     """
 
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    places: ClassVar[frozenset[str]] = frozenset()
 
     gives: frozenset[str] = frozenset({"boundaries"})
     answers: Literal["seen", "task", "all"] = "seen"
@@ -71,6 +74,12 @@ class Scenario:
         for part in parts:
             whole = whole | part.space
         return whole
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """What the classes of ``space`` are called in the data, in its order, whether or not methods are told (``gives``
+        "names"): by it the engine sees whether a classifier that came with weights answers for them. () = unknown."""
+        return self.space.names
 
     @property
     def source(self) -> Experience | None:
@@ -131,7 +140,8 @@ class Scenario:
 
     def protocol(self) -> Mapping[str, Any]:
         """Plain facts that two runs must share to stand in one table, for the fingerprint: data digests, split, the
-        policy (not the draw) of the class order, anything else that changes what a number means."""
+        policy (not the draw) of the class order, anything else that changes what a number means. Content, not places:
+        the same files in another folder are the same data."""
         return {}
 
     def notes(self) -> Sequence[str]:
@@ -177,6 +187,10 @@ class Wrapper(Scenario):
     @property
     def space(self) -> LabelSpace:
         return self.of.space
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        return self.of.known_as
 
     @property
     def source(self) -> Experience | None:

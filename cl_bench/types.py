@@ -28,19 +28,30 @@ class Batch(NamedTuple):
 class LabelSpace:
     """An ordered set of classes. ``ids`` are global to a scenario; ``names`` are theirs, or empty.
 
-    ``a | b`` keeps the order of ``a`` and appends what is new in ``b``.
+    ``a | b`` keeps the order of ``a`` and appends what is new in ``b``; ``a - b`` keeps the order of what is left. Names
+    stay with their ids.
+
+    Attributes:
+        ids: global label ids.
+        names: of the ids, in their order; () where they have none.
+        templates: sentences with ``{}`` for a name, by which a text head reads the names; () = the head's own.
     """
 
     ids: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
         object.__setattr__(self, "names", tuple(str(n) for n in self.names))
+        object.__setattr__(self, "templates", tuple(str(t) for t in self.templates))
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"a label space lists an id twice: {self.ids}")
         if self.names and len(self.names) != len(self.ids):
             raise ValueError(f"{len(self.ids)} ids but {len(self.names)} names")
+        for template in self.templates:
+            if "{}" not in template:
+                raise ValueError(f"a template has {{}} where the name goes; {template!r} has none")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,11 +63,19 @@ class LabelSpace:
         return label in self.ids
 
     def __or__(self, other: LabelSpace) -> LabelSpace:
-        new = [k for k, i in enumerate(other.ids) if i not in self.ids]
+        known = set(self.ids)
+        new = [k for k, i in enumerate(other.ids) if i not in known]
         ids = self.ids + tuple(other.ids[k] for k in new)
+        templates = self.templates + tuple(t for t in other.templates if t not in self.templates)
         if (self.names or not self.ids) and (other.names or not other.ids):
-            return LabelSpace(ids, self.names + tuple(other.names[k] for k in new))
-        return LabelSpace(ids)
+            return LabelSpace(ids, self.names + tuple(other.names[k] for k in new), templates)
+        return LabelSpace(ids, (), templates)
+
+    def __sub__(self, other: LabelSpace) -> LabelSpace:
+        gone = set(other.ids)
+        left = [k for k, i in enumerate(self.ids) if i not in gone]
+        names = tuple(self.names[k] for k in left) if self.names else ()
+        return LabelSpace(tuple(self.ids[k] for k in left), names, self.templates)
 
 
 @dataclass(frozen=True, slots=True)

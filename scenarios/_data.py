@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from cl_bench import TensorData, TestSet, UserError
+from cl_bench.data.digest import digest_of as digest_of
 from cl_bench.data.tensor import labels_of
 
 
@@ -25,14 +26,6 @@ def seed_of(*parts: Any) -> int:
 def numbers(*parts: Any) -> np.random.RandomState:
     """The generator of a draw. NumPy's legacy generator: its streams are frozen (NEP 19), so index hashes last."""
     return np.random.RandomState(seed_of(*parts))
-
-
-def digest_of(data: Dataset) -> str:
-    """What identifies a data set's content: its own digest where it has one, else one of its labels."""
-    own = getattr(data, "digest", None)
-    if own is not None:
-        return str(own() if callable(own) else own)
-    return hashlib.sha256(labels_of(data).numpy().tobytes()).hexdigest()[:16]
 
 
 class Shelf:

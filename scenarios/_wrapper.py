@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from cl_bench import Scenario, TestSet, UserError, Wrapper
+from cl_bench.identity import arguments
 
 from ._data import Shelf
 from .digits_c import DigitsC
@@ -56,8 +57,8 @@ class StreamWrapper(Wrapper):
 
     def protocol(self) -> Mapping[str, Any]:
         inner = dict(self.of.protocol())
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        facts = {name: getattr(self, name) for name in names if name not in ("of", "seed")}
+        names = [name for name in inspect.signature(type(self)).parameters if name not in ("of", "seed")]
+        facts = arguments(type(self), {name: getattr(self, name) for name in names}, self.places)
         arrival = [*inner.get("arrival", []), {"kind": type(self).__name__, **facts}]
         return {**inner, "arrival": arrival, "reset": self.reset, "test_batch_size": self.test_batch_size}
 

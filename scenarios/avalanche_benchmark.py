@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
+from cl_bench.data.labels import whole_labels
+from cl_bench.identity import arguments
 from cl_bench.ranges import LegacySeed
 
 from ._data import Deferred, digest_of
@@ -88,13 +90,33 @@ class AvalancheBenchmark(Scenario):
         if self._streams is None:
             benchmark = self.build()
             self._streams = {
-                name: [self._convert(e.dataset) for e in stream]
-                for name, stream in ((part, benchmark.streams[part]) for part in ("train", "test"))
+                part: [self._convert(e.dataset, f"experience {k} of the {part} stream")
+                       for k, e in enumerate(benchmark.streams[part], 1)]
+                for part in ("train", "test")
             }
+            self._check(*([space for space, _ in self._streams[part]] for part in ("train", "test")))
         return self._streams
 
-    def _convert(self, dataset: Any) -> tuple[LabelSpace, Dataset]:
-        y = torch.tensor([int(t) for t in dataset.targets])
+    def _check(self, train: list[LabelSpace], test: list[LabelSpace]) -> None:
+        """Refuse label ids that mean several things, and test classes that nothing teaches."""
+        for k, space in enumerate(train):
+            shared = [i for other in train[:k] for i in other if i in space]
+            if self.answers == "task" and shared:
+                raise UserError(
+                    f"experience {k + 1} of {self.factory} has label {shared[0]} in common with an earlier one: with "
+                    "answers=task every experience needs label ids of its own, or the tasks fold into one another; make "
+                    "the benchmark so, or use answers=all."
+                )
+        taught = {i for space in train for i in space}
+        for k, space in enumerate(test, 1):
+            if strange := [i for i in space if i not in taught]:
+                raise UserError(
+                    f"test experience {k} of {self.factory} holds class {strange[0]}, which no training experience has; "
+                    "check the benchmark's streams."
+                )
+
+    def _convert(self, dataset: Any, source: str) -> tuple[LabelSpace, Dataset]:
+        y = whole_labels(list(dataset.targets), f"{source} of {self.factory}")
         space = LabelSpace(tuple(dict.fromkeys(sorted(y.tolist()))))
         images = Images(dataset, y)
         if not self.in_memory:
@@ -111,13 +133,14 @@ class AvalancheBenchmark(Scenario):
             test, taught = self.streams()["test"], [set(s) for s, _ in self.streams()["train"]]
             # Avalanche pairs the k-th experiences of both streams, which holds where they teach and ask the same classes.
             pairs = len(test) == len(taught) and all(set(s) <= t for (s, _), t in zip(test, taught, strict=True))
-            self._test_sets = [TestSet(f"step {k}", s, d, of=f"step {k}" if pairs else "") for k, (s, d) in enumerate(test, 1)]
+            self._test_sets = [TestSet(f"step {k}", s, d, of=f"step {k}") if pairs else TestSet(f"test {k}", s, d)
+                               for k, (s, d) in enumerate(test, 1)]
         return self._test_sets
 
     def protocol(self) -> Mapping[str, Any]:
         return {
             "factory": self.factory,
-            "args": {k: repr(v) for k, v in sorted((self.args or {}).items())},
+            "args": arguments(type(self), {"args": self.args or {}})["args"],
             "data": {part: [digest_of(d) for _, d in self.streams()[part]] for part in ("train", "test")},
             "order_policy": "the benchmark's own",
             "answers": self.answers,
@@ -134,7 +157,13 @@ class Images(Dataset):
         return len(self.y)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return _as_image(self.dataset[index][0]), self.y[index]
+        item = self.dataset[index]
+        if int(item[1]) != int(self.y[index]):
+            raise UserError(
+                f"item {index} of an Avalanche data set carries label {int(item[1])}, its targets say {int(self.y[index])}: "
+                "a target_transform that targets do not know; give the benchmark targets that items carry."
+            )
+        return _as_image(item[0]), self.y[index]
 
 
 def _as_image(x: Any) -> Tensor:

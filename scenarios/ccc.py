@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, Scenario, TestSet, UserError
+from cl_bench.data.classes import numbered
 from cl_bench.data.parquet import decode_image
 from cl_bench.ranges import Count, Seed, Whole
 
@@ -114,6 +115,10 @@ class CCC(Scenario):
     @property
     def space(self) -> LabelSpace:
         return LabelSpace(tuple(range(1000)))
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        return numbered(range(1000))
 
     def stream(self) -> Sequence[TestSet]:
         if self._tests is None:

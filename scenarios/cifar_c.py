@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, TensorData, TestSet, UserError
 from cl_bench.data.cifar_c import cifar_c, read_npy
+from cl_bench.data.classes import CIFAR100
 from cl_bench.data.files import existing_file, existing_folder
 from cl_bench.data.parquet import LabelledImages, read_parquet
 from cl_bench.data.vision import torchvision_data
@@ -135,6 +136,10 @@ class CIFAR100C(CIFAR10C):
 
     name: ClassVar[str] = "cifar100c"
     classes: ClassVar[tuple[int, tuple[str, ...], str]] = (100, (), "CIFAR100")
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        return CIFAR100
 
 
 class CIFAR101(DomainStream):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, TestSet, UserError
+from cl_bench.data.classes import called, numbered
 from cl_bench.data.files import existing_file
 from cl_bench.ranges import Count, Pixels, Seed
 
@@ -37,6 +38,7 @@ class ImageNetR(DomainStream):
 
     name: ClassVar[str] = "imagenet_r"
     paper: ClassVar[str] = "Hendrycks et al., ICCV 2021"
+    places: ClassVar[frozenset[str]] = frozenset({"class_list"})
     subset: ClassVar[bool] = True  # of ImageNet's classes: the list is needed
 
     def __init__(
@@ -77,6 +79,10 @@ class ImageNetR(DomainStream):
         labels, names = self._classes()
         ids = tuple(sorted(labels.values()))
         return LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        return called(self._classes()[0])
 
     def images(self, domain: str) -> Dataset:
         if self._files is None:
@@ -146,6 +152,7 @@ class DomainNet126(DomainStream):
 
     name: ClassVar[str] = "domainnet126"
     paper: ClassVar[str] = "Peng et al., ICCV 2019"
+    places: ClassVar[frozenset[str]] = frozenset({"lists"})
     gives: frozenset[str] = frozenset({"source"})
     sequences: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "real": ("clipart", "painting", "sketch"),
@@ -225,6 +232,7 @@ class ImageNetD109(DomainNet126):
 
     name: ClassVar[str] = "imagenet_d109"
     paper: ClassVar[str] = "Rusak et al., 2022; Marsden et al., WACV 2024"
+    places: ClassVar[frozenset[str]] = frozenset({"lists", "label_map"})
     gives: frozenset[str] = frozenset()
     sequences: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "imagenet": ("clipart", "infograph", "painting", "real", "sketch")
@@ -248,6 +256,10 @@ class ImageNetD109(DomainNet126):
             if not all(line.isdigit() for line in lines):
                 raise UserError(f'"{label_map}" should hold one ImageNet label (0 to 999) per line.')
             self.mapping = [int(line) for line in lines]
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        return numbered(self.space.ids) if self.mapping else ()
 
     @property
     def source(self) -> Experience | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, TestSet
+from cl_bench.data.classes import called
 from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
@@ -53,6 +54,7 @@ class ImageNetC(CorruptionStream):
 
     name: ClassVar[str] = "imagenet_c"
     paper: ClassVar[str] = "Hendrycks and Dietterich, ICLR 2019"
+    places: ClassVar[frozenset[str]] = frozenset({"image_list", "class_list"})
 
     def __init__(
         self,
@@ -89,11 +91,18 @@ class ImageNetC(CorruptionStream):
     @property
     def space(self) -> LabelSpace:
         if self._space is None:
-            labels, names = self._classes()
-            here = class_folders(self._folder(self.domains()[0], self.severity), labels)
-            ids = tuple(sorted(here.values()))
+            names = self._classes()[1]
+            ids = tuple(sorted(self._here().values()))
             self._space = LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
         return self._space
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        return called(self._here())
+
+    def _here(self) -> dict[str, int]:
+        """The class folders and their labels."""
+        return class_folders(self._folder(self.domains()[0], self.severity), self._classes()[0])
 
     def corrupted(self, corruption: str, severity: int) -> Dataset:
         key = (corruption, severity)

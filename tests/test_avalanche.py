@@ -19,6 +19,7 @@ from cl_bench.engine.compute import Compute
 from cl_bench.engine.protocol import Plan
 from cl_bench.engine.runner import run
 from cl_bench.engine.seeding import derive, seeded
+from cl_bench.identity import arguments
 from cl_bench.records.results import load
 from cl_bench.registry import find
 
@@ -142,7 +143,7 @@ def test_unknown_strategy_is_one_sentence() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the other way
-def make_benchmark(n_experiences: int = 3, noise: float = 0.0) -> Any:
+def make_benchmark(n_experiences: int = 3, noise: float = 0.0, light: float = 1.0) -> Any:
     """A class-incremental Avalanche benchmark over six digits, whose class order is drawn from global generators."""
     from avalanche.benchmarks import class_incremental_benchmark
     from avalanche.benchmarks.utils import as_classification_dataset
@@ -152,7 +153,7 @@ def make_benchmark(n_experiences: int = 3, noise: float = 0.0) -> Any:
     for part in ("train", "test"):
         data = digits(part)  # type: ignore[arg-type]
         rows = data.y < 6
-        dataset: Any = TensorDataset(data.x[rows].float() / 255 + noise, data.y[rows])
+        dataset: Any = TensorDataset(data.x[rows].float() / 255 * light + noise, data.y[rows])
         dataset.targets = data.y[rows].tolist()
         parts[part] = as_classification_dataset(dataset)
     return class_incremental_benchmark(parts, num_experiences=n_experiences)
@@ -186,6 +187,60 @@ def test_a_benchmark_is_a_scenario(factory: str) -> None:
         assert int(test.data.x.long().sum()) == int(plain.x[rows].long().sum()), "pixels must come through unchanged"
     one = cls(factory=factory, seed=3, in_memory=False).experiences()[0]
     assert torch.equal(one.data[4][0], s.experiences()[0].data[4][0])
+
+
+def tensors(*parts: tuple[Any, Any], transform: Any = None) -> list[Any]:
+    from avalanche.benchmarks.utils import as_classification_dataset
+    from torch.utils.data import TensorDataset
+
+    out = []
+    for x, y in parts:
+        dataset: Any = TensorDataset(x, y)
+        dataset.targets = y.tolist() if transform is None else transform(y).tolist()
+        out.append(as_classification_dataset(dataset))
+    return out
+
+
+def odd_benchmark(kind: str = "") -> Any:
+    """Three experiences of all six digits and one test set; labels as ``kind`` says."""
+    from avalanche.benchmarks import benchmark_from_datasets
+
+    x, y = digits("train").x[:90].float() / 255, digits("train").y[:90] % 6
+    taught = y.clone()
+    if kind == "more":
+        y = y.clone()
+        y[0] = 9
+    train = tensors(*((x[k::3], taught[k::3]) for k in range(3)))
+    return benchmark_from_datasets(train=train, test=tensors((x, y), transform=(lambda v: 5 - v) if kind == "mapped" else None))
+
+
+def test_streams_that_do_not_pair_up_are_told_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    module = types.ModuleType("odd_benchmarks")
+    module.make = odd_benchmark  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "odd_benchmarks", module)
+    make = find("cl_bench.scenarios", "avalanche_benchmark")
+    s = make(factory="odd_benchmarks:make", answers="all")
+    assert [t.name for t in s.test_sets()] == ["test 1"], "one shared test set belongs to no experience"
+    assert not {t.name for t in s.test_sets()} & {e.name for e in s.experiences()}
+    with pytest.raises(UserError, match="answers=task every experience needs label ids of its own"):
+        make(factory="odd_benchmarks:make", answers="task").experiences()
+    with pytest.raises(UserError, match="holds class 9, which no training experience has"):
+        make(factory="odd_benchmarks:make", args={"kind": "more"}, answers="all").experiences()
+    with pytest.raises(UserError, match=r"carries label .*target_transform"):
+        _ = make(factory="odd_benchmarks:make", args={"kind": "mapped"}, answers="all").test_sets()[0].data.x
+
+
+def test_the_protocol_of_a_benchmark_holds_pixels_and_no_place(factory: str) -> None:
+    make = find("cl_bench.scenarios", "avalanche_benchmark")
+    for in_memory in (True, False):
+        made = [make(factory=factory, seed=3, in_memory=in_memory, args=args).protocol()["data"]
+                for args in (None, {"light": 1.0}, {"light": 0.9})]
+        assert made[0] == made[1] != made[2], "another pixel, another digest"
+    told = arguments(make, {"args": {"noise": 0.0, "dataset_root": "data", "where": "/home/a", "transform": tensors}})
+    assert told == {"args": {"noise": 0.0, "transform": f"{__name__}.tensors"}}
 
 
 def test_normalised_images_and_missing_factories_are_refused(factory: str) -> None:

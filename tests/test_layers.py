@@ -13,10 +13,11 @@ CORE = [f for f in FILES if f.is_relative_to(ROOT / "cl_bench")]
 PLUGINS = [f for f in FILES if f.is_relative_to(ROOT / "methods") or f.is_relative_to(ROOT / "scenarios")]
 # What a place of cl_bench/ may import lies in lines above its own, or in its own folder.
 LAYERS = (
-    ("errors", "rng", "types"),
+    ("errors", "identity", "rng", "types"),
     ("ranges", "registry"),
     ("numbers", "data"),
-    ("scenario", "heads", "memory", "corruptions", "backbones"),
+    ("scenario", "heads", "memory", "corruptions"),
+    ("backbones",),
     ("adapters",),
     ("method",),
     ("adaptation", "label_free", "records"),
@@ -27,7 +28,9 @@ LAYERS = (
 )
 RANK = {place: rank for rank, places in enumerate(LAYERS) for place in places}
 NO_TORCH = ("numbers", "records", "compare", "command")
-NO_TORCH_FILES = ("errors.py", "ranges.py", "registry.py", "cli.py", "types.py", "scenario.py", "scorers.py")
+NO_TORCH_FILES = (
+    "errors.py", "identity.py", "ranges.py", "registry.py", "cli.py", "types.py", "scenario.py", "scorers.py",
+)
 ENGINE = {"engine", "records", "compare", "command", "cli", "label_free", "testing"}
 
 

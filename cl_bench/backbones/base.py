@@ -5,7 +5,7 @@ from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..errors import UserError
+from ..heads import FixedHead, Head, LinearHead
+from ..types import LabelSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Backbone(nn.Module):
         num_features: length of a feature vector.
         head: the classifier that the weights came with, from features to logits, or None.
         classes: names of the head's outputs, in order; () where the source does not say.
+        other_names: further names of the same outputs, each a tuple in their order: a scenario may know a class by its
+            WordNet id where the weights say "tench".
         info: plain record of name, args, sha256 (of the weights file, else of the state), preprocess and source.
         mean, std: buffers (1, 3, 1, 1), not saved with the weights; `.double()` and `.to()` move them.
 
@@ -63,11 +69,13 @@ class Backbone(nn.Module):
         preprocess: Preprocess,
         head: nn.Module | None = None,
         classes: tuple[str, ...] = (),
+        other_names: tuple[tuple[str, ...], ...] = (),
         info: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.head = model, head
         self.num_features, self.classes = int(num_features), tuple(classes)
+        self.other_names = tuple(tuple(names) for names in other_names)
         self._how = preprocess
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
@@ -88,6 +96,34 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images float (N, 3, H, W) in [0, 1] -> pooled features (N, num_features), after the trunk's last norm."""
         return self.model(self.preprocess(x))
+
+    def make_head(self) -> Head:
+        """What a method answers with: the classifier that came with the weights where there is one, whose ids are the
+        positions of its outputs, else a growing linear head."""
+        if self.head is None:
+            return LinearHead(self.num_features)
+        if isinstance(self.head, Head):
+            return self.head
+        if not self.classes and not isinstance(self.head, nn.Linear):
+            raise ValueError("a classifier that is not one linear layer needs the names of its classes")
+        count = len(self.classes) or self.head.out_features
+        return FixedHead(self.head, LabelSpace(tuple(range(count)), self.classes), self.num_features)
+
+    def answers_for(self, ids: Sequence[int], names: Sequence[str]) -> bool:
+        """Whether the classifier that came with the weights has, at the positions ``ids``, the classes called ``names``.
+        Without names on either side nothing says that it has: equal numbers of classes are a coincidence."""
+        listed = [known for known in (self.classes, *self.other_names) if known]
+        pairs = list(zip(ids, names, strict=True)) if names else []
+        return self.head is not None and bool(pairs) and any(
+            all(i < len(known) and known[i] == name for i, name in pairs) for known in listed)
+
+    def encode_text(self, names: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
+        """Class names -> unit embeddings (C, num_features), for backbones with a text side.
+
+        Raises:
+            UserError: this one has none.
+        """
+        raise UserError(f"backbone {self.info['name']!r} has no text side; use one that has, such as open_clip_model.")
 
     def forward(self, x: Tensor) -> Tensor:
         """Images float (N, 3, H, W) in [0, 1] -> logits of the weights' own classifier, (N, len(classes))."""

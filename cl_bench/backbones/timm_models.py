@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..ranges import Pixels, Seed, Size, Text, bounded
 from .base import Backbone, Preprocess, seeded
 from .checkpoints import load_exactly, read_weights
+from .imagenet import imagenet_names
 
 __all__ = ["timm_model"]
 
@@ -92,7 +93,8 @@ def timm_model(
     if info["source"].startswith("random"):
         head = None
     classes = _class_names(timm, model, head)
-    return Backbone(trunk, num_features=width, head=head, classes=classes, preprocess=how, info=info).eval()
+    other = imagenet_names() if classes and classes == _imagenet(timm) else ()
+    return Backbone(trunk, num_features=width, head=head, classes=classes, other_names=other, preprocess=how, info=info).eval()
 
 
 def _create(timm: Any, name: str, pretrained: bool, wanted: dict[str, Any], seed: int) -> nn.Module:
@@ -137,8 +139,12 @@ def _class_names(timm: Any, model: nn.Module, head: nn.Linear | None) -> tuple[s
         shown = cfg.get("label_descriptions") or {}
         return tuple(shown.get(n, n) if isinstance(shown, dict) else n for n in names)
     if head.out_features == 1000 and "_in1k" in f"_{cfg.get('tag', '')}":
-        return tuple(timm.data.ImageNetInfo("imagenet-1k").label_descriptions())
+        return _imagenet(timm)
     return ()
+
+
+def _imagenet(timm: Any) -> tuple[str, ...]:
+    return tuple(timm.data.ImageNetInfo("imagenet-1k").label_descriptions())
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..ranges import Seed, Text, bounded
 from .base import Backbone, Preprocess, seeded
 from .checkpoints import load_exactly, read_weights
+from .imagenet import imagenet_names
 
 __all__ = ["torchvision_model"]
 
@@ -77,8 +78,10 @@ def torchvision_model(
     classes = (
         tuple(entry.meta["categories"]) if has_weights and len(entry.meta["categories"]) == head.out_features else ()
     )
+    other = imagenet_names() if len(classes) == 1000 else ()  # all of torchvision's classifiers of 1,000 classes
     return Backbone(
-        trunk, num_features=width, head=head if has_weights else None, classes=classes, preprocess=how, info=info
+        trunk, num_features=width, head=head if has_weights else None, classes=classes, other_names=other, preprocess=how,
+        info=info,
     ).eval()
 
 

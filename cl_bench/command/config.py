@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..identity import arguments, normal
 from ..records.source_digest import class_paths, source_digest
 from ..registry import GROUPS, entries, find, load_path, name_of
 from .shipped import shipped_configs
@@ -334,33 +335,37 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
 
 
 def _label(part: Mapping[str, Any], group: str) -> str:
-    """A name and, in brackets, the arguments that are not at their defaults, to any depth.
+    """A name and, in brackets, the arguments that are not at their defaults, to any depth; places are not told.
 
     A scenario's drawn order is ``order=drawn``: runs over several draws stand in one table, and the record has the number.
     """
+    from ..scenario import Scenario
+
     cls = _class(str(part["class_path"]))
     defaults = {k: v.default for k, v in inspect.signature(cls).parameters.items()}
-    # a record has lists where a signature has tuples: a resumed run keeps its name
-    changed = {k: v for k, v in (part.get("init_args") or {}).items() if k not in defaults or _lists(v) != _lists(defaults[k])}
+    given = {k: _labelled(v) for k, v in (part.get("init_args") or {}).items()}
+    told = arguments(cls, given, cls.places if isinstance(cls, type) and issubclass(cls, Scenario) else ())
+    changed = {k: v for k, v in told.items() if k not in defaults or v != normal(defaults[k])}
     if group == GROUPS["scenarios"] and type(changed.get("order")) is int:
         if type(defaults.get("order")) is int:
             del changed["order"]
         else:
             changed["order"] = "drawn"
-    told = ", ".join(f"{k}={_brief(v)}" for k, v in changed.items())
-    return name_of(group, cls) + (f"({told})" if told else "")
+    inside = ", ".join(f"{k}={v}" for k, v in changed.items())
+    return name_of(group, cls) + (f"({inside})" if inside else "")
 
 
-def _lists(value: Any) -> Any:
-    return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping) and "class_path" in value:
-        cls = _class(str(value["class_path"]))
-        groups = [g for g in GROUPS.values() if name_of(g, cls) in entries(g)]
-        return _label(value, groups[0] if groups else "cl_bench.scenarios")
-    return str(value)
+def _labelled(value: Any) -> Any:
+    """``value`` with the parts in it, which have a class and arguments, as their labels."""
+    if isinstance(value, (list, tuple)):
+        return [_labelled(v) for v in value]
+    if not isinstance(value, Mapping):
+        return value
+    if "class_path" not in value:
+        return {k: _labelled(v) for k, v in value.items()}
+    cls = _class(str(value["class_path"]))
+    groups = [g for g in GROUPS.values() if name_of(g, cls) in entries(g)]
+    return _label(value, groups[0] if groups else GROUPS["scenarios"])
 
 
 def plan_from(config: Mapping[str, Any], suite: str | None = None) -> Any:

@@ -86,7 +86,7 @@ class _Encoder:
             n = self.number(value)
             return {"t": "generator", "n": n, "v": self(value.get_state(), path), "device": str(value.device)}
         if isinstance(value, LabelSpace):
-            return {"t": "space", "ids": list(value.ids), "names": list(value.names)}
+            return {"t": "space", "ids": list(value.ids), "names": list(value.names), "templates": list(value.templates)}
         if isinstance(value, (list, deque)):
             n = self.number(value)
             most = value.maxlen if isinstance(value, deque) else None
@@ -203,7 +203,7 @@ class _Decoder:
         return value
 
     def _space(self, node: Any, there: Any) -> LabelSpace:
-        return LabelSpace(tuple(node["ids"]), tuple(node["names"]))
+        return LabelSpace(tuple(node["ids"]), tuple(node["names"]), tuple(node.get("templates", ())))
 
     def _rng(self, node: Any, there: Any) -> Rng:
         value = self.made[node["n"]] = Rng()

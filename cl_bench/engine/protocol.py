@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..backbones import Backbone
+from ..data.digest import digest_of
 from ..errors import UserError
+from ..heads import Head
+from ..identity import normal
 from ..method import Method
-from ..records.results import plain
 from ..scenario import Scenario
 from .compute import Compute
 from .source_training import SourceRecipe
 
-__all__ = ["PROTOCOL_VERSION", "Plan", "check_needs", "fingerprint", "head_fits", "needs_source"]
+__all__ = ["PROTOCOL_VERSION", "Plan", "check_needs", "fingerprint", "head_fits", "needs_source", "protocol_name"]
 
 PROTOCOL_VERSION = 1  # raised when the harness's meaning of a number changes
+METRICS = "accuracy of counts; forgetting since best and since learned; online error"
+SEED_POLICY = "one seed per run names every draw by its position"
 
 
 @dataclass
@@ -44,8 +48,14 @@ class Plan:
 
 
 def fingerprint(plan: Plan) -> dict[str, Any]:
-    """What two runs must share to stand in one table, and its hash (12 hex digits)."""
+    """What two runs must share to stand in one table: ``id`` (a hash, 12 hex digits), ``name`` (the same to read) and
+    ``fields``. No field holds a place: the same files in another folder are the same protocol.
+
+    Raises:
+        UserError: where nothing could answer for the classes of a stream.
+    """
     s = plan.scenario
+    trained = needs_source(plan)
     fields: dict[str, Any] = {
         "protocol_version": PROTOCOL_VERSION,
         "scenario": plan.names["scenario"]["name"],
@@ -58,14 +68,41 @@ def fingerprint(plan: Plan) -> dict[str, Any]:
         "max_epochs": s.max_epochs,
         "stream_speed": s.stream_speed,
         "label_delay": s.label_delay,
-        "source_recipe": asdict(plan.recipe) if needs_source(plan) else None,
-        "metrics": "accuracy of counts; forgetting since best and since learned; online error",
-        "seed_policy": "one seed per run names every draw by its position",
+        "source_recipe": asdict(plan.recipe) if trained else None,
+        "metrics": METRICS,
+        "seed_policy": SEED_POLICY,
         **{f"scenario.{k}": v for k, v in s.protocol().items()},
     }
-    fields = plain(fields)
+    if trained and s.source is not None:
+        fields["source_data"] = digest_of(s.source.data)
+    fields = {k: normal(v) for k, v in fields.items()}
     text = json.dumps(fields, sort_keys=True)
-    return {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "fields": fields}
+    return {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "name": protocol_name(fields), "fields": fields}
+
+
+def protocol_name(fields: Mapping[str, Any]) -> str:
+    """A protocol in a few words, from the fields of its fingerprint: ``split_digits B0-Inc2 seen natural glyph_vit@3f0a41``.
+
+    It need not be unique, the id is; equal fields give equal names.
+    """
+    sizes = fields.get("scenario.increments")
+    split = None
+    if sizes:
+        later = sizes[1] if len(sizes) > 1 else sizes[0]
+        split = f"B{0 if sizes[0] == later else sizes[0]}-Inc{later}"
+    order = fields.get("scenario.order_policy")
+    order = "drawn" if isinstance(order, str) and "RandomState" in order else order
+    streams = fields.get("scenario.domains") is not None or fields.get("scenario.arrival") is not None
+    parts = [
+        fields["scenario"], split, fields["answers"], order, streams and f"batch {fields['test_batch_size']}",
+        fields["reset"] != "never" and f"reset per {fields['reset']}",
+        fields["stream_speed"] and f"speed {fields['stream_speed']:g}",
+        fields["label_delay"] and f"labels {fields['label_delay']} late",
+        fields["max_epochs"] and f"{fields['max_epochs']} pass" + ("es" if fields["max_epochs"] > 1 else ""),
+        fields["source_recipe"] and f"source {fields['source_recipe']['epochs']} epochs",
+        f"{fields['backbone']}@{str(fields['weights'])[:6]}",
+    ]  # fmt: skip
+    return " ".join(str(part) for part in parts if part)
 
 
 def check_needs(method: type[Method], scenario: Scenario, names: dict[str, dict[str, Any]]) -> None:
@@ -84,16 +121,33 @@ def check_needs(method: type[Method], scenario: Scenario, names: dict[str, dict[
 
 
 def needs_source(plan: Plan) -> bool:
-    """Whether a classifier must be trained on the scenario's source before its stream."""
-    return plan.scenario.source is not None and not head_fits(plan.backbone, plan.scenario)
+    """Whether a classifier must be trained on the scenario's source before its stream.
+
+    Raises:
+        UserError: where the weights bring a classifier for other classes and there is no source to train one on.
+    """
+    if head_fits(plan.backbone, plan.scenario):
+        return False
+    if plan.scenario.source is not None:
+        return True
+    own = plan.method.make_head is not Method.make_head
+    if plan.backbone.head is not None and not own and not len(plan.scenario.experiences()):
+        named = "names its classes" if plan.backbone.classes else "does not say which classes it is for"
+        raise UserError(
+            f"the classifier of backbone {plan.names['backbone']['name']} {named} and they are not, by name, those of "
+            f"scenario {plan.names['scenario']['name']}, which gives no source to train another one on; use weights for "
+            "these classes, or tell the scenario what its classes are called (class_list, label_map) or where its source is."
+        )
+    return False
 
 
 def head_fits(backbone: Backbone, scenario: Scenario) -> bool:
-    """Whether the classifier that came with the weights answers for the scenario's classes."""
+    """Whether the classifier that came with the weights answers for the scenario's classes: they are its own, by name.
+
+    A scenario that learns never starts from one.
+    """
     if backbone.head is None or len(scenario.experiences()):
         return False
-    space, classes = scenario.space, backbone.classes
-    if space.names and classes:
-        return all(i < len(classes) and classes[i] == n for i, n in zip(space.ids, space.names, strict=True))
-    weight = getattr(backbone.head, "weight", None)
-    return weight is not None and max(space.ids) < len(weight)
+    if isinstance(backbone.head, Head):
+        return backbone.head.can_answer(scenario.space)
+    return backbone.answers_for(scenario.space.ids, scenario.known_as)

@@ -1,0 +1,17 @@
+"""The names under which ImageNet's classes are known, beside those that weights bring."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from ..data.classes import numbered
+
+__all__ = ["imagenet_names"]
+
+
+@cache
+def imagenet_names() -> tuple[tuple[str, ...], ...]:
+    """WordNet ids and published numbers of the 1,000 classes, each in label order."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names()), numbered(range(1000))
