@@ -124,13 +124,14 @@ def _import_file(file: Path) -> Any:
 
     The name holds the file's own and a hash of its path: two files of one name are two modules."""
     name = f"cl_bench_user_{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(file):
-        return known
+    known, source = sys.modules.get(name), file.read_bytes()
+    if known is not None and getattr(known, "__file__", None) == str(file) and known.__dict__.get("__source__") == source:
+        return known  # edited since, it is imported anew: what runs is what lies in the file
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
+    module.__dict__["__source__"] = source
     sys.modules[name] = module
     try:
         with _told_where(str(file)):
@@ -205,8 +206,14 @@ def _source_of(module: str, point: EntryPoint, distribution: str) -> Path | None
     return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
-@cache
 def _parse(file: Path) -> ast.Module:
+    stat = file.stat()
+    return _parsed(file, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _parsed(file: Path, *_: int) -> ast.Module:
+    """By time and size as well, so that a file that was edited is read again."""
     try:
         return ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError as fault:

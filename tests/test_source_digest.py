@@ -80,6 +80,28 @@ def test_a_files_digest_is_of_its_text_wherever_it_lies(tmp_path: Path) -> None:
     assert source_digest(load(tmp_path / "a" / "mine.py")) not in (first, UNKNOWN), "a base in the same file was edited"
 
 
+def test_code_that_runs_and_is_not_in_its_file_any_more_is_unknown(tmp_path: Path) -> None:
+    """A class that was imported before its file was edited, in a session that goes on."""
+    text = MINE + "\n    def end(self, exp):\n        return 1\n"
+    (tmp_path / "mine.py").write_text(text)
+    mine = load(tmp_path / "mine.py")
+    before = source_digest(mine)
+    (tmp_path / "mine.py").write_text(text.replace("return 1", "return 2"))
+    assert before != UNKNOWN == source_digest(mine)
+    assert source_digest(load(tmp_path / "mine.py")) not in (before, UNKNOWN)
+    (tmp_path / "mine.py").write_text(text)
+    assert source_digest(mine) == before
+
+
+def test_an_edited_file_is_imported_anew_by_its_path(tmp_path: Path) -> None:
+    target = f"{tmp_path / 'mine.py'}:Mine"
+    (tmp_path / "mine.py").write_text(MINE)
+    first = find("cl_bench.methods", target)
+    assert find("cl_bench.methods", target) is first
+    (tmp_path / "mine.py").write_text(MINE.replace("scale = 1.0", "scale = 2.0"))
+    assert (first.scale, find("cl_bench.methods", target).scale) == (1.0, 2.0)
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("package")

@@ -151,21 +151,13 @@ def test_an_edited_method_runs_again_and_others_do_not(home: Path) -> None:
     again = run_suite(suite(home, "a"), home / "runs", jobs=1, progress=said)
     assert again.folders == first.folders and said.of("skip") == ["a"]
     (home / "odd.py").write_text(METHOD.replace("epochs=1", "epochs=3"))
-    _forget(home)
     for keep in (True, False):  # --keep is for cl-bench's own code
         said.clear()
         edited = run_suite(suite(home, "a"), home / f"runs{keep}" if keep else home / "runs", jobs=1, keep=keep, progress=said)
         assert said.of("start") == ["a"]
     assert numbers(edited.folders[0])[3] == 3 * numbers(first.folders[0])[3], "the new code ran"
     (home / "odd.py").write_text(METHOD)
-    _forget(home)
     assert run_suite(suite(home, "a"), home / "runs", jobs=1).folders == first.folders, "put back, it has finished earlier"
-
-
-def _forget(home: Path) -> None:
-    """What another process would not have imported."""
-    for name in [n for n in sys.modules if n.startswith("cl_bench_user_odd")]:
-        del sys.modules[name]
 
 
 def test_a_change_of_cl_benchs_own_code_runs_again_unless_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

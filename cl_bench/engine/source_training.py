@@ -5,28 +5,30 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
+from torch import Tensor
 
 from ..backbones import Backbone
 from ..heads import LinearHead
 from ..method import Method
-from ..ranges import Amount, Count, Whole, bounded
+from ..records.source_digest import UNKNOWN, code_digest
+from ..records.writer import plain, write_atomically
 from ..scenario import Scenario
 from ..types import Experience
 from .compute import Compute, resolve_device
+from .content import data_digest, object_digest, tensors_digest
 from .fit import fit
 from .seeding import derive
 
 __all__ = ["SourceRecipe", "ready_backbone"]
 
 
-@bounded
 @dataclass(frozen=True)
 class SourceRecipe:
     """How a source classifier is trained where the weights bring none: AdamW on all parameters, cross-entropy.
@@ -37,9 +39,9 @@ class SourceRecipe:
         batch_size: images per step.
     """
 
-    epochs: Whole = 10
-    lr: Amount = 1e-3
-    batch_size: Count = 64
+    epochs: int = 10
+    lr: float = 1e-3
+    batch_size: int = 64
 
 
 class _SourceTraining(Method):
@@ -51,8 +53,9 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
     """A copy of ``backbone`` with the head that a run starts from.
 
     Its own head where that answers for the scenario (``fits``); else none, for a scenario with experiences; else one
-    trained on the scenario's source with the run's seed. Training is kept in ``cache`` under a hash of all that
-    determines it, so that the methods of a table start from the same bits and pay for them once.
+    trained on the scenario's source with the run's seed, whose ``info["trained"]`` holds the digest of its tensors.
+    Training is kept in ``cache`` under a hash of all that determines it, so that the methods of a table start from the
+    same bits and pay for them once; what is found there is used only if its digest is the one that was written.
     """
     ready = copy.deepcopy(backbone)
     if fits:
@@ -61,34 +64,70 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
     source = scenario.source
     if source is None or len(scenario.experiences()):
         return ready
-    device = resolve_device(compute.device)
-    file = cache / f"source-{_key(backbone, source, recipe, compute, device, seed)}.safetensors"
+    kept = _Kept(cache, ready, source, recipe, compute, seed)
     head = LinearHead(ready.num_features)
     head.grow(source.space)
-    if file.is_file():
-        state = load_file(file)
-    else:
+    state = kept.read()
+    if state is None:
         trained = _SourceTraining(ready, lr=recipe.lr, epochs=recipe.epochs, batch_size=recipe.batch_size)
         fit(trained, source, replace(compute, optimizers="torch"), derive(seed, "source"))
         pairs: dict[str, torch.nn.Module] = {"backbone": trained.backbone, "head": trained.head}
         state = {f"{k}.{name}": v.detach().cpu().contiguous() for k, m in pairs.items() for name, v in m.state_dict().items()}
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        save_file(state, fresh)
-        os.replace(fresh, file)
+        kept.write(state)
     ready.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("backbone.")})
     head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("head.")})
     ready.head = head
+    ready.info = {**ready.info, "trained": {"sha256": tensors_digest(state), "note": kept.note}}
     return ready.eval()
 
 
-def _key(backbone: Backbone, source: Experience, recipe: SourceRecipe, compute: Compute, device: torch.device,
-         seed: int) -> str:
-    data = source.data
-    facts = {
-        "weights": backbone.info["sha256"], "preprocess": backbone.info["preprocess"], "recipe": asdict(recipe),
-        "data": data.digest() if hasattr(data, "digest") else repr(source.name), "size": len(data),  # type: ignore[arg-type]
-        "space": source.space.ids, "seed": seed, "device": str(device), "threads": compute.threads,
-        "precision": compute.precision, "torch": torch.__version__, "augment": repr(source.augment),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+class _Kept:
+    """One trained source in the cache, or none where something that determines it cannot be told.
+
+    Attributes:
+        note: what the user should know, or "".
+    """
+
+    def __init__(self, cache: Path, backbone: Backbone, source: Experience, recipe: SourceRecipe, compute: Compute,
+                 seed: int) -> None:
+        self.note = ""
+        device, augment, code = resolve_device(compute.device), object_digest(source.augment), code_digest()
+        self.file: Path | None = None
+        if augment is None or code == UNKNOWN:
+            return
+        facts: dict[str, Any] = {
+            "backbone": [backbone.info["name"], backbone.info["args"]], "weights": tensors_digest(backbone.state_dict()),
+            "preprocess": backbone.info["preprocess"], "recipe": asdict(recipe), "data": data_digest(source.data),
+            "space": source.space.ids, "augment": augment, "seed": seed, "precision": compute.precision,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(), "torch": torch.__version__, "code": code,
+        }
+        self.key = hashlib.sha256(json.dumps(plain(facts), sort_keys=True).encode()).hexdigest()[:24]
+        self.file = cache / f"source-{self.key}.safetensors"
+
+    def read(self) -> dict[str, Tensor] | None:
+        """The tensors, if they are those that were written."""
+        if self.file is None or not self.file.is_file():
+            return None
+        try:
+            data = self.file.read_bytes()
+            length = int.from_bytes(data[:8], "little")
+            said = json.loads(data[8:8 + length])["__metadata__"]
+            tensors = load(data)
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as fault:
+            self.note = f"the trained source in {self.file.name} was damaged ({type(fault).__name__}) and was trained again"
+            return None
+        if said != {"key": self.key, "sha256": tensors_digest(tensors)}:
+            self.note = f"the trained source in {self.file.name} was not what was written and was trained again"
+            return None
+        return tensors
+
+    def write(self, tensors: dict[str, Tensor]) -> None:
+        """Keep them; a cache that cannot be written costs a note, not the run."""
+        if self.file is None:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, save(tensors, {"key": self.key, "sha256": tensors_digest(tensors)}))
+        except OSError as fault:
+            self.note = f"the trained source could not be kept in {self.file.parent} ({fault.strerror})"

@@ -104,6 +104,8 @@ def _texts(target: Any) -> list[str] | None:
     for part in _own(target):
         file = _file_of(sys.modules.get(part.__module__))
         if file is not None:
+            if not _runs(part, file):
+                return None
             files[file] = None
         elif (typed := _typed(part)) is not None:
             texts += typed[0]
@@ -126,6 +128,23 @@ def _texts(target: Any) -> list[str] | None:
                 files[other] = None
                 todo.append(other)
     return texts
+
+
+def _runs(part: Any, file: Path) -> bool:
+    """Whether a class or function in memory is what its file says; it is not where the file was edited since."""
+    inside = [part] if isinstance(part, FunctionType) else [getattr(v, "__func__", v) for v in vars(part).values()]
+    codes = [f.__code__ for f in inside if isinstance(f, FunctionType) and Path(f.__code__.co_filename).resolve() == file]
+    if not codes:
+        return True
+    try:
+        todo, known = [compile(file.read_bytes(), str(file), "exec", dont_inherit=True)], set()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    while todo:
+        inner = [c for c in todo.pop().co_consts if isinstance(c, CodeType)]
+        known.update(inner)
+        todo += inner
+    return known.issuperset(codes)
 
 
 def _file_of(module: ModuleType | None) -> Path | None:
