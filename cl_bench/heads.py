@@ -209,8 +209,8 @@ class TextHead(Head):
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 3.1.
 
-    Embeddings are kept by names and templates, so that a stream encodes its classes once; after the encoder has changed,
-    :meth:`refresh` drops them. While gradients flow to the encoder nothing is kept.
+    Embeddings of a frozen encoder are kept by names and templates, so that a stream encodes its classes once; after the
+    encoder has changed or was thawed, :meth:`refresh` drops them. Of an encoder that can be trained nothing is kept.
 
     Args:
         num_features: length of a feature and of an embedding.
@@ -251,10 +251,13 @@ class TextHead(Head):
         key = (space.names, space.templates or self.templates)
         if key in self.kept:
             return self.kept[key]
-        found = F.normalize(self.encode(*key), dim=-1)
+        with torch.enable_grad():  # only so does it show whether the encoder is trained
+            found = F.normalize(self.encode(*key), dim=-1)
         if found.shape != (len(space), self.num_features):
             raise ValueError(f"the encoder made {tuple(found.shape)} of {len(space)} names, not (names, {self.num_features})")
-        if not found.requires_grad:
+        if found.requires_grad:
+            return found if torch.is_grad_enabled() else found.detach()
+        if not torch.is_inference_mode_enabled():
             self.kept[key] = found
         return found
 
