@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import backend, reference, selective_ema_
+from . import backend, selective_ema_
 
-Operator = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], float, Sequence[Tensor] | None], None]
+Operator = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor] | None, float, Sequence[Tensor] | None], None]
 
 
 def resnet50_shapes() -> list[tuple[int, ...]]:
@@ -54,7 +54,7 @@ def compare(device: torch.device, dtype: torch.dtype, filled: bool, repeats: int
     target, source, fill = ([x.to(dtype) for x in tensors] for tensors in draw[:3])
     mask = [x < 0.03 for x in draw[3]]
     arguments = (target, source, mask, 0.999, fill if filled else None)
-    operators: tuple[Operator, Operator] = (reference.selective_ema_, selective_ema_)
+    operators: tuple[Operator, Operator] = (selective_ema_.definition, selective_ema_)
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(-2, repeats):
         for operator, taken in zip(operators, times, strict=True):

@@ -103,7 +103,8 @@ def folder(kind: str) -> Path:
     if kind == "cuda":
         facts += [str(torch.version.cuda), *_architectures()]
     digest = hashlib.sha256(json.dumps(facts).encode())
-    for path in [*_sources(kind), *sorted(SOURCES.glob("*.h"))]:
+    headers = [*SOURCES.glob("*.h"), *(SOURCES / kind).glob("*.h"), *(SOURCES / kind).glob("*.cuh")]
+    for path in [*_sources(kind), *sorted(headers)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return root / "cl_bench" / "ops" / f"{kind}-{digest.hexdigest()[:16]}"
 
@@ -117,9 +118,11 @@ def _compiler_flags(kind: str) -> list[str]:
         return ["/O2"]
     # Without contraction of a * b + c into one rounding, so that kernels agree with the reference on every bit.
     flags = ["-O3", "-ffp-contract=off"]
-    instructions = {"AVX2": ["avx2"], "AVX512": ["avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"]}
-    if kind == "cpu" and platform.machine() in ("x86_64", "AMD64"):
-        flags += [f"-m{name}" for name in instructions.get(torch.backends.cpu.get_cpu_capability(), [])]
+    instructions = {"AVX2": ["avx2", "fma"], "AVX512": ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"]}
+    capability = torch.backends.cpu.get_cpu_capability()
+    if kind == "cpu" and platform.machine() in ("x86_64", "AMD64") and capability in instructions:
+        flags += [f"-m{name}" for name in instructions[capability]]
+        flags += [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"]  # what torch's own vectors go by
     return flags
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,78 +10,20 @@ import cl_bench_ops
 import numpy as np
 import pytest
 import torch
-from cl_bench_ops import native, reference
+from cl_bench_ops import native
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ops_toys import DEVICES, DTYPES, LAYOUTS, copies, device, draw, same_bits
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LAYOUTS = ("contiguous", "transposed", "gaps", "offset")
-DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=[pytest.mark.slow, pytest.mark.gpu])]
-
-
-@pytest.fixture(scope="module", params=DEVICES)
-def device(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> torch.device:
-    """A device that compiled kernels answer for, built into pytest's cache: the user's own cache stays as it is."""
-    device = torch.device(request.param)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    assert pytestconfig.cache is not None
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        patch.setenv("XDG_CACHE_HOME", str(Path(pytestconfig.cache.mkdir("cl_bench_ops"))))
-        if cl_bench_ops.build(cuda=device.type == "cuda") == "reference":
-            pytest.skip(str(caught[-1].message))
-    assert cl_bench_ops.backend(device) == device.type
-    return device
-
-
-def laid_out(values: Tensor, layout: str) -> Tensor:
-    """The same values, otherwise placed in memory."""
-    if layout == "transposed" and values.dim() > 1:
-        return values.transpose(0, -1).contiguous().transpose(0, -1)
-    if layout == "gaps" and values.dim() > 0:
-        return values.repeat_interleave(2, dim=-1)[..., ::2]
-    if layout == "offset":
-        return torch.cat([values.flatten()[:0], values.new_zeros(1), values.flatten()])[1:].view(values.shape)
-    return values.clone()
-
-
-def draw(
-    shapes: list[tuple[int, ...]], dtype: torch.dtype, layouts: list[str], seed: int, device: torch.device | str = "cpu"
-) -> list[list[Tensor]]:
-    """Lists (target, source, mask, fill), with values over many magnitudes, subnormal and infinite ones too."""
-    generator = torch.Generator().manual_seed(seed)
-    lists: list[list[Tensor]] = []
-    for role in range(4):
-        tensors = []
-        for i, shape in enumerate(shapes):
-            wide = torch.randn(shape, generator=generator, dtype=torch.float64)
-            wide = wide * 10.0 ** torch.randint(-9, 6, shape, generator=generator).double()
-            values = wide < 0 if role == 2 else wide.to(dtype)
-            tensors.append(laid_out(values, layouts[(i + role) % len(layouts)]).to(device))
-        lists.append(tensors)
-    return lists
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal as numbers and in the sign of zero; any NaN equals any NaN."""
-    both = torch.stack([a, b])
-    return bool(torch.equal(both.isnan()[0], both.isnan()[1])) and bool(
-        ((a == b) & (a.signbit() == b.signbit()) | a.isnan()).all()
-    )
-
-
-def copies(tensors: list[Tensor]) -> list[Tensor]:
-    """Copies that keep the memory layout, gaps included."""
-    return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t) for t in tensors]
-
+__all__ = ["device"]  # pytest finds the fixture here
+definition = cl_bench_ops.selective_ema_.definition
 
 # ---------------------------------------------------------------- the definition
 
 
-@pytest.mark.parametrize("operator", [reference.selective_ema_, cl_bench_ops.selective_ema_], ids=["definition", "operator"])
+@pytest.mark.parametrize("operator", [definition, cl_bench_ops.selective_ema_], ids=["definition", "operator"])
 def test_masked_elements_keep_their_value_or_take_the_filling(operator: Callable[..., None]) -> None:
     mask = [torch.tensor([True, False]), torch.tensor([[False], [True]])]
     source = [torch.tensor([10.0, 10.0]), torch.tensor([[-1.0], [0.0]])]
@@ -105,8 +47,14 @@ def test_definition_is_the_formula_in_numpy(
     expected = np.where(m, f if filled else t, momentum * t + (1 - momentum) * s)
     target = [torch.from_numpy(t.copy())]
     fill = [torch.from_numpy(f)] if filled else None
-    reference.selective_ema_(target, [torch.from_numpy(s)], [torch.from_numpy(m)], momentum, fill)
+    definition(target, [torch.from_numpy(s)], [torch.from_numpy(m)], momentum, fill)
     np.testing.assert_array_equal(target[0].numpy(), expected)
+
+
+def test_without_a_mask_it_is_a_mean_teacher() -> None:
+    target = [torch.tensor([4.0, 0.0])]
+    cl_bench_ops.selective_ema_(target, [torch.tensor([0.0, 8.0])], None, 0.75)
+    assert target[0].tolist() == [3.0, 2.0]
 
 
 def test_sixteen_bits_are_computed_in_float32_and_rounded_once() -> None:
@@ -126,7 +74,7 @@ def test_sixteen_bits_are_computed_in_float32_and_rounded_once() -> None:
     dtype=st.sampled_from(DTYPES),
     layouts=st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=4),
     momentum=st.sampled_from([0.0, 1.0, 0.999, 0.5]) | st.floats(0, 1),
-    filled=st.booleans(),
+    form=st.sampled_from(["bare", "masked", "filled"]),
     seed=st.integers(0, 2**32),
 )
 def test_compiled_kernels_equal_the_definition_bit_for_bit(
@@ -135,13 +83,14 @@ def test_compiled_kernels_equal_the_definition_bit_for_bit(
     dtype: torch.dtype,
     layouts: list[str],
     momentum: float,
-    filled: bool,
+    form: str,
     seed: int,
 ) -> None:
     target, source, mask, fill = draw(shapes, dtype, layouts, seed, device)
     expected = copies(target)
-    reference.selective_ema_(expected, source, mask, momentum, fill if filled else None)
-    cl_bench_ops.selective_ema_(target, source, mask, momentum, fill if filled else None)
+    arguments = (source, None if form == "bare" else mask, momentum, fill if form == "filled" else None)
+    definition(expected, *arguments)
+    cl_bench_ops.selective_ema_(target, *arguments)
     assert all(same_bits(a, b) for a, b in zip(target, expected, strict=True))
 
 
@@ -157,7 +106,7 @@ def test_large_tensors_on_several_threads_equal_the_definition(device: torch.dev
         cl_bench_ops.selective_ema_(target, source, mask, 0.999, fill)
     finally:
         torch.set_num_threads(threads)
-    reference.selective_ema_(expected, source, mask, 0.999, fill)
+    definition(expected, source, mask, 0.999, fill)
     assert all(same_bits(a, b) for a, b in zip(target, expected, strict=True))
 
 
@@ -170,7 +119,7 @@ def test_every_16_bit_number_is_handled(device: torch.device, dtype: torch.dtype
     mask = [torch.zeros(65536, dtype=torch.bool, device=device)]
     target, expected = [everything.clone()], [everything.clone()]
     cl_bench_ops.selective_ema_(target, source, mask, momentum)
-    reference.selective_ema_(expected, source, mask, momentum)
+    definition(expected, source, mask, momentum)
     assert same_bits(target[0], expected[0])
 
 
@@ -187,7 +136,7 @@ def test_source_and_filling_may_be_or_overlap_the_target(device: torch.device, v
             [memory[:3600].view(60, 60)], [view(memory)], mask, momentum, [view(memory)] if filled else None
         )
         before = view(apart).clone()
-        reference.selective_ema_([apart[:3600].view(60, 60)], [before], mask, momentum, [before] if filled else None)
+        definition([apart[:3600].view(60, 60)], [before], mask, momentum, [before] if filled else None)
         assert torch.equal(memory, apart)
 
 
@@ -197,7 +146,7 @@ def test_lists_of_several_dtypes_and_empty_ones(device: torch.device) -> None:
     target, source, mask, fill = ([x for part in parts for x in part[role]] for role in range(4))
     expected = copies(target)
     cl_bench_ops.selective_ema_(target, source, mask, 0.25, fill)
-    reference.selective_ema_(expected, source, mask, 0.25, fill)
+    definition(expected, source, mask, 0.25, fill)
     assert all(same_bits(a, b) for a, b in zip(target, expected, strict=True))
 
 
@@ -226,6 +175,7 @@ REFUSED = {
     r"mask\[0\] has dtype float32 where bool is needed": ([ONE], [ONE], [ONE], 0.5),
     r"fill\[0\] has dtype bfloat16 where float32": ([ONE], [ONE], [TRUE], 0.5, [ONE.bfloat16()]),
     r"source\[0\] has shape \[3, 2\] but target\[0\] has shape \[2, 3\]": ([ONE], [ONE.t()], [TRUE], 0.5),
+    "fill is given without a mask": ([ONE], [ONE], None, 0.5, [ONE]),
     r"mask\[0\] has shape \[3\] but target": ([ONE], [ONE], [TRUE[0]], 0.5),
     r"fill\[0\] has shape \[\] but target": ([ONE], [ONE], [TRUE], 0.5, [ONE.sum()]),
 }
@@ -242,7 +192,7 @@ def refuse(operator: Callable[..., None]) -> None:
 
 
 def test_the_definition_refuses_wrong_arguments() -> None:
-    refuse(reference.selective_ema_)
+    refuse(definition)
 
 
 @pytest.mark.parametrize("device", [DEVICES[0]], indirect=True)
@@ -250,7 +200,7 @@ def test_compiled_kernels_refuse_the_same_in_the_same_words(device: torch.device
     refuse(cl_bench_ops.selective_ema_)
 
 
-@pytest.mark.parametrize("operator", [reference.selective_ema_, cl_bench_ops.selective_ema_], ids=["definition", "operator"])
+@pytest.mark.parametrize("operator", [definition, cl_bench_ops.selective_ema_], ids=["definition", "operator"])
 def test_tensors_on_several_devices_are_refused(operator: Callable[..., None]) -> None:
     elsewhere = torch.ones(2, 3, device="meta")
     with pytest.raises(ValueError, match=r"source\[0\] is on meta but target\[0\] is on cpu; put all tensors on one device"):
@@ -264,10 +214,10 @@ def test_tensors_on_several_devices_are_refused(operator: Callable[..., None]) -
 
 def test_the_operator_is_defined_once_whatever_is_imported_again() -> None:
     before = torch.ops.cl_bench.selective_ema_.default
-    cl_bench_ops.register()
+    importlib.reload(cl_bench_ops.operators.selective_ema)
     assert torch.ops.cl_bench.selective_ema_.default is before
     assert str(before._schema) == (
-        "cl_bench::selective_ema_(Tensor(a!)[] target, Tensor[] source, Tensor[] mask, float momentum, Tensor[]? fill=None)"
+        "cl_bench::selective_ema_(Tensor(a!)[] target, Tensor[] source, Tensor[]? mask, float momentum, Tensor[]? fill=None)"
         " -> ()"
     )
 

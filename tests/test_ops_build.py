@@ -115,6 +115,8 @@ def test_the_key_follows_sources_torch_and_architectures(monkeypatch: pytest.Mon
     kernel.write_text(kernel.read_text() + "// changed\n")
     assert native.folder("cpu") != before["cpu"]
     assert native.folder("cuda") == before["cuda"]
+    (sources / "cpu" / "lists.h").write_text("// changed\n")
+    assert len({native.folder("cpu"), before["cpu"]}) == 2 and native.folder("cuda") == before["cuda"]
     (sources / "ops.h").write_text("// changed\n")
     assert native.folder("cuda") != before["cuda"]
 
@@ -165,7 +167,8 @@ def test_a_compiler_that_fails_is_an_error(bare: Path, monkeypatch: pytest.Monke
     sources = tmp_path / "csrc"
     shutil.copytree(native.SOURCES, sources)
     (sources / "ops.cpp").write_text("#error deliberately broken\n")
-    (sources / "cpu" / "selective_ema.cpp").write_text("")
+    for kernel in (sources / "cpu").glob("*.cpp"):
+        kernel.write_text("")
     monkeypatch.setattr(native, "SOURCES", sources)
     with pytest.raises(RuntimeError, match="deliberately broken"):
         cl_bench_ops.build()

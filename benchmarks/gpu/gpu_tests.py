@@ -15,8 +15,10 @@ QUICK = "finetune or ncm or tent or lame"  # of the methods, in a rehearsal
 
 
 def files() -> list[str]:
-    """Test files that hold a test with the mark."""
-    return sorted(str(f.relative_to(ROOT)) for f in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in f.read_text())
+    """Test files that hold a test with the mark, by themselves or through a fixture of ``ops_toys``; methods last."""
+    texts = {str(f.relative_to(ROOT)): f.read_text(encoding="utf-8") for f in (ROOT / "tests").glob("test_*.py")}
+    found = sorted(name for name, text in texts.items() if "mark.gpu" in text or "import DEVICES" in text or "ops_toys" in text)
+    return sorted(found, key=lambda name: "methods" in name)
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
         if not part.full and "methods" not in file:
             part.skip(file, "on a GPU only")
             continue
-        spread = ["-n", str(workers), "--dist", "worksteal"] if workers and "methods" in file else []
+        spread = ["-n", str(workers), "--dist", "worksteal"] if workers else []
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", f"cache_dir={part.options.cache}", "--tb=line",
                    f"--junitxml={report}", *spread, *([] if part.full else ["-k", QUICK]), file]
         environment = {k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"}

@@ -27,60 +27,68 @@ std::string dtype_name(at::ScalarType type) {
   }
 }
 
-void check_length(const char* name, at::TensorList tensors, at::TensorList target) {
-  TORCH_CHECK_VALUE(
-      tensors.size() == target.size(),
-      "selective_ema_: target holds ", target.size(), " tensors but ", name, " holds ", tensors.size(),
-      "; give lists of one length.");
-}
-
-void check_position(const char* name, const at::Tensor& other, const at::Tensor& target, at::ScalarType type, size_t i) {
-  TORCH_CHECK_VALUE(
-      other.scalar_type() == type,
-      "selective_ema_: ", name, "[", i, "] has dtype ", dtype_name(other.scalar_type()), " where ", dtype_name(type),
-      " is needed.");
-  TORCH_CHECK_VALUE(
-      other.sizes() == target.sizes(),
-      "selective_ema_: ", name, "[", i, "] has shape ", other.sizes(), " but target[", i, "] has shape ", target.sizes(),
-      ".");
-  TORCH_CHECK_VALUE(
-      other.device() == target.device(),
-      "selective_ema_: ", name, "[", i, "] is on ", other.device(), " but target[", i, "] is on ", target.device(),
-      "; put all tensors on one device.");
+bool floating(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
 }
 
 }  // namespace
 
-void check_selective_ema(
-    at::TensorList target,
-    at::TensorList source,
-    at::TensorList mask,
-    double momentum,
-    const std::optional<at::TensorList>& fill) {
-  check_length("source", source, target);
-  check_length("mask", mask, target);
-  if (fill.has_value()) {
-    check_length("fill", *fill, target);
+void check_lists(const char* op, const Named& first, const std::vector<Named>& others) {
+  const at::TensorList target = first.tensors;
+  for (const Named& other : others) {
+    TORCH_CHECK_VALUE(
+        other.tensors.size() == target.size(),
+        op, ": ", first.name, " holds ", target.size(), " tensors but ", other.name, " holds ", other.tensors.size(),
+        "; give lists of one length.");
   }
-  TORCH_CHECK_VALUE(
-      momentum >= 0.0 && momentum <= 1.0, "selective_ema_: momentum is ", momentum, "; give a number from 0 to 1.");
   for (size_t i = 0; i < target.size(); ++i) {
     const at::Tensor& t = target[i];
-    const at::ScalarType type = t.scalar_type();
     TORCH_CHECK_VALUE(
-        type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16,
-        "selective_ema_: target[", i, "] has dtype ", dtype_name(type),
+        floating(t.scalar_type()),
+        op, ": ", first.name, "[", i, "] has dtype ", dtype_name(t.scalar_type()),
         "; supported are float32, float64, float16 and bfloat16.");
     TORCH_CHECK_VALUE(
         t.device() == target[0].device(),
-        "selective_ema_: target[", i, "] is on ", t.device(), " but target[0] is on ", target[0].device(),
+        op, ": ", first.name, "[", i, "] is on ", t.device(), " but ", first.name, "[0] is on ", target[0].device(),
         "; put all tensors on one device.");
-    check_position("source", source[i], t, type, i);
-    check_position("mask", mask[i], t, at::kBool, i);
-    if (fill.has_value()) {
-      check_position("fill", (*fill)[i], t, type, i);
+    for (const Named& other : others) {
+      const at::Tensor& o = other.tensors[i];
+      const at::ScalarType type = other.dtype.value_or(t.scalar_type());
+      TORCH_CHECK_VALUE(
+          o.scalar_type() == type,
+          op, ": ", other.name, "[", i, "] has dtype ", dtype_name(o.scalar_type()), " where ", dtype_name(type),
+          " is needed.");
+      TORCH_CHECK_VALUE(
+          o.sizes() == t.sizes(),
+          op, ": ", other.name, "[", i, "] has shape ", o.sizes(), " but ", first.name, "[", i, "] has shape ", t.sizes(),
+          ".");
+      TORCH_CHECK_VALUE(
+          o.device() == t.device(),
+          op, ": ", other.name, "[", i, "] is on ", o.device(), " but ", first.name, "[", i, "] is on ", t.device(),
+          "; put all tensors on one device.");
     }
   }
+}
+
+void check_selective_ema(
+    at::TensorList target,
+    at::TensorList source,
+    const std::optional<at::TensorList>& mask,
+    double momentum,
+    const std::optional<at::TensorList>& fill) {
+  std::vector<Named> others{{"source", source}};
+  if (mask.has_value()) {
+    others.push_back({"mask", *mask, at::kBool});
+  }
+  if (fill.has_value()) {
+    others.push_back({"fill", *fill});
+  }
+  check_lists("selective_ema_", {"target", target}, others);
+  TORCH_CHECK_VALUE(
+      momentum >= 0.0 && momentum <= 1.0, "selective_ema_: momentum is ", momentum, "; give a number from 0 to 1.");
+  TORCH_CHECK_VALUE(
+      mask.has_value() || !fill.has_value(),
+      "selective_ema_: fill is given without a mask, which says where to fill.");
 }
 
 at::Tensor readable(const at::Tensor& input, const at::Tensor& target) {
@@ -90,6 +98,16 @@ at::Tensor readable(const at::Tensor& input, const at::Tensor& target) {
     return input;
   }
   return input.clone();
+}
+
+void check_logits(const char* op, const at::Tensor& logits) {
+  TORCH_CHECK_VALUE(
+      floating(logits.scalar_type()),
+      op, ": logits have dtype ", dtype_name(logits.scalar_type()),
+      "; supported are float32, float64, float16 and bfloat16.");
+  TORCH_CHECK_VALUE(
+      logits.dim() == 2 && logits.size(1) > 0,
+      op, ": logits have shape ", logits.sizes(), "; give (images, classes) with at least one class.");
 }
 
 }  // namespace cl_bench
