@@ -2,7 +2,7 @@
 
 Two libraries, ``cpu`` and ``cuda``, each in ``<cache>/cl_bench/ops/<kind>-<key>/``, where <cache> is ``$XDG_CACHE_HOME`` or
 ``~/.cache`` and the key hashes everything that the binary depends on: sources, torch build, compiler flags, GPU architectures.
-A binary that fits is therefore found again, and one that does not fit is never loaded.
+A binary that fits is therefore found again, and one that does not fit, or is not what was built, is never loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 ENVIRONMENT_VARIABLE = "CL_BENCH_OPS"
 SOURCES = Path(__file__).resolve().parent / "csrc"
-READY = "READY"  # written last and names the library: a folder without it is an unfinished build
+READY = "READY"  # written last, the library's name and sha256: a folder without it is an unfinished build
 
 _loaded: dict[str, Path] = {}
 _settled = False
@@ -141,13 +141,18 @@ def _add(kind: str) -> bool:
         ready = folder(kind) / READY
         if not os.path.isfile(ready):  # also where the cache cannot be read
             return False
-        library = ready.parent / ready.read_text(encoding="utf-8")
+        name, _, digest = ready.read_text(encoding="utf-8").partition("\n")
+        if not digest:  # by a version that did not say what it built
+            return False
+        library = ready.parent / name
         try:
+            if hashlib.sha256(library.read_bytes()).hexdigest() != digest:
+                raise OSError("it is not what was built")
             torch.ops.load_library(str(library))
         except OSError as problem:
             warnings.warn(
-                f"The compiled operators in {library} cannot be loaded ({problem}); delete that folder and build again. "
-                "The plain-torch operators answer instead.",
+                f"The compiled operators in {library} cannot be loaded ({problem}); build again "
+                "(python -m cl_bench_ops build). The plain-torch operators answer instead.",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -188,6 +193,9 @@ def _compile(kind: str) -> None:
     with _alone(place.with_suffix(".lock")), _ninja_on_path():
         if _add(kind):  # another process built it while this one waited
             return
+        if (place / READY).exists():  # built once, and cannot be loaded
+            shutil.rmtree(place)
+            place.mkdir()
         # torch's own lock file outlives a killed build and would be waited for without end; `_alone` does its work.
         (place / "lock").unlink(missing_ok=True)
         flags = _compiler_flags(kind)
@@ -202,7 +210,8 @@ def _compile(kind: str) -> None:
         )
         _loaded[kind] = Path(library)
         unfinished = place / f"{READY}.{os.getpid()}"
-        unfinished.write_text(Path(library).name, encoding="utf-8")
+        digest = hashlib.sha256(Path(library).read_bytes()).hexdigest()
+        unfinished.write_text(f"{Path(library).name}\n{digest}", encoding="utf-8")
         unfinished.replace(place / READY)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -91,9 +92,39 @@ def test_a_broken_library_is_named_and_the_definition_answers(bare: Path) -> Non
     (place / "broken.so").write_text("not a library")
     assert cl_bench_ops.backend("cpu") == "reference", "an unfinished build was used"
     native._settled = False
-    (place / native.READY).write_text("broken.so")
-    with pytest.warns(RuntimeWarning, match=r"broken\.so cannot be loaded .* delete that folder and build again"):
+    (place / native.READY).write_text(f"broken.so\n{hashlib.sha256(b'not a library').hexdigest()}")
+    with pytest.warns(RuntimeWarning, match=r"broken\.so cannot be loaded .* build again"):
         assert cl_bench_ops.backend("cpu") == "reference"
+
+
+def test_a_library_that_is_not_what_was_built_is_never_loaded(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = native.folder("cpu")
+    place.mkdir(parents=True)
+    (place / "ops.so").write_bytes(b"built")
+    (place / native.READY).write_text(f"ops.so\n{hashlib.sha256(b'built').hexdigest()}")
+    loaded: list[str] = []
+    monkeypatch.setattr(torch.ops, "load_library", loaded.append)
+    (place / "ops.so").write_bytes(b"something else")
+    with pytest.warns(RuntimeWarning, match=r"ops\.so cannot be loaded \(it is not what was built\)"):
+        assert cl_bench_ops.backend("cpu") == "reference"
+    assert not loaded
+    (place / "ops.so").write_bytes(b"built")
+    native._settled = False
+    assert cl_bench_ops.backend("cpu") == "cpu" and loaded == [str(place / "ops.so")]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_loaded_is_built_again(bare: Path) -> None:
+    obstacle = native._obstacle("cpu")
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    place = native.folder("cpu")
+    place.mkdir(parents=True)
+    (place / "cl_bench_ops_cpu.so").write_bytes(b"damaged")
+    (place / native.READY).write_text("cl_bench_ops_cpu.so\n" + "0" * 64)
+    command = [sys.executable, "-c", "import cl_bench_ops; print(cl_bench_ops.build())"]  # this process may hold kernels
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "cpu", done.stderr
 
 
 def test_the_key_follows_sources_torch_and_architectures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -173,6 +173,8 @@ def test_left_overs_of_a_killed_writer_go_and_nothing_else(tmp_path: Path) -> No
         (folder / name).write_text("x")
     (folder / ".checkpoint-0a1b2c3d").mkdir()
     (folder / ".checkpoint-0a1b2c3d" / "state.json").write_text("half")
+    for name in (".state.json.77.0a1b2c", ".tensors-0a1b2c.safetensors.77.0a1b2c", ".keep", "tensors-0a1b2c.safetensors"):
+        (folder / "checkpoint" / name).write_text("x")
     before = {p.name for p in folder.iterdir()}
     process = elsewhere(tmp_path / "b", "pass")
     try:
@@ -184,6 +186,7 @@ def test_left_overs_of_a_killed_writer_go_and_nothing_else(tmp_path: Path) -> No
         killed(process)
     RunWriter(folder).close()
     assert before - {p.name for p in folder.iterdir()} == {*gone, ".checkpoint-0a1b2c3d"}
+    assert {p.name for p in (folder / "checkpoint").iterdir()} == {"state.json", ".keep", "tensors-0a1b2c.safetensors"}
 
 
 def test_events_are_cut_back_by_length_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ STATUSES = ("running", "finished", "failed", "stopped")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}\Z")
 # What a writer that was killed may leave beside the files that it was about to replace.
 _LEFT_OVER = re.compile(r"\.(run\.json|events\.jsonl|arrays\.npz|DONE|checkpoint(\.\w+)?)[.-][0-9a-f]+(\.[0-9a-f]+)?\Z")
+_IN_CHECKPOINT = re.compile(r"\.(state\.json|[\w-]+\.safetensors)\.[0-9]+\.[0-9a-f]+\Z")
 
 
 def utc_now() -> str:
@@ -277,8 +278,9 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 def _clean(folder: Path) -> None:
     """Remove what a writer that was killed left half done; the lock is held, so nobody is at it."""
-    for path in folder.iterdir():
-        if _LEFT_OVER.match(path.name):
+    inside = folder / "checkpoint"
+    for path in [*folder.iterdir(), *(inside.iterdir() if inside.is_dir() and not inside.is_symlink() else ())]:
+        if (_LEFT_OVER if path.parent == folder else _IN_CHECKPOINT).match(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
