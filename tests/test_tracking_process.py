@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import records
 
+from cl_bench.command.cli import main
 from cl_bench.errors import UserError
+from cl_bench.records import tracking
+from cl_bench.records.results import load_all
 from cl_bench.records.tracking import Tracker, import_runs, ui
 from cl_bench.records.tracking_store import STATE, Store, StoreError, has_driver, hidden, reachable, resolve
 
@@ -207,3 +213,53 @@ def test_a_team_sends_to_a_server_and_takes_from_it(server: str, tmp_path: Path)
     for folder in made:
         for name in ("run.json", "events.jsonl", "arrays.npz", "DONE"):
             assert (theirs / folder.name / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+# -- a real run while its store is in trouble -------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def locked_database(runs: Path) -> Iterator[str]:
+    """The default store, made, and then held by somebody who does not let go."""
+    records.write_learner(runs / "earlier", "ncm", 0)
+    with Tracker.open(None, runs, strict=True) as tracker:
+        assert tracker.sync() == 1
+    holder = sqlite3.connect(runs / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        yield ""
+    finally:
+        holder.close()
+
+
+@contextlib.contextmanager
+def deaf_server(runs: Path) -> Iterator[str]:
+    """Accepts and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def nobody(runs: Path) -> Iterator[str]:
+    yield f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize("trouble", [locked_database, deaf_server, nobody], ids=["locked", "deaf", "down"])
+def test_a_run_whose_store_is_in_trouble_is_complete_and_ends_well(
+        trouble: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 3.0)
+    argv = ["run", "--scenario", "split_digits", "--scenario.per_class", "4", "--method", "ncm", "--device", "cpu"]
+    assert main([*argv, "--runs", str(tmp_path / "calm"), "--tracking", "none"]) == 0
+    with trouble(tmp_path / "runs") as uri:
+        begun = time.monotonic()
+        capsys.readouterr()
+        assert main([*argv, "--runs", str(tmp_path / "runs"), *(["--tracking", uri] if uri else [])]) == 0
+        assert time.monotonic() - begun < 60, "the end of a command waits for the store, and not for long"
+        assert capsys.readouterr().err.count("warning") == 1
+    (calm,), (ours,) = load_all(tmp_path / "calm"), [r for r in load_all(tmp_path / "runs") if r.folder.parent.name == "runs"]
+    assert ours.status == "finished" and ours.record["matrix"] == calm.record["matrix"]
+    assert ours.record["warnings"] == calm.record["warnings"]
+    if trouble is locked_database:
+        with Tracker.open(None, tmp_path / "runs", strict=True) as tracker:
+            assert tracker.sync() == 1, "what was missed is sent later"
