@@ -87,9 +87,9 @@ def write_idx(path: Path, array: np.ndarray) -> None:
         f.write(header + array.astype(np.uint8).tobytes())
 
 
-def mnist_files(root: Path, parts: tuple[str, ...] = ("train", "t10k")) -> None:
+def mnist_files(root: Path, parts: tuple[str, ...] = ("train", "t10k"), seed: int = 0) -> None:
     """MNIST's files with 40 and 20 images of noise."""
-    rng = np.random.RandomState(0)
+    rng = np.random.RandomState(seed)
     for part in parts:
         n = 40 if part == "train" else 20
         write_idx(root / f"{part}-images-idx3-ubyte.gz", rng.randint(0, 256, (n, 28, 28)))
