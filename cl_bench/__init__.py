@@ -33,6 +33,7 @@ _WHERE = {
     "Seed": "ranges",
     "Share": "ranges",
     "Size": "ranges",
+    "StreamFacts": "types",
     "TensorData": "data",
     "TestSet": "types",
     "Text": "ranges",

@@ -11,10 +11,12 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .errors import UserError
 from .heads import Head, LinearHead, align_columns, columns_of
 from .ranges import Amount, Count, Whole, bounded
 from .rng import Rng
-from .types import Batch, Experience, LabelSpace
+from .state import HARNESS, own
+from .types import Batch, Experience, LabelSpace, StreamFacts
 
 if TYPE_CHECKING:
     from .backbones import Backbone
@@ -31,7 +33,7 @@ class Method(LightningModule):
 
     The runner calls, per experience: ``begin(exp)`` -> Lightning's ``fit`` (``training_step``,
     ``configure_optimizers`` and any other Lightning hook) for ``epochs_for(exp)`` epochs -> ``end(exp)``. For a
-    test stream it calls ``deploy(source)`` once and then ``predict`` for each arriving batch.
+    test stream it calls ``deploy(source, stream)`` once and then ``predict`` for each arriving batch.
 
     What a method can see: images and labels of the experience at hand, what it stored itself, and the images of test
     batches. It never holds a test set, test labels, or an identity of the experience behind a test image.
@@ -52,10 +54,16 @@ class Method(LightningModule):
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     exempt: ClassVar[dict[str, str]] = {}
+    WIRING: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a subclass that overrides what is final, however it does so: the engine's promises rest on it."""
         super().__init_subclass__(**kwargs)
         bounded(cls)
+        for name in FINAL:
+            if getattr(cls, name) is not getattr(Method, name):
+                raise UserError(f"{cls.__name__} overrides {name}, which is final: a method adapts and answers in predict "
+                                "and learns in training_step; remove it.")
 
     @bounded
     def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32) -> None:
@@ -109,8 +117,9 @@ class Method(LightningModule):
         """After ``fit``: Fisher, exemplars, prototypes, merging."""
 
     # ------------------------------------------------------------------ answering
-    def deploy(self, source: Experience | None) -> None:
-        """Before a test stream; ``source`` is given only to methods whose ``needs`` name it."""
+    def deploy(self, source: Experience | None, stream: StreamFacts = StreamFacts()) -> None:  # noqa: B008 - frozen
+        """Before a test stream: ``source`` is given only to methods whose ``needs`` name it; ``stream`` says how images
+        will arrive."""
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         """Logits (N, len(space)) for images ``x``; a test-time method overrides it: adapt and answer, one step."""
@@ -133,18 +142,14 @@ class Method(LightningModule):
         return sum(getattr(m, "samples", 0) for m in self.modules() if m is not self)  # ``samples`` may be its setting
 
     # ------------------------------------------------------------------ given, final
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Hands predictions to the engine. The batch is images and row numbers: labels are not here to be seen."""
-        x, rows = batch
-        sink = self.__dict__["_answers"]
-        answer = self.answer if sink.missing else self.predict
-        with torch.set_grad_enabled(self.adapts and not sink.missing):
-            sink(dataloader_idx, rows, answer(x, sink.space(dataloader_idx)))
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Hands a batch of images to the engine, which asks for the answer and keeps it. Nothing else is in a batch."""
+        self.__dict__["_answers"](batch)
 
     def mark(self) -> None:
         """Remember this state for :meth:`reset`: one deep copy of model, optimizers and everything else together."""
         self.__dict__.pop("_marked", None)
-        self.__dict__["_marked"] = copy.deepcopy(self._own_state())
+        self.__dict__["_marked"] = copy.deepcopy(own(self))
 
     def reset(self) -> None:
         """Back to the last :meth:`mark`, bit for bit: weights, buffers, optimizers, memories, counters, generators.
@@ -155,24 +160,38 @@ class Method(LightningModule):
         if "_marked" not in self.__dict__:
             raise RuntimeError("reset() before mark()")
         fresh = copy.deepcopy(self.__dict__["_marked"])
-        for key in self._own_state().keys() - fresh.keys():
+        for key in own(self).keys() - fresh.keys():
             del self.__dict__[key]
         self.__dict__.update(fresh)
 
-    def _own_state(self) -> dict[str, Any]:
-        """All attributes but Lightning's own and the mark itself."""
-        return {k: v for k, v in self.__dict__.items() if k not in _LIGHTNING and not k.startswith(("_marked", "_answers"))}
+    def marked(self) -> dict[str, Any] | None:
+        """What :meth:`mark` remembered; for checkpoints."""
+        return self.__dict__.get("_marked")
+
+    def mark_as(self, state: dict[str, Any] | None) -> None:
+        """The inverse of :meth:`marked`."""
+        if state is not None:
+            self.__dict__["_marked"] = state
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FINAL:
+            raise UserError(f"{type(self).__name__} sets {name}, which is final; use another name.")
+        super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
         """A copy that shares neither Trainer nor mark with the original."""
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         LightningModule.__init__(twin)
-        twin.__dict__.update(copy.deepcopy(self._own_state(), memo))
+        twin.__dict__.update(copy.deepcopy(own(self), memo))
         return twin
 
 
-# Attributes that Lightning keeps on a module: runtime wiring, not state of a method.
-_LIGHTNING = frozenset(LightningModule().__dict__) - frozenset(nn.Module().__dict__) - {"_device", "_dtype"} | {
+FINAL = ("test_step", "mark", "mark_as", "marked", "reset", "__deepcopy__", "__setattr__")
+
+# Attributes that Lightning keeps on a module are runtime wiring, not state of a method; so is the harness's own.
+Method.WIRING = frozenset(HARNESS) | (
+    frozenset(LightningModule().__dict__) - frozenset(nn.Module().__dict__) - {"_device", "_dtype"}) | {
     "_hparams", "_hparams_initial", "_hparams_name", "_hparams_property", "_metric_attributes", "_jit_is_scripting",
+    "setup", "on_fit_start", "on_train_start",  # silenced by the engine where a fit is resumed
 }

@@ -1,12 +1,16 @@
-"""Random numbers that a method owns, so that predicting leaves the process's generators alone."""
+"""Random numbers: a method's own, so that predicting leaves the process's generators alone, and those of the process."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["Rng"]
+__all__ = ["Rng", "generators", "seeded", "set_generators"]
 
 
 class Rng:
@@ -42,3 +46,35 @@ class Rng:
         twin.set_state(self.get_state())
         memo[id(self)] = twin
         return twin
+
+
+def generators() -> dict[str, Any]:
+    """The states of the global generators of Python, NumPy and torch."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = state
+    numpy_state = (name, torch.from_numpy(keys.astype(np.int64)), *rest)  # plain data and tensors: a checkpoint can hold them
+    return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_generators(states: dict[str, Any]) -> None:
+    """Put the global generators into the ``states`` that :func:`generators` returned."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators inside the block; outside they are as they were."""
+    before = generators()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries such as Avalanche draw from the global generator
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_generators(before)

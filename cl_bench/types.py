@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch costs two seconds to import; the records themselves n
 else:
     Dataset = Tensor = Transform = Any
 
-__all__ = ["Batch", "Experience", "LabelSpace", "TestSet", "Transform"]
+__all__ = ["Batch", "Experience", "LabelSpace", "StreamFacts", "TestSet", "Transform"]
 
 
 class Batch(NamedTuple):
@@ -119,3 +119,16 @@ class TestSet:
     rows: tuple[tuple[str, ...], Any] | None = None
     batch_size: int = 0
     of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """What a deployed method is told of the stream to come: how its images arrive, and nothing of what they are.
+
+    Attributes:
+        batch_size: how many images arrive at once (the last batch of a domain may be smaller).
+        space: the classes among which answers will be asked for first.
+    """
+
+    batch_size: int = 64
+    space: LabelSpace = LabelSpace()

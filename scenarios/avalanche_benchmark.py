@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +16,7 @@ from cl_bench import Experience, LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.labels import whole_labels
 from cl_bench.identity import arguments
 from cl_bench.ranges import LegacySeed
+from cl_bench.rng import seeded
 
 from ._data import Deferred, digest_of
 from .split import Answers, gives_of
@@ -82,7 +81,7 @@ class AvalancheBenchmark(Scenario):
                 from torchvision.transforms import ToTensor
 
                 args[name] = ToTensor()
-        with _seeded(self.seed):
+        with seeded(self.seed):
             return make(**args)
 
     def streams(self) -> dict[str, list[tuple[LabelSpace, Dataset]]]:
@@ -180,18 +179,3 @@ def _as_image(x: Any) -> Tensor:
             raise UserError("the benchmark's images leave [0, 1]: give it transforms without Normalize, e.g. ToTensor().")
         x = x.mul(255).round().clamp(0, 255).to(torch.uint8)
     return x.expand(3, -1, -1).contiguous() if len(x) == 1 else x
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Global generators seeded inside, untouched outside: Avalanche's factories draw from them."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the generator that Avalanche uses
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002

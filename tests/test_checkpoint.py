@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrize
 
 from cl_bench import LabelSpace, Rng
-from cl_bench.engine.checkpoint import load, restore, save, snapshot
+from cl_bench.engine.checkpoint import Damaged, read, restore, save, snapshot
 from cl_bench.errors import UserError
 from cl_bench.method import Method
 from cl_bench.registry import find
@@ -86,7 +86,7 @@ class Shift(nn.Module):
 
 
 def test_parametrized_layers_come_back_parametrized(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cl_bench.engine.checkpoint as checkpoint
+    import cl_bench.engine.encoding as checkpoint
 
     monkeypatch.setattr(checkpoint, "_PACKAGES", (*checkpoint._PACKAGES, __name__.partition(".")[0]))
     layer = nn.Linear(2, 2)
@@ -119,22 +119,68 @@ def test_foreign_classes_are_refused() -> None:
         restore(tree, tensors)
 
 
-def test_damaged_missing_and_foreign_checkpoints(tmp_path: Path) -> None:
+def test_a_checkpoint_is_whole_or_told(tmp_path: Path) -> None:
+    backbone = find("cl_bench.backbones", "glyph_vit")(pretrained=False)
+    folder = tmp_path / "checkpoint"
+    assert read(folder) is None
+    save(folder, Method(backbone), {"step": 2}, {"seed": 3})
+    found = read(folder)
+    assert found is not None and found.identity == {"seed": 3} and found.fill(Method(backbone)) == {"step": 2}
+    with pytest.raises(UserError, match=r"is of cl_bench\.method:Method"):
+        found.fill(find("cl_bench.methods", "ncm")(backbone))
+    save(folder, Method(backbone), {"step": 3}, {"seed": 3})
+    (tensors,) = folder.glob("*.safetensors")
+    again = read(folder)
+    assert again is not None and again.fill(Method(backbone)) == {"step": 3}, "one state, one file of tensors"
+    whole, state = tensors.read_bytes(), (folder / "state.json").read_bytes()
+    zeroed = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    for path, data in ((tensors, whole[:100]), (tensors, zeroed), (tensors, None), (folder / "state.json", state[:-40]),
+                       (folder / "state.json", state.replace(b"step", b"stop")), (folder / "state.json", b"[]"),
+                       (folder / "state.json", b"")):
+        kept = path.read_bytes()
+        if data is None:
+            path.unlink()
+        else:
+            path.write_bytes(data)
+        with pytest.raises(Damaged):
+            read(folder)
+        path.write_bytes(kept)
+    assert read(folder) is not None
+
+
+@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize("name", ["replace", "fsync"])
+def test_a_save_that_is_killed_leaves_the_old_checkpoint(name: str, call: int, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every call that brings it to the disk."""
+    method, folder = Method(find("cl_bench.backbones", "glyph_vit")(pretrained=False)), tmp_path / "checkpoint"
+    save(folder, method, {"step": 1}, {})
+    real, left = getattr(os, name), [call]
+
+    def killed(*args: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(os, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(folder, method, {"step": 2}, {})
+    monkeypatch.undo()
+    found = read(folder)
+    assert found is not None and found.fill(method) == {"step": 1}
+
+
+def test_the_mark_comes_back(tmp_path: Path) -> None:
     backbone = find("cl_bench.backbones", "glyph_vit")(pretrained=False)
     method = Method(backbone)
-    with pytest.raises(UserError, match="no checkpoint"):
-        load(tmp_path / "checkpoint", method)
-    folder = tmp_path / "checkpoint"
-    save(folder, method, {"step": 2})
-    assert load(folder, Method(backbone)) == {"step": 2}
-    ncm = find("cl_bench.methods", "ncm")(backbone)
-    with pytest.raises(UserError, match=r"is of cl_bench\.method:Method"):
-        load(folder, ncm)
-    whole = (folder / "state.safetensors").read_bytes()
-    (folder / "state.safetensors").write_bytes(whole[:100])
-    with pytest.raises(UserError, match="damaged"):
-        load(folder, Method(backbone))
-    save_file({}, folder / "state.safetensors")
-    (folder / "state.json").write_text('{"schema": 99}')
-    with pytest.raises(UserError, match="schema 99"):
-        load(folder, Method(backbone))
+    method.note = 1
+    method.mark()
+    method.note = 2
+    save(tmp_path / "checkpoint", method, None, {})
+    other, found = Method(backbone), read(tmp_path / "checkpoint")
+    assert found is not None
+    found.fill(other)
+    assert other.note == 2
+    other.reset()
+    assert other.note == 1

@@ -14,11 +14,11 @@ from toys import Lazy, Logging, Oracle, Slow, Stream, Supervised, coded, rows_of
 
 from cl_bench import Experience, LabelSpace, Method, TestSet
 from cl_bench.engine.compute import Compute
-from cl_bench.engine.feed import Feed
+from cl_bench.engine.feed import Pool, TrainingFeed, opaque
 from cl_bench.engine.fit import fit
 from cl_bench.engine.measure import measure
 from cl_bench.engine.meter import Meter
-from cl_bench.engine.stream import stream_step
+from cl_bench.engine.stream import StreamState, stream_step
 from cl_bench.errors import UserError
 
 CPU = torch.device("cpu")
@@ -26,29 +26,47 @@ COMPUTE = Compute(device="cpu")
 SPACE = LabelSpace((0, 1, 2, 3))
 
 
-def order(feed: Feed, labelled: bool = True) -> list[list[int]]:
-    return [rows_of(b.x if labelled else b[0]).tolist() for b in feed]
+def order(feed: TrainingFeed) -> list[list[int]]:
+    return [rows_of(b.x).tolist() for b in feed]
 
 
 def test_a_feed_shuffles_anew_each_epoch_and_the_same_way_each_time() -> None:
-    a, b, other = (Feed(coded(20), 8, CPU, seed=s) for s in (1, 1, 2))
+    a, b, other = (TrainingFeed(coded(20), 8, CPU, seed=s) for s in (1, 1, 2))
     first, second = order(a), order(a)
     assert [first, second] == [order(b), order(b)]
     assert first != second, "epochs differ"
     assert order(other) != first, "seeds differ"
     assert sorted(k for batch in first for k in batch) == list(range(20))
     assert [len(batch) for batch in first] == [8, 8, 4] and len(a) == 3
-    assert order(Feed(coded(20), 8, CPU)) == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
 
 
 def test_batches_are_floats_in_0_1_with_their_own_labels() -> None:
     for data in (coded(20), Lazy(coded(20))):
-        for x, y in Feed(data, 8, CPU, seed=0):
+        for x, y in TrainingFeed(data, 8, CPU, seed=0):
             assert x.dtype == torch.float32 and x.min() >= 0 and x.max() <= 1
             assert torch.equal(rows_of(x) % 4, y)
             assert torch.allclose(x[:, 0, 0, 0] * 255, rows_of(x).float())
-        for x, rows in Feed(data, 8, CPU, labelled=False):
-            assert torch.equal(rows_of(x), rows), "a test batch is images and row numbers"
+        for rows, x in Pool([data], 8, CPU).batches(torch.arange(20).flip(0)):
+            assert torch.equal(rows_of(x), rows), "images by row number, in the order asked for"
+
+
+def test_a_pool_of_several_data_sets_counts_rows_through_them() -> None:
+    data = [coded(20).subset(range(5)), coded(20).subset(range(5, 20))]
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    for parts in (data, [Lazy(d) for d in data]):
+        for rows, x in Pool(parts, 8, CPU).batches(order):
+            assert torch.equal(rows_of(x), rows)
+
+
+def test_a_last_batch_of_one_joins_the_one_before_where_it_must() -> None:
+    assert [len(b) for b in order(TrainingFeed(coded(17), 8, CPU, seed=0))] == [8, 8, 1]
+    assert [len(b) for b in order(TrainingFeed(coded(17), 8, CPU, seed=0, joins=True))] == [8, 9]
+
+
+def test_what_a_trainer_holds_leads_nowhere() -> None:
+    loader = opaque(iter([1, 2]).__iter__, 2)
+    assert len(loader) == 2 and list(loader) == [1, 2]
+    assert not [a for a in dir(loader) if not a.startswith("__")] and not hasattr(loader, "__dict__")
 
 
 def test_held_and_lazy_data_and_any_number_of_workers_give_the_same_batches() -> None:
@@ -57,7 +75,7 @@ def test_held_and_lazy_data_and_any_number_of_workers_give_the_same_batches() ->
 
     def epoch(data: Any, workers: int) -> tuple[list[Tensor], Tensor]:
         torch.manual_seed(0)
-        out = [b.x for b in Feed(data, 8, CPU, seed=3, workers=workers, augment=jitter)]
+        out = [b.x for b in TrainingFeed(data, 8, CPU, seed=3, workers=workers, augment=jitter)]
         return out, torch.rand(2)
 
     held, _ = epoch(coded(20), 0)
@@ -68,7 +86,7 @@ def test_held_and_lazy_data_and_any_number_of_workers_give_the_same_batches() ->
 
 
 def test_compute_refuses_what_cannot_be() -> None:
-    with pytest.raises(UserError, match="workers must be 0 or more"):
+    with pytest.raises(UserError, match="workers must be at least 0"):
         Compute(workers=-1)
 
 
@@ -150,8 +168,95 @@ def test_answers_that_are_not_finite_are_wrong_and_counted() -> None:
 
 
 def test_a_wrong_shape_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match=r"predict returned \(3, 5\) for 3 images and 4 classes"):
+    with pytest.raises(UserError, match=r"Oracle\.predict returned \(3, 5\) for 3 images and 4 classes"):
         score(torch.zeros(6, 5), [0] * 6)
+
+
+@pytest.mark.parametrize(("answer", "said"), [
+    (lambda z: None, "a NoneType"), (lambda z: (z, z), "a tuple"), (lambda z: z.numpy(), "a ndarray"),
+    (lambda z: z.to(torch.complex64), "complex64 values"), (lambda z: z.long(), "int64 values"), (lambda z: z > 0, "bool"),
+    (lambda z: z.to("meta"), "on meta"), (lambda z: z.to_sparse(), "float32 values"), (lambda z: z[:-1], r"\(2, 4\)"),
+])
+def test_what_is_no_answer_is_blamed_on_the_method(answer: Any, said: str) -> None:
+    class Wrong(Oracle):
+        def predict(self, x: Tensor, space: LabelSpace) -> Any:
+            return answer(super().predict(x, space))
+
+    with pytest.raises(UserError, match=rf"Wrong\.predict returned .*{said}"):
+        measure(Wrong(torch.zeros(6, 4)), [TestSet("t", SPACE, coded(6))], [SPACE], COMPUTE, 3, 0)
+
+
+def test_half_precision_answers_are_answers() -> None:
+    class Half(Oracle):
+        def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+            return super().predict(x, space).half()
+
+    (scored,) = measure(Half(table([[0.9, 0.1, 0, 0]] * 6)), [TestSet("t", SPACE, coded(6))], [SPACE], COMPUTE, 3, 0)
+    assert scored.total == 6 and scored.predictions.tolist() == [0] * 6
+
+
+class Order(Oracle):
+    """Keeps in which company images come."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(20, 4))
+        self.log: list[list[int]] = []
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        self.log.append(rows_of(x).tolist())
+        return super().predict(x, space)
+
+
+def test_images_of_all_test_sets_come_mixed_where_they_are_answered_among_the_same_classes() -> None:
+    tests = [TestSet(f"t{k}", SPACE, coded(20).subset(range(5 * k, 5 * k + 5))) for k in range(4)]
+    method = Order()
+    scored = measure(method, tests, [SPACE] * 4, COMPUTE, 5, 0)
+    assert sorted(r for batch in method.log for r in batch) == list(range(20)) and len(method.log) == 4
+    assert all(len({r // 5 for r in batch}) > 1 for batch in method.log), "no batch is of one test set alone"
+    assert [s.correct for s in scored] == [2, 1, 1, 1], "always class 0: right for rows 0, 4, 8, 12, 16"
+    apart = Order()
+    assert [s.correct for s in measure(apart, tests, [SPACE] * 4, COMPUTE, 7, 1)] == [2, 1, 1, 1]
+    assert apart.log != method.log
+
+
+def test_a_test_sets_own_batch_size_and_classes_are_kept() -> None:
+    other = LabelSpace((3, 2, 1, 0))
+    tests = [TestSet("a", SPACE, coded(6)), TestSet("b", SPACE, coded(6), batch_size=2), TestSet("c", SPACE, coded(6))]
+    method = Order()
+    measure(method, tests, [SPACE, SPACE, other], COMPUTE, 6, 0)
+    assert [len(batch) for batch in method.log] == [6, 2, 2, 2, 6]
+
+
+class Reader(Oracle):
+    """Reads the stream of test images by itself."""
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        next(iter(self.trainer.test_dataloaders))
+        return super().predict(x, space)
+
+
+class EarlyReader(Oracle):
+    def on_test_start(self) -> None:
+        list(self.trainer.test_dataloaders)
+
+
+@pytest.mark.parametrize("cls", [Reader, EarlyReader])
+def test_a_method_that_reads_ahead_is_refused(cls: type[Oracle]) -> None:
+    with pytest.raises(UserError, match="reads the test stream itself"):
+        measure(cls(torch.zeros(6, 4)), [TestSet("t", SPACE, coded(6))], [SPACE], COMPUTE, 3, 0)
+
+
+@pytest.mark.parametrize("name", ["test_step", "mark", "reset", "mark_as", "marked", "__deepcopy__", "__setattr__"])
+def test_what_is_final_cannot_be_overridden(name: str) -> None:
+    with pytest.raises(UserError, match=f"Mine overrides {name}, which is final"):
+        type("Mine", (Method,), {name: lambda self, *args: None})
+    mixin = type("Mixin", (), {name: lambda self, *args: None})
+    with pytest.raises(UserError, match="which is final"):
+        type("Mine", (mixin, Method), {})
+    if not name.startswith("__"):
+        method = Oracle(torch.zeros(1, 4))
+        with pytest.raises(UserError, match=f"sets {name}, which is final"):
+            setattr(method, name, lambda *args: None)
 
 
 def test_no_test_sets_no_scores() -> None:
@@ -172,7 +277,7 @@ def test_fit_counts_steps_losses_and_trainable_parameters() -> None:
 
 # ------------------------------------------------------------------------------------------------ streams
 def walk(method: Method, scenario: Stream, meter: Meter | None = None) -> list[list[Any]]:
-    state: dict[str, Any] = {}
+    state = StreamState()
     with torch.no_grad():
         if meter is None:
             meter = Meter()
@@ -192,14 +297,14 @@ def test_mixed_domains_are_counted_apart() -> None:
     answers = table([[0.7, 0.1, 0.1, 0.1]] * 6)  # always 0: right for rows 0 and 4
     codes = np.array([0, 1, 0, 1, 0, 1])
     test = TestSet("mixed", SPACE, data, rows=(("fog", "snow"), codes))
-    entries, scored = stream_step(Oracle(answers), test, SPACE, Stream(), COMPUTE, Meter(), {}, 0)
+    entries, scored = stream_step(Oracle(answers), test, SPACE, Stream(), COMPUTE, Meter(), StreamState(), 0)
     told = [(e.name, e.domain, e.total, e.correct) for e in entries]
     assert told == [("mixed:fog", "fog", 3, 2), ("mixed:snow", "snow", 3, 0)]
     assert scored.correct == 2 and scored.total == 6
     assert entries[0].ece == pytest.approx(100 * abs(2 / 3 - 0.7), abs=1e-4)
     assert entries[0].top_class_share == 1 and entries[0].collapsed
     empty = replace(test, rows=(("fog", "snow", "never"), codes))
-    assert len(stream_step(Oracle(answers), empty, SPACE, Stream(), COMPUTE, Meter(), {}, 0)[0]) == 2
+    assert len(stream_step(Oracle(answers), empty, SPACE, Stream(), COMPUTE, Meter(), StreamState(), 0)[0]) == 2
 
 
 def test_a_stream_that_waits_for_nobody() -> None:
@@ -232,7 +337,7 @@ def test_missed_images_are_counted_per_domain_of_a_mixed_stream() -> None:
     method, meter, scenario = Slow(), Meter(), Stream((12,), stream_speed=1.0)
     meter.attach(method.backbone, torch.zeros(1, 3, 4, 4))
     test = TestSet("mixed", SPACE, coded(12), rows=(("fog", "snow"), np.arange(12) % 2))
-    entries, _ = stream_step(method, test, SPACE, scenario, COMPUTE, meter, {}, 0)
+    entries, _ = stream_step(method, test, SPACE, scenario, COMPUTE, meter, StreamState(), 0)
     assert [e.missed for e in entries] == [4, 4]
 
 

@@ -18,7 +18,7 @@ from cl_bench.compare.comparison import Group, compare
 from cl_bench.compare.selection import choices
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.meter import Meter
-from cl_bench.engine.stream import stream_step
+from cl_bench.engine.stream import StreamState, stream_step
 from cl_bench.label_free.scorers import SCORERS
 from cl_bench.label_free.sums import UnlabelledSums
 from cl_bench.numbers.stream_metrics import StreamEntry
@@ -80,7 +80,7 @@ def test_answers_that_are_not_finite_are_left_out():
 
 def test_a_stream_records_them_per_domain():
     test = TestSet("mixed", LabelSpace((0, 1, 2, 3)), coded(6), rows=(("fog", "snow"), np.array([0, 1, 0, 1, 0, 1])))
-    entries, _ = stream_step(Oracle(LOGITS[:6]), test, test.space, Stream(), Compute(device="cpu"), Meter(), {}, 0)
+    entries, _ = stream_step(Oracle(LOGITS[:6]), test, test.space, Stream(), Compute(device="cpu"), Meter(), StreamState(), 0)
     for code, entry in enumerate(entries):
         p = LOGITS[:6][code::2].double().softmax(1).numpy()
         assert entry.unlabelled["entropy"] == pytest.approx(scipy.stats.entropy(p, axis=1).mean())

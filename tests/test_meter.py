@@ -21,9 +21,9 @@ from cl_bench.engine.meter import (
     parameter_counts,
     peak_memory,
     reset_peak_memory,
-    state_bytes,
 )
 from cl_bench.registry import find
+from cl_bench.state import size_bytes as state_bytes
 
 
 def metered(backbone: Backbone | None = None, side: int = 4) -> tuple[Meter, Backbone]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toys import Lazy
 
+from cl_bench import Scenario, TestSet, Wrapper
 from cl_bench.command.config import parse, plan_from
 from cl_bench.data.tensor import labels_of
 from cl_bench.engine.compute import Compute
-from cl_bench.engine.fit import fit
 from cl_bench.engine.measure import measure
 from cl_bench.engine.runner import run
 from cl_bench.errors import UserError
@@ -89,50 +89,91 @@ def test_what_changes_the_meaning_changes_the_fingerprint(tmp_path: Path) -> Non
         assert of(*extra) != base, extra
 
 
-def integers_within(thing: Any, seen: set[int] | None = None) -> list[Tensor]:
-    """Every integer tensor reachable from ``thing`` through attributes and containers."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen or isinstance(thing, (str, bytes, type)):
-        return []
-    seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        return [thing] if thing.dtype == torch.int64 else []
-    parts = list(thing.values()) if isinstance(thing, dict) else list(thing) if isinstance(thing, (list, tuple)) else []
-    slots = [getattr(thing, name) for cls in type(thing).__mro__ for name in vars(cls).get("__slots__", ())
-             if not name.startswith("__") and hasattr(thing, name)]
-    return [t for part in [*parts, *slots, *getattr(thing, "__dict__", {}).values()] for t in integers_within(part, seen)]
+def reachable(thing: Any) -> list[Any]:
+    """Every object to which public and single-underscore attributes and containers of ``thing`` lead."""
+    seen: dict[int, Any] = {}
+    stack = [thing]
+    while stack:
+        here = stack.pop()
+        if id(here) in seen or isinstance(here, (str, bytes, int, float, type, type(None), ModuleType)):
+            continue
+        seen[id(here)] = here
+        if isinstance(here, (Tensor, np.ndarray)):
+            stack += [getattr(here, "_base", None), getattr(here, "base", None)]
+            continue
+        if isinstance(here, dict):
+            stack += [*here.keys(), *here.values()]
+        elif isinstance(here, (list, tuple, set, frozenset, deque)):
+            stack += list(here)
+        names = [a for a in dir(type(here)) if not a.startswith("__")] if type(here).__module__ not in STANDARD else []
+        for name in {*getattr(here, "__dict__", {}), *names}:
+            with suppress(Exception):
+                stack.append(getattr(here, name))
+    return list(seen.values())
+
+
+STANDARD = {"builtins", "collections", "logging", "threading", "inspect", "functools", "types", "weakref"}
 
 
 class Peeking(Method):
-    """Looks for labels wherever a method can reach."""
+    """Looks for what it may not have wherever a method can reach."""
 
-    found: ClassVar[list[Any]] = []
+    adapts: ClassVar[bool] = True
     held: ClassVar[list[Any]] = []
+    fits: ClassVar[list[int]] = []
 
-    def epochs_for(self, exp: Any) -> int:
-        return 0
+    def begin(self, exp: Any) -> None:
+        super().begin(exp)
+        Peeking.held += reachable(exp)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch_idx == 0:
+            Peeking.held += reachable([self, batch, self.trainer])
+        return super().training_step(batch, batch_idx)
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
-        loaders = self.trainer.test_dataloaders
-        for feed in loaders if isinstance(loaders, list) else [loaders]:
-            for batch in feed:
-                Peeking.found += [t for t in batch if t.dtype == torch.int64]
-            Peeking.held += integers_within(feed)
+        if not Peeking.fits or Peeking.fits[-1] != len(x):
+            Peeking.fits.append(len(x))
+            Peeking.held += reachable([self, x, space, self.trainer])
         return super().predict(x, space)
 
 
-def test_a_methods_trainer_holds_rows_not_labels() -> None:
-    scenario = ToyScenario()
-    method = Peeking(find("cl_bench.backbones", "glyph_vit")())
-    fit(method, scenario.experiences()[0], Compute("cpu"), 0)
-    fit(method, scenario.experiences()[1], Compute("cpu"), 0)
-    test = scenario.test_sets()[1]
-    measure(method, [test], [scenario.space], Compute("cpu"), 8, 0)
-    seen = torch.cat(Peeking.found).unique()
-    assert seen.tolist() == list(range(len(test.data))), "only row numbers may be there"  # type: ignore[arg-type]
-    labels = labels_of(test.data)
-    assert any(torch.equal(t, labels) for t in integers_within(test)), "the walk finds no labels where there are some"
-    assert not any(t.shape == labels.shape and torch.equal(t, labels) for t in Peeking.held), "the feed holds the labels"
+class Filed(Wrapper):
+    """The same with data that are read item by item."""
+
+    def experiences(self) -> Any:
+        return [replace(e, data=Lazy(e.data)) for e in self.of.experiences()]
+
+    def test_sets(self) -> Any:
+        return [replace(t, data=Lazy(t.data)) for t in self.of.test_sets()]
+
+    def stream(self) -> Any:
+        return [replace(t, data=Lazy(t.data)) for t in self.of.stream()]
+
+    def timeline(self) -> Any:
+        for step in self.of.timeline():
+            yield replace(step, data=Lazy(step.data))
+
+
+@pytest.mark.parametrize("files", [False, True], ids=["held", "files"])
+def test_nothing_that_a_method_is_handed_leads_to_labels_tests_or_the_scenario(files: bool, tmp_path: Path) -> None:
+    """Test labels, test sets, other experiences and scenarios are out of reach by any attribute but dunder ones."""
+    Peeking.held, Peeking.fits = [], []
+    plan = plan_from(parse(["--scenario", "deployed_digits", "--method", "finetune", "--scenario.corruptions", "[fog]"]))
+    if files:
+        plan.scenario = Filed(plan.scenario)
+    plan.build = lambda backbone: Peeking(backbone, epochs=1)
+    run(plan, tmp_path)
+    scenario = plan.scenario
+    assert len(Peeking.held) > 1000, "the walk saw nothing: this test would not notice"
+    forbidden = [t for t in Peeking.held if isinstance(t, (TestSet, Scenario))]
+    assert not forbidden, f"led to {forbidden[:3]}"
+    labels = [labels_of(t.data) for t in [*scenario.test_sets(), *scenario.stream()]]
+    tensors = [torch.as_tensor(t) for t in Peeking.held if isinstance(t, (Tensor, np.ndarray)) and t.dtype != object]
+    for y in labels:
+        assert not any(t.shape == y.shape and not t.is_floating_point() and torch.equal(t.cpu().long(), y) for t in tensors)
+    widest = max(len(e.data) for e in scenario.experiences())
+    assert all(len(t) <= widest for t in tensors if t.ndim == 4 and t.shape[1] == 3 and t.dtype == torch.uint8)
 
 
 def test_measuring_does_not_teach(tmp_path: Path) -> None:
@@ -207,28 +248,3 @@ def test_answers_that_are_not_finite_are_shown(tmp_path: Path) -> None:
     r = load(run(plan, tmp_path))
     assert any("not finite" in w for w in r.record["warnings"])
     assert r.metrics["average_accuracy"] == 0
-
-
-@pytest.mark.parametrize("argv", [SPLIT, STREAM], ids=["split", "stream"])
-def test_killed_and_resumed_equals_uninterrupted(argv: list[str], tmp_path: Path) -> None:
-    """A real process, killed the hard way after its first checkpoint."""
-    whole = go(argv, tmp_path / "whole")
-    code = ("import sys, time\nfrom pathlib import Path\nfrom cl_bench.command.config import parse, plan_from\n"
-            "from cl_bench.engine.runner import run\n"
-            "import cl_bench.engine.checkpoint as c\nold = c.save\n"
-            "def save(folder, *a):\n    old(folder, *a)\n    print('saved', flush=True)\n    time.sleep(60)\n"
-            "c.save = save\nrun(plan_from(parse(sys.argv[2:])), Path(sys.argv[1]))\n")
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cut"), *argv], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline().strip() == "saved"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(0.1)
-    (folder,) = [f for f in (tmp_path / "cut").iterdir() if not f.name.startswith(".")]
-    assert load(folder).status == "running"
-    record = load(folder).record
-    resumed = load(run(plan_from(record["config"]), tmp_path / "cut", resume=folder))
-    assert resumed.done
-    assert numbers(resumed.record) == numbers(whole.record)
-    assert all(np.array_equal(resumed.arrays()[k], whole.arrays()[k]) for k in whole.arrays())
-    kinds = [e["kind"] for e in resumed.events()]
-    assert "resume" in kinds and kinds.count("finish") == 1

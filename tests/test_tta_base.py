@@ -9,9 +9,9 @@ import torch
 from tta_toy import CLASSES, EVERY, GRADIENT, SPACE, backbone, deployed, images, same, source
 
 from cl_bench.engine.checkpoint import restore, snapshot
-from cl_bench.engine.meter import state_bytes
 from cl_bench.errors import UserError
 from cl_bench.registry import find
+from cl_bench.state import size_bytes as state_bytes
 from cl_bench.types import LabelSpace
 
 

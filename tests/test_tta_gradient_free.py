@@ -11,7 +11,7 @@ from tta_toy_trained import CLASSES, SPACE, backbone, deployed, images, plain, s
 
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.meter import Meter
-from cl_bench.engine.stream import stream_step
+from cl_bench.engine.stream import StreamState, stream_step
 from cl_bench.errors import UserError
 from cl_bench.types import LabelSpace, TestSet
 
@@ -25,7 +25,7 @@ def test_a_stream_leaves_the_network_as_deployed_and_in_evaluation_mode(name: st
     for module in method.model.modules():
         module.register_forward_hook(lambda m, inputs, output: training.append(m.training))
     test = TestSet("t", SPACE, source(80).data)
-    stream_step(method, test, SPACE, Stream(batch=16), Compute(device="cpu", threads=1), Meter(), {}, 0)
+    stream_step(method, test, SPACE, Stream(batch=16), Compute(device="cpu", threads=1), Meter(), StreamState(), 0)
     assert len(training) > 5 * 5 and not any(training), "a layer ran in training mode"
     changed = [k for k, v in method.model.state_dict().items() if not torch.equal(v, before[k])]
     assert not changed and before.keys() == method.model.state_dict().keys(), f"the stream changed {changed}"

@@ -15,10 +15,11 @@ from tta_toy_trained import deployed as trained
 from cl_bench.command.config import parse, plan_from
 from cl_bench.data import TensorData
 from cl_bench.engine.compute import Compute
-from cl_bench.engine.meter import Meter, state_bytes
+from cl_bench.engine.meter import Meter
 from cl_bench.engine.runner import run
-from cl_bench.engine.stream import stream_step
+from cl_bench.engine.stream import StreamState, stream_step
 from cl_bench.records.results import load
+from cl_bench.state import size_bytes as state_bytes
 from cl_bench.types import TestSet
 
 COMPUTE = Compute(device="cpu", threads=1)
@@ -72,7 +73,7 @@ def test_counts_are_those_of_the_whole_stream_whatever_resets_take_back(arrival:
 def test_memory_is_flat_over_a_stream_of_a_hundred_domains(name: str) -> None:
     method = trained("t3a", supports=3) if name == "t3a" else deployed(name)
     method.mark()
-    meter, state, scenario = Meter(), {}, Stream(batch=16)
+    meter, state, scenario = Meter(), StreamState(), Stream(batch=16)
     y = torch.arange(16) % len(scenario.space)
 
     def held() -> tuple[int, int]:

@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..heads import select
 from ..method import Method
 from ..ranges import Amount, Count, Whole
-from ..types import Experience, LabelSpace
+from ..state import moved
+from ..types import Experience, LabelSpace, StreamFacts
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -96,7 +97,8 @@ class TestTimeMethod(Method):
             a prior correction whose mean over classes is 1 / classes); ``probs``. ``predict`` converts all of them so
             that their softmax is a probability.
         nesterov: whether SGD uses Nesterov's momentum (the repositories differ).
-        model: the deployed classifier (:class:`Deployed`); exists after ``deploy``.
+        stream: how images will arrive (:class:`cl_bench.StreamFacts`); exists after ``deploy``, as all below.
+        model: the deployed classifier (:class:`Deployed`).
         opt: its optimizer, if any.
         counts: plain integers: batches adapted to, samples selected by a filter, optimizer steps, steps skipped because
             no sample was selected, steps skipped because loss or gradient was not finite, resets by the method itself.
@@ -152,7 +154,7 @@ class TestTimeMethod(Method):
         """AdamW for learning; adaptation has an optimizer of its own."""
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.learn_lr)
 
-    def deploy(self, source: Experience | None) -> None:
+    def deploy(self, source: Experience | None, stream: StreamFacts = StreamFacts()) -> None:  # noqa: B008 - frozen
         """Copy the learned classifier and build everything test-time from it, afresh.
 
         Raises:
@@ -162,6 +164,7 @@ class TestTimeMethod(Method):
             raise UserError(f"{type(self).__name__} needs source data; choose a scenario that gives it.")
         self.withdraw()
         known = self._names()
+        self.stream = stream
         self.model = Deployed(self.backbone, self.head)
         self.counts = dict.fromkeys(COUNTED, 0)
         with torch.enable_grad():
@@ -293,19 +296,6 @@ class TestTimeMethod(Method):
         super()._apply(fn, recurse)
         for name in self._built:
             if name in self.__dict__:
-                self.__dict__[name] = _moved(self.__dict__[name], fn)
+                self.__dict__[name] = moved(self.__dict__[name], fn)
         return self
 
-
-def _moved(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, torch.optim.Optimizer):
-        for entry in value.state.values():
-            entry.update({k: v if k == "step" else _moved(v, fn) for k, v in entry.items()})
-        return value
-    if isinstance(value, Tensor):
-        return value if isinstance(value, nn.Parameter) else fn(value)
-    if isinstance(value, dict):
-        return {k: _moved(v, fn) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_moved(v, fn) for v in value)
-    return value

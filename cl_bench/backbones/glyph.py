@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..data.glyphs import LETTERS
 from ..errors import UserError
 from ..ranges import Seed, bounded
-from .base import Backbone, Preprocess, seeded
+from ..rng import seeded
+from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
 
 __all__ = ["glyph_resnet", "glyph_vit"]

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..data.files import check_magic, existing_folder, file_digest
 from ..errors import UserError
 from ..ranges import Seed, Text, bounded
-from .base import Backbone, Preprocess, seeded
+from ..rng import seeded
+from .base import Backbone, Preprocess
 from .checkpoints import read_weights
 
 __all__ = ["open_clip_model"]

@@ -12,7 +12,8 @@ from torch import nn
 from ..data.files import existing_folder
 from ..errors import UserError
 from ..ranges import Pixels, Seed, Size, Text, bounded
-from .base import Backbone, Preprocess, seeded
+from ..rng import seeded
+from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
 from .imagenet import imagenet_names
 

@@ -11,7 +11,8 @@ from torch import nn
 from ..data.files import existing_file
 from ..errors import UserError
 from ..ranges import Seed, Text, bounded
-from .base import Backbone, Preprocess, seeded
+from ..rng import seeded
+from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
 from .imagenet import imagenet_names
 

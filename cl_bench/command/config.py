@@ -142,6 +142,8 @@ def parser() -> Any:
     p.add_argument("--backbone", type=Backbone | None, default=None, help="default: the scenario's own")
     p.add_argument("--seed", type=int, default=0, help="one seed makes every random draw")
     p.add_argument("--checkpoint", type=bool, default=True, help="keep what it takes to resume after a stop")
+    p.add_argument("--checkpoint_every", type=float, default=10.0,
+                   help="seconds between two checkpoints inside of an experience or a stream, at least")
     p.add_dataclass_arguments(Compute, "compute", help="where and how to compute")
     p.add_dataclass_arguments(SourceRecipe, "source", help="how the source of a test stream is trained")
     return p
@@ -379,5 +381,6 @@ def plan_from(config: Mapping[str, Any], suite: str | None = None) -> Any:
         scenario=scenario, backbone=backbone, build=method, method=_class(config["method"]["class_path"]),
         names={root: _named(config, root) for root in _ROOTS}, seed=int(config.get("seed", 0)),
         compute=Compute(**dict(config.get("compute") or {})), recipe=SourceRecipe(**dict(config.get("source") or {})),
-        suite=suite, checkpoint=bool(config.get("checkpoint", True)), config=dict(config),
+        suite=suite, checkpoint=bool(config.get("checkpoint", True)),
+        checkpoint_every=float(config.get("checkpoint_every", 10.0)), config=dict(config),
     )

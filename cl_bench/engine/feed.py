@@ -1,78 +1,187 @@
-"""Batches from a data set to a Trainer: on the device where they fit, read item by item where not."""
+"""Batches from data sets to a Trainer: on the device where they fit, read item by item where not.
+
+What a Trainer holds is opaque: an iterable with a length and nothing else, so that no attribute of it leads a method to
+labels, row numbers, other data or the engine.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.tensor import TensorData, as_float
+from ..data.tensor import TensorData, as_float, batch_sizes
 from ..types import Batch, Transform
 from .seeding import derive
 
-__all__ = ["Feed"]
+__all__ = ["FeedPosition", "Pool", "TrainingFeed", "opaque"]
+
+
+def opaque(iterate: Callable[[], Iterator[Any]], length: int) -> Any:
+    """An iterable with a length whose source no attribute leads to."""
+
+    class Opaque:
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[Any]:
+            return iterate()
+
+        def __len__(self) -> int:
+            return length
+
+    return Opaque()
 
 
 class _Images(Dataset[tuple[Any, int]]):
-    """The images of a test set that is read item by item, each with its row number instead of its label."""
+    """The images of test sets that are read item by item, without their labels."""
 
-    def __init__(self, data: Dataset) -> None:
+    def __init__(self, data: Sequence[Dataset]) -> None:
         self._data = data
+        self._starts = _starts(data)
 
     def __len__(self) -> int:
-        return len(self._data)  # type: ignore[arg-type]
+        return self._starts[-1]
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self._data[index][0], index
+    def __getitem__(self, index: int) -> Any:
+        k = next(k for k, start in enumerate(self._starts[1:]) if index < start)
+        return torch.as_tensor(self._data[k][index - self._starts[k]][0])
 
 
-class Feed:
-    """Batches for a Trainer: an iterable with a length over data that lies on the device where it can.
+def _starts(data: Sequence[Dataset]) -> list[int]:
+    starts = [0]
+    for part in data:
+        starts.append(starts[-1] + len(part))  # type: ignore[arg-type]
+    return starts
 
-    With ``labelled=False`` it yields images and row numbers, and holds no labels of data that are held in memory.
+
+class Pool:
+    """Images of one or several data sets by global row number, in batches of a given order; labels are not read.
+
+    Args:
+        data: data sets whose items are alike; rows count through them in this order.
+        size: images per batch.
     """
 
-    def __init__(self, data: Dataset, size: int, device: torch.device, *, workers: int = 0, seed: int | None = None,
-                 augment: Transform | None = None, labelled: bool = True) -> None:
-        if not labelled:
-            data = data.unlabelled() if isinstance(data, TensorData) else _Images(data)
-        self.data, self.size, self.device, self.workers = data, size, device, workers
-        self.augment, self.labelled = augment, labelled
-        self.order = None if seed is None else torch.Generator().manual_seed(derive(seed, "order"))
-        self.noise = None if seed is None else torch.Generator(device).manual_seed(derive(seed, "augment"))
-        self.held = data.to(device) if isinstance(data, TensorData) and _fits(data, device) else None
+    def __init__(self, data: Sequence[Dataset], size: int, device: torch.device, *, workers: int = 0) -> None:
+        self.data, self.size, self.device, self.workers = list(data), size, device, workers
+        self.starts = _starts(self.data)
+        held = [d for d in self.data if isinstance(d, TensorData)]
+        self.held = [d.to(device).x for d in held] if len(held) == len(self.data) and _fit(held, device) else None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.data) / self.size)  # type: ignore[arg-type]
+        return self.starts[-1]
 
-    def __iter__(self) -> Iterator[Any]:
-        n = len(self.data)  # type: ignore[arg-type]
-        order = torch.arange(n) if self.order is None else torch.randperm(n, generator=self.order)
-        for rows, x, y in self._read(order):
-            x = as_float(x)
-            if not self.labelled:
-                yield x, rows
-            else:
-                yield Batch(x if self.augment is None else self.augment(x, self.noise), y)  # type: ignore[arg-type]
-
-    def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, images float in [0, 1] where they are bytes) for the rows of ``order`` (n,), on the device."""
         if self.held is not None:
-            for rows in order.to(self.device).split(self.size):
-                yield rows, *self.held.take(rows)
+            for rows in (order.to(self.device) if len(self.held) == 1 else order).split(self.size):
+                yield rows, as_float(self._gather(rows))
             return
-        chunks = [c.tolist() for c in order.split(self.size)]
-        pin = self.device.type == "cuda"
-        for rows, (x, y) in zip(order.split(self.size), DataLoader(  # type: ignore[call-arg]
-                self.data, batch_sampler=chunks, num_workers=self.workers, pin_memory=pin), strict=True):
-            yield rows.to(self.device), x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
+        pin, chunks = self.device.type == "cuda", order.split(self.size)
+        loader = DataLoader(_Images(self.data), batch_sampler=[c.tolist() for c in chunks],  # type: ignore[call-arg]
+                            num_workers=self.workers, pin_memory=pin)
+        for rows, x in zip(chunks, loader, strict=True):
+            yield rows, as_float(x.to(self.device, non_blocking=pin))
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        held = self.held
+        assert held is not None
+        if len(held) == 1:
+            return held[0][rows]
+        out: Tensor | None = None
+        for x, start, end in zip(held, self.starts, self.starts[1:], strict=False):
+            here = (rows >= start) & (rows < end)
+            if not bool(here.any()):
+                continue
+            part = x[(rows[here] - start).to(self.device)]
+            if out is None:
+                out = part.new_empty(len(rows), *part.shape[1:])
+            out[here.to(self.device)] = part
+        assert out is not None
+        return out
 
 
-def _fits(data: TensorData, device: torch.device) -> bool:
+def _fit(held: Sequence[TensorData], device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return data.nbytes < free // 4
+    return sum(d.nbytes for d in held) < free // 4
+
+
+@dataclass
+class FeedPosition:
+    """Where a training feed stands between two batches: enough to hand out the same batches from here on.
+
+    Attributes:
+        batch: how many batches of this epoch were handed out.
+        order, noise: states of the generators of the epoch's order (as the epoch began) and of augmentation (now).
+    """
+
+    batch: int
+    order: Tensor
+    noise: Tensor
+
+
+class TrainingFeed:
+    """Batches of an experience, in an order drawn anew every epoch from the seed.
+
+    Args:
+        joins: whether a last batch of one item joins the one before it (a batch of one has no batch statistics).
+        at: where to go on within the first epoch handed out.
+        between: called before each batch but the first of an epoch, with no batch under way.
+        resumed: called before the first batch handed out from ``at``, once all that starting draws was drawn.
+
+    Raises:
+        UserError: for a single image where ``joins``.
+    """
+
+    def __init__(self, data: Dataset, size: int, device: torch.device, *, seed: int, workers: int = 0,
+                 augment: Transform | None = None, joins: bool = False, at: FeedPosition | None = None,
+                 between: Callable[[], None] | None = None, resumed: Callable[[], None] | None = None) -> None:
+        self.data, self.device, self.workers, self.augment = data, device, workers, augment
+        self.generators = {"order": torch.Generator().manual_seed(derive(seed, "order")),
+                           "noise": torch.Generator(device).manual_seed(derive(seed, "augment"))}
+        self.sizes = batch_sizes(len(data), size, 2 if joins else 1)  # type: ignore[arg-type]
+        self.held = data.to(device) if isinstance(data, TensorData) and _fit([data], device) else None
+        self.at, self.between, self.resumed = at, between, resumed
+        self.batch, self.epoch_order = 0, self.generators["order"].get_state()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def position(self) -> FeedPosition:
+        """Where the feed stands now; to be asked from ``between``."""
+        return FeedPosition(self.batch, self.epoch_order, self.generators["noise"].get_state())
+
+    def __iter__(self) -> Iterator[Batch]:
+        at, self.at = self.at, None
+        if at is not None:
+            self.generators["order"].set_state(at.order.cpu())
+            self.generators["noise"].set_state(at.noise.cpu())
+        self.batch = first = 0 if at is None else at.batch
+        self.epoch_order = self.generators["order"].get_state()
+        order = torch.randperm(sum(self.sizes), generator=self.generators["order"])
+        read = self._read(list(order.split(self.sizes))[first:])
+        for k in range(first, len(self.sizes)):
+            self.batch = k
+            if k > first and self.between is not None:
+                self.between()
+            x, y = next(read)
+            if at is not None and k == first and self.resumed is not None:
+                self.resumed()
+            x = as_float(x)
+            yield Batch(x if self.augment is None else self.augment(x, self.generators["noise"]), y)
+
+    def _read(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.held is not None:
+            for rows in chunks:
+                yield self.held.take(rows)
+            return
+        pin = self.device.type == "cuda"
+        for x, y in DataLoader(self.data, batch_sampler=[c.tolist() for c in chunks],  # type: ignore[call-arg]
+                               num_workers=self.workers, pin_memory=pin):
+            yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)

@@ -1,49 +1,58 @@
-"""Learning one experience: begin, Lightning's fit on a fresh Trainer, end."""
+"""Learning one experience: begin, Lightning's fit on a fresh Trainer, end; and going on inside of it after a stop."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pytorch_lightning
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
+from ..data.tensor import view_for_method
 from ..method import Method
 from ..rng import Rng
 from ..types import Experience
 from .compute import Compute, resolve_device
-from .feed import Feed
+from .feed import FeedPosition, TrainingFeed, opaque
 from .optimizers import fuse
-from .seeding import derive, seeded
+from .seeding import derive, generators, seeded, set_generators
 from .trainer import interruptible, make_trainer, quiet
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["FitPosition", "Fitted", "fit", "shown"]
 
 LOSS_POINTS = 200  # per experience: enough for a curve, few enough for a thousand runs
 
 
-class _Losses(Callback):
-    """Keeps every step's loss on the device; read once, after the fit."""
+@dataclass
+class FitPosition:
+    """Where a fit stands between two batches. The method itself is kept beside it.
 
-    def __init__(self) -> None:
-        self.values: list[Tensor] = []
+    Attributes:
+        feed: the batches still to come.
+        generators: states of the global generators.
+        loops, epoch, step: Lightning's loops.
+        optimizers, schedulers, precision: their own state dictionaries.
+        losses: of the steps taken, (steps,).
+        epochs, trainable: of the whole fit.
+    """
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor):
-            self.values.append(loss.detach())
-
-
-class _Fuse(Callback):
-    """Puts fused kernels under the optimizers that the method has just made."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def on_fit_start(self, trainer: Any, module: Any) -> None:
-        trainer.optimizers = [fuse(optimizer, self.kind) for optimizer in trainer.optimizers]
+    feed: FeedPosition
+    generators: dict[str, Any]
+    loops: dict[str, Any]
+    epoch: int
+    step: int
+    optimizers: list[dict[str, Any]]
+    schedulers: list[dict[str, Any]]
+    precision: dict[str, Any]
+    losses: Tensor
+    epochs: int
+    trainable: int
 
 
 @dataclass
@@ -57,30 +66,138 @@ class Fitted:
     trainable: int
 
 
-def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs: int | None = None) -> Fitted:
-    """``begin`` -> Lightning's fit on a fresh Trainer -> ``end``, all random draws from ``seed``."""
+class _Losses(Callback):
+    """Keeps every step's loss on the device; read once, after the fit."""
+
+    def __init__(self, before: Tensor | None) -> None:
+        self.values: list[Tensor] = [] if before is None else list(before)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            self.values.append(loss.detach())
+
+    def whole(self) -> Tensor:
+        return torch.stack([v.float().cpu() for v in self.values]) if self.values else torch.zeros(0)
+
+
+class _Fuse(Callback):
+    """Puts fused kernels under the optimizers that the method has just made."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        trainer.optimizers = [fuse(optimizer, self.kind) for optimizer in trainer.optimizers]
+
+
+class _Held(CheckpointIO):
+    """Hands Lightning a position that is held in memory where it expects a file."""
+
+    def __init__(self, at: FitPosition, method: Method) -> None:
+        self.at, self.method = at, method
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        at = self.at
+        return {"epoch": at.epoch, "global_step": at.step, "pytorch-lightning_version": pytorch_lightning.__version__,
+                "state_dict": self.method.state_dict(), "loops": at.loops, "callbacks": {},
+                "optimizer_states": at.optimizers, "lr_schedulers": at.schedulers, **at.precision}
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("a run keeps checkpoints of its own")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        raise NotImplementedError("a run keeps checkpoints of its own")
+
+
+def shown(exp: Experience) -> Experience:
+    """An experience as a method may hold it: its data as views that lead nowhere else."""
+    augment = exp.augment
+    return replace(exp, data=view_for_method(exp.data), augment=None if augment is None else lambda x, g: augment(x, g))
+
+
+def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs: int | None = None, *,
+        at: FitPosition | None = None, between: Callable[[Callable[[], FitPosition]], None] | None = None) -> Fitted:
+    """``begin`` -> Lightning's fit on a fresh Trainer -> ``end``, all random draws from ``seed``.
+
+    Args:
+        at: where an interrupted fit stood; ``method`` then is what it was there, and ``begin`` is not called again.
+        between: called between two batches with a function that tells where the fit stands.
+
+    Raises:
+        UserError: for a batch of one image on a network with BatchNorm.
+    """
     device = resolve_device(compute.device)
     with seeded(seed), quiet(), interruptible():
-        method.rng = Rng(derive(seed, "method"))
-        method.to(device)
-        method.train()
-        method.begin(exp)
-        method.to(device)
-        trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-        epochs = method.epochs_for(exp)
-        epochs = epochs if max_epochs is None else min(epochs, max_epochs)
-        losses, steps = _Losses(), 0
-        if epochs > 0:
-            feed = Feed(method.training_data(exp), method.batch_size, device, workers=compute.workers, seed=seed,
-                        augment=exp.augment)
-            trainer = make_trainer(compute, epochs, [losses, _Fuse(compute.optimizers)])
+        handed = shown(exp)
+        if at is None:
+            method.rng = Rng(derive(seed, "method"))
+            method.to(device)
             method.train()
-            trainer.fit(method, feed)
-            steps = int(trainer.global_step)
+            method.begin(handed)
+            method.to(device)
+            trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+            epochs = method.epochs_for(handed)
+            epochs = epochs if max_epochs is None else min(epochs, max_epochs)
+        else:
+            method.to(device)
+            trainable, epochs = at.trainable, at.epochs
+        losses, steps = _Losses(None if at is None else at.losses), 0
+        if epochs > 0:
+            steps = _train(method, handed, compute, seed, epochs, trainable, losses, at, between)
             method.to(device)  # Lightning leaves a model where its strategy put it
-        method.end(exp)
+        method.end(handed)
         method.eval()
-    values = torch.stack([v.float() for v in losses.values]).cpu().tolist() if losses.values else []
+    values = losses.whole().tolist()
     stride = max(1, math.ceil(len(values) / LOSS_POINTS))
     points = [(k, v) for k, v in enumerate(values) if k % stride == 0 or k == len(values) - 1]
     return Fitted(points, sum(not math.isfinite(v) for v in values), steps, trainable)
+
+
+def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs: int, trainable: int, losses: _Losses,
+           at: FitPosition | None, between: Callable[[Callable[[], FitPosition]], None] | None) -> int:
+    """Lightning's fit; returns the optimizer steps taken."""
+    trainer = make_trainer(compute, epochs, [losses, _Fuse(compute.optimizers)], [] if at is None else [_Held(at, method)])
+    rng = method.rng.get_state()
+
+    def position() -> FitPosition:
+        return FitPosition(
+            feed.position(), generators(), {"fit_loop": trainer.fit_loop.state_dict()}, trainer.current_epoch,
+            trainer.global_step, [o.state_dict() for o in trainer.optimizers],
+            [c.scheduler.state_dict() for c in trainer.strategy.lr_scheduler_configs],
+            _precision(trainer), losses.whole(), epochs, trainable)
+
+    def resumed() -> None:
+        assert at is not None
+        set_generators(at.generators)
+        method.rng.set_state(rng)  # in place of what preparing the optimizers drew
+
+    feed = TrainingFeed(
+        method.training_data(exp), method.batch_size, resolve_device(compute.device), seed=seed, workers=compute.workers,
+        augment=exp.augment, joins=any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in method.modules()),
+        at=None if at is None else at.feed, resumed=None if at is None else resumed,
+        between=None if between is None else lambda: between(position))
+    if at is None:
+        method.train()
+    with _begun(method, at is not None):
+        trainer.fit(method, opaque(feed.__iter__, len(feed)), ckpt_path=None if at is None else "held in memory")
+    return int(trainer.global_step)
+
+
+def _precision(trainer: Trainer) -> dict[str, Any]:
+    state = trainer.precision_plugin.state_dict()
+    return {type(trainer.precision_plugin).__qualname__: state} if state else {}
+
+
+@contextmanager
+def _begun(method: Method, resumed: bool) -> Iterator[None]:
+    """What a method does at the start of a fit is part of the state that it is resumed with: not done again."""
+    hooks = [h for h in ("setup", "on_fit_start", "on_train_start")
+             if resumed and getattr(type(method), h) is not getattr(LightningModule, h)]
+    for hook in hooks:
+        method.__dict__[hook] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            method.__dict__.pop(hook, None)

@@ -1,63 +1,71 @@
-"""Answers of a method to test images, and their score. Labels stay here: a Trainer, and so a method, never holds them."""
+"""Answers of a method to test images, and their score.
+
+A Trainer holds one opaque iterable of images. Row numbers, label spaces, clocks and labels stay here: a method is asked
+for an answer to a batch and cannot tell which test set, which rows or which experience it is of.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.tensor import labels_of
+from ..data.tensor import TensorData, labels_of
+from ..errors import UserError
 from ..method import Method
 from ..numbers.stream_metrics import CalibrationBins, top_class_share
 from ..types import LabelSpace, TestSet
 from .compute import Compute, resolve_device
-from .feed import Feed
+from .feed import Pool, opaque
 from .seeding import derive, seeded
 from .trainer import interruptible, quiet, tester
 
-__all__ = ["Scored", "Sink", "answer_all", "measure"]
+__all__ = ["Clock", "Ledger", "Scored", "answer_all", "measure"]
 
 
-class Sink:
-    """Takes answers from ``Method.test_step``. It knows label spaces and sizes; labels it never had."""
+class Ledger:
+    """The answers of a method to N images over the classes of ``space``, by row number. Labels it never had."""
 
-    @property
-    def missing(self) -> bool:
-        """Whether the batch at hand came too fast for the method and is answered without adapting."""
-        return False
+    def __init__(self, space: LabelSpace) -> None:
+        self.space = space
+        self.parts: list[tuple[Tensor, ...]] = []
 
-    def __init__(self, spaces: Sequence[LabelSpace], sizes: Sequence[int]) -> None:
-        self.spaces = list(spaces)
-        self.sizes = list(sizes)
-        self.parts: list[list[tuple[Tensor, ...]]] = [[] for _ in spaces]
-
-    def space(self, index: int) -> LabelSpace:
-        return self.spaces[index]
-
-    def __call__(self, index: int, rows: Tensor, logits: Tensor) -> None:
-        if logits.shape != (len(rows), len(self.spaces[index])):
-            raise ValueError(f"predict returned {tuple(logits.shape)} for {len(rows)} images and "
-                             f"{len(self.spaces[index])} classes: it must return (images, classes)")
+    def add(self, rows: Tensor, logits: Tensor, missed: bool = False) -> None:
+        """One batch: row numbers (B,), logits (B, len(space)); ``missed``: answered without adapting."""
         logits = logits.detach().float()
         best, column = logits.softmax(1).max(1)
         bad = logits.isnan().any(1) | (logits == torch.inf).any(1) | best.isnan()
-        self.parts[index].append((rows, torch.where(bad, 0.0, best), torch.where(bad, -1, column), bad))
+        self.parts.append((rows, torch.where(bad, 0.0, best), torch.where(bad, -1, column), bad,
+                           torch.full((len(rows),), missed)))
 
-    def collect(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(rows, confidence, column or -1, non-finite) of everything answered, in order of arrival."""
-        if not self.parts[index]:
-            empty = np.zeros(0)
-            return empty.astype(np.int64), empty, empty.astype(np.int64), empty.astype(bool)
-        columns = [torch.cat(c).cpu().numpy() for c in zip(*self.parts[index], strict=True)]
-        return columns[0], columns[1], columns[2], columns[3]
+    def collect(self) -> Answers:
+        """Everything answered, in row order."""
+        if not self.parts:
+            return Answers(*(np.zeros(0, t) for t in (np.int64, np.float32, np.int64, bool, bool)))
+        whole = [torch.cat([t.cpu() for t in column]).numpy() for column in zip(*self.parts, strict=True)]
+        back = np.argsort(whole[0], kind="stable")
+        return Answers(*(column[back] for column in whole))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Sink:
-        return self
+
+@dataclass(frozen=True)
+class Answers:
+    """Arrays (N,) in row order: row numbers, confidence, column or -1, whether not finite, whether missed."""
+
+    rows: np.ndarray
+    confidence: np.ndarray
+    column: np.ndarray
+    bad: np.ndarray
+    missed: np.ndarray
+
+    def part(self, start: int, end: int) -> Answers:
+        """The rows ``start`` to ``end``, counted from 0."""
+        here = (self.rows >= start) & (self.rows < end)
+        return Answers(self.rows[here] - start, self.confidence[here], self.column[here], self.bad[here], self.missed[here])
 
 
 @dataclass
@@ -73,49 +81,142 @@ class Scored:
     right: np.ndarray
 
     @classmethod
-    def of(cls, sink: Sink, index: int, test: TestSet) -> Scored:
-        rows, confidence, column, bad = sink.collect(index)
-        space, truth = sink.spaces[index], labels_of(test.data).numpy()
-        if len(rows) != len(truth) or len(np.unique(rows)) != len(truth):
-            raise RuntimeError(f"{test.name}: {len(rows)} answers for {len(truth)} images")
+    def of(cls, answers: Answers, space: LabelSpace, test: TestSet) -> Scored:
+        truth = labels_of(test.data).numpy()
+        if not np.array_equal(answers.rows, np.arange(len(truth))):
+            raise RuntimeError(f"{test.name}: {len(answers.rows)} answers for {len(truth)} images")
+        column, fine = answers.column, ~answers.bad
         predicted = np.where(column >= 0, np.asarray(space.ids)[np.maximum(column, 0)], -1)
-        right = predicted == truth[rows]
-        back = np.argsort(rows, kind="stable")
+        right = predicted == truth
         histogram = np.bincount(column[column >= 0], minlength=len(space))
-        return cls(len(rows), int(right.sum()), int(bad.sum()), top_class_share(histogram),
-                   CalibrationBins.of(confidence[~bad], right[~bad]), predicted[back], right[back])
+        return cls(len(truth), int(right.sum()), int(answers.bad.sum()), top_class_share(histogram),
+                   CalibrationBins.of(answers.confidence[fine], right[fine]), predicted, right)
 
 
-def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], compute: Compute, size: int,
-            seed: int) -> list[Scored]:
-    """Score ``method`` on each test set. A method that adapts is measured on a copy, so that measuring does not teach.
+class Clock(Protocol):
+    """What happens between two batches of a stream, on the engine's side."""
+
+    missing: bool  # the batch at hand came too fast for the method and is answered without adapting
+
+    def begin(self, x: Tensor, rows: Tensor) -> None:
+        """A batch arrives."""
+
+    def settle(self) -> None:
+        """What follows from the answer to the batch that arrived last; does nothing a second time."""
+
+
+class _NoClock:
+    missing = False
+
+    def begin(self, x: Tensor, rows: Tensor) -> None: ...
+
+    def settle(self) -> None: ...
+
+
+def answer_all(method: Method, pool: Pool, order: Tensor, ledgers: Sequence[Any], clock: Clock, compute: Compute, seed: int,
+               *, between: Callable[[], None] | None = None, resumed: Callable[[], None] | None = None) -> None:
+    """Ask ``method`` for an answer to the rows ``order`` (n,) of ``pool``; every ledger is told of each.
+
+    Args:
+        between: called before each batch but the first, with no batch under way.
+        resumed: called before the first batch, once all that starting draws of random numbers was drawn.
+
+    Raises:
+        UserError: where the method returns something that is no answer.
     """
-    if not tests:
-        return []
-    device = resolve_device(compute.device)
-    if method.adapts:
-        return [_run(copy.deepcopy(method), [t], [s], compute, size, device, derive(seed, t.name))[0]
-                for t, s in zip(tests, spaces, strict=True)]
-    return _run(method, tests, spaces, compute, size, device, seed)
+    handed: list[Tensor] = []
+    space, taken = ledgers[0].space, [False]
 
+    def images() -> Iterator[Tensor]:
+        for k, (rows, x) in enumerate(pool.batches(order)):
+            if k == 0:
+                if taken[0]:
+                    raise UserError(f"{type(method).__name__} reads the test stream itself; it may see a test image only in "
+                                    "predict.")
+                taken[0] = True
+                if resumed is not None:
+                    resumed()
+            else:
+                clock.settle()
+                if between is not None:
+                    between()
+            clock.begin(x, rows)
+            handed.append(rows)
+            yield x
 
-def _run(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], compute: Compute, size: int,
-         device: torch.device, seed: int) -> list[Scored]:
-    sink = Sink(spaces, [len(t.data) for t in tests])  # type: ignore[arg-type]
-    feeds = [Feed(t.data, t.batch_size or size, device, workers=compute.workers, labelled=False) for t in tests]
-    answer_all(method, sink, feeds, compute, seed)
-    return [Scored.of(sink, k, t) for k, t in enumerate(tests)]
+    def answer(x: Tensor) -> None:
+        if len(handed) != 1:
+            raise UserError(f"{type(method).__name__} reads the test stream itself; it may see a test image only in predict.")
+        rows, missed = handed.pop(), clock.missing
+        with torch.set_grad_enabled(method.adapts and not missed):
+            logits = _checked(method, "answer" if missed else "predict", x, space)
+        for ledger in ledgers:
+            ledger.add(rows, logits, missed)
 
-
-def answer_all(method: Method, sink: Sink, feeds: Any, compute: Compute, seed: int) -> None:
-    method.to(resolve_device(compute.device))
-    method.__dict__["_answers"] = sink
+    Method.to(method, resolve_device(compute.device))
+    method.__dict__["_answers"] = answer
     try:
         with seeded(seed), quiet(), interruptible():
-            tester(compute).test(method, feeds, verbose=False)
+            tester(compute).test(method, opaque(images, -(-len(order) // pool.size)), verbose=False)
+            clock.settle()
     except BaseException:
         tester.cache_clear()  # an interrupted Trainer is not used again
         raise
     finally:
         method.__dict__.pop("_answers", None)
         method.__dict__["_trainer"] = None
+    if handed:
+        raise RuntimeError("a batch was handed out and not answered")
+
+
+def _checked(method: Method, verb: str, x: Tensor, space: LabelSpace) -> Tensor:
+    """The method's answer, if it is one."""
+    logits = getattr(method, verb)(x, space)
+    name = f"{type(method).__name__}.{verb}"
+    if not isinstance(logits, Tensor):
+        raise UserError(f"{name} returned a {type(logits).__name__}: it must return a float tensor (images, classes).")
+    if logits.shape != (len(x), len(space)):
+        raise UserError(f"{name} returned {tuple(logits.shape)} for {len(x)} images and {len(space)} classes: it must return "
+                        "(images, classes).")
+    if not logits.is_floating_point() or logits.device.type == "meta" or logits.layout != torch.strided:
+        raise UserError(f"{name} returned {str(logits.dtype).removeprefix('torch.')} values on {logits.device}: it must return "
+                        "float logits on the device of the images.")
+    return logits
+
+
+def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], compute: Compute, size: int,
+            seed: int) -> list[Scored]:
+    """Score ``method`` on each test set.
+
+    A method that adapts is measured on a copy per test set, so that measuring does not teach. For any other, the images
+    of all test sets that are answered among the same classes come in one random order: neither the order nor the
+    company of an image tells which test set, and so which experience, it is of.
+    """
+    device = resolve_device(compute.device)
+    groups: dict[Any, list[int]] = {}
+    for k, (test, space) in enumerate(zip(tests, spaces, strict=True)):
+        key: Any = k if method.adapts else (space.ids, test.batch_size or size, _form(test.data))
+        groups.setdefault(key, []).append(k)
+    scored: dict[int, Scored] = {}
+    for members in groups.values():
+        first, space = tests[members[0]], spaces[members[0]]
+        pool = Pool([tests[k].data for k in members], first.batch_size or size, device, workers=compute.workers)
+        ledger = Ledger(space)
+        if method.adapts:
+            place, order = derive(seed, first.name), torch.arange(len(pool))
+        else:
+            place = seed
+            order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(derive(seed, "order")))
+        answer_all(copy.deepcopy(method) if method.adapts else method, pool, order, [ledger], _NoClock(), compute, place)
+        answers = ledger.collect()
+        for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):
+            scored[k] = Scored.of(answers.part(start, end), space, tests[k])
+    return [scored[k] for k in range(len(tests))]
+
+
+def _form(data: Any) -> Any:
+    """What items of two data sets must share to come in one batch."""
+    if isinstance(data, TensorData):
+        return "held", tuple(data.x.shape[1:]), data.x.dtype
+    first = torch.as_tensor(data[0][0])
+    return "read", tuple(first.shape), first.dtype

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections import deque
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..adapters import Adapter
 
-__all__ = ["Meter", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory", "state_bytes"]
+__all__ = ["Meter", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory"]
 
 _NORMS = ("Norm",)
 
@@ -103,31 +100,6 @@ def optimised_parameters(module: nn.Module) -> int:
     held = [o for o in vars(module).values() if isinstance(o, torch.optim.Optimizer)]
     unique = {id(p): p for o in held for group in o.param_groups for p in group["params"]}.values()
     return sum(p.numel() for p in unique if p.requires_grad)
-
-
-def state_bytes(value: Any, seen: set[int] | None = None) -> int:
-    """Bytes of all tensors and arrays reachable from ``value`` through modules, containers, dataclasses and optimizers,
-    each once."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return 0
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, torch.optim.Optimizer):
-        return state_bytes(value.param_groups, seen) + state_bytes(dict(value.state), seen)
-    if isinstance(value, nn.Module):
-        skip = {k for k in value.__dict__ if "hook" in k or k in ("_trainer", "_fabric", "_marked", "_answers")}
-        return sum(state_bytes(v, seen) for k, v in value.__dict__.items() if k not in skip)
-    if isinstance(value, dict):
-        return sum(state_bytes(v, seen) for v in value.values())
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return sum(state_bytes(v, seen) for v in value)
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if is_dataclass(value) and not isinstance(value, type):
-        return sum(state_bytes(getattr(value, f.name), seen) for f in fields(value))
-    return 0
 
 
 def reset_peak_memory() -> None:

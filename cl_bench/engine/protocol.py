@@ -31,6 +31,8 @@ class Plan:
 
     Attributes:
         build: backbone -> method; ``method`` is its class, whose ``needs`` are checked before any work.
+        checkpoint: keep what it takes to resume; ``checkpoint_every``: seconds between two checkpoints inside of one step,
+            at least (writing them takes at most a twentieth of a run).
         names: what the record calls them: {"scenario": {"name", "class_path", "args"}, "method": ..., "backbone": ...}.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     recipe: SourceRecipe = field(default_factory=SourceRecipe)
     suite: str | None = None
     checkpoint: bool = True
+    checkpoint_every: float = 10.0
     config: dict[str, Any] = field(default_factory=dict)
 
 

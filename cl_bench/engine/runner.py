@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
-import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,272 +13,35 @@ from typing import Any
 import torch
 
 from ..backbones import Backbone
-from ..data.tensor import as_float
 from ..errors import UserError
 from ..method import Method
-from ..numbers.matrix import AccuracyMatrix
-from ..numbers.metrics import metrics_of
-from ..numbers.stream_metrics import Stream, StreamEntry
-from ..records.results import RunWriter, environment, new_id, utc_now
-from ..rng import Rng
-from ..scenario import Scenario
-from ..types import Experience, LabelSpace, TestSet
+from ..records.results import environment
+from ..records.source_digest import UNKNOWN, source_digest
+from ..records.writer import RunWriter, new_id, plain, utc_now
 from . import checkpoint
 from .compute import Compute, resolve_device
-from .fit import fit
-from .measure import Scored, measure
-from .meter import Meter, optimised_parameters, parameter_counts, peak_memory, reset_peak_memory, state_bytes
+from .meter import reset_peak_memory
 from .optimizers import check_optimizers
-from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits
+from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source
+from .run_state import Listener, RunState, identity_of
 from .seeding import derive, seeded
 from .source_training import ready_backbone
-from .stream import reset_counted, stream_step, taken_back
+from .steps import handler_of, leave_stream, watch
+from .trainer import interruptible
 
 __all__ = ["PROTOCOL_VERSION", "Plan", "fingerprint", "run"]
-
-
-Listener = Callable[[str, Mapping[str, Any]], None]
-
-
-class _Run:
-    """The state of one run between two steps of its timeline."""
-
-    def __init__(self, plan: Plan, writer: RunWriter, listen: Listener | None) -> None:
-        self.plan, self.writer, self.listen = plan, writer, listen
-        self.scenario = plan.scenario
-        self.device = resolve_device(plan.compute.device)
-        self.meter = Meter()
-        self.tests = list(plan.scenario.test_sets())
-        self.rows: list[str] = []
-        self.correct: list[list[int | None]] = []
-        self.total: list[list[int | None]] = []
-        self.entries: list[StreamEntry] = []
-        self.growth: list[dict[str, Any]] = []
-        self.counts: dict[str, int | float] = {"optimizer_steps": 0}
-        self.seconds = {"source": 0.0, "learn": 0.0, "adapt": 0.0, "evaluate": 0.0}
-        self.warnings: list[str] = []
-        self.speed: dict[str, Any] = {}
-        self.step = 0
-        self.in_stream = False
-        self.trainable = 0
-        self.predictions: dict[str, Any] = {}
-        self.record: dict[str, Any] = {}
-        self.born = time.perf_counter()
-        self.before = 0.0
-        self.saved: tuple[float, float] | None = None  # when, and how long it took
-
-    # ---------------------------------------------------------------- the record
-    def open(self, identity: dict[str, Any]) -> None:
-        p = self.plan
-        self.record = {
-            "status": "running", "error": None, "started": utc_now(), "finished": None, "suite": p.suite,
-            "scenario": {**p.names["scenario"], "kind": self.kind()}, "method": p.names["method"],
-            "backbone": {**p.names["backbone"], "sha256": p.backbone.info["sha256"],
-                         "preprocess": p.backbone.info["preprocess"], "source": p.backbone.info["source"]},
-            "seed": p.seed, "order": getattr(p.scenario, "order", None) if isinstance(
-                getattr(p.scenario, "order", None), int) else None,
-            "config": p.config, "fingerprint": identity,
-            "experiences": [{"name": e.name, "classes": list(e.space.ids), "train_size": len(e.data)}  # type: ignore[arg-type]
-                            for e in p.scenario.experiences()],
-            "test_sets": [{"name": t.name, "classes": list(t.space.ids), "size": len(t.data)} for t in self.tests],  # type: ignore[arg-type]
-            "environment": environment(str(self.device), torch.get_num_threads(), _ops_backend()),
-        }
-
-    def kind(self) -> str:
-        learns, streams = bool(self.scenario.experiences()), bool(self.scenario.stream())
-        return "deployed" if learns and streams else "stream" if streams else "learn"
-
-    def write(self, **changes: Any) -> None:
-        """Bring the record up to date and on disk."""
-        matrix, stream = self.matrix(), Stream(tuple(self.entries))
-        self.record.update(
-            matrix=matrix.to_json(), stream=stream.to_json(), warnings=self.warnings,
-            cost={
-                "seconds": {**self.seconds, "total": self.elapsed()},
-                "peak_memory_bytes": peak_memory(),
-                "parameters": {"total": self.growth[-1]["parameters"] if self.growth else 0, "trainable": self.trainable},
-                "forward_images": self.meter.forward_images, "backward_images": self.meter.backward_images,
-                **self.counts, "growth": self.growth,
-            },
-        )
-        self.record["metrics"] = metrics_of(matrix, stream, self.record)
-        self.record.update(changes)
-        self.writer.write(self.record)
-
-    def matrix(self) -> AccuracyMatrix:
-        taught = {e.name: self.rows.index(e.name) for e in self.scenario.experiences() if e.name in self.rows}
-        return AccuracyMatrix.from_json({
-            "rows": self.rows, "columns": [t.name for t in self.tests], "correct": self.correct, "total": self.total,
-            "learned": [taught.get(t.of) for t in self.tests],
-        })
-
-    def elapsed(self) -> float:
-        """Seconds of work since the run began, a stop in between not counted."""
-        return round(self.before + time.perf_counter() - self.born, 4)
-
-    def event(self, kind: str, write: bool = True, **facts: Any) -> None:
-        if write:
-            self.writer.event(kind=kind, t=self.elapsed(), **facts)
-        if self.listen is not None:
-            self.listen(kind, {"id": self.writer.folder.name, "seed": self.plan.seed, **facts})
-
-    def warn(self, sentence: str) -> None:
-        if sentence not in self.warnings:
-            self.warnings.append(sentence)
-            self.event("warning", message=sentence)
-
-    @contextmanager
-    def clock(self, name: str) -> Any:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - started
-
-    # ---------------------------------------------------------------- position, for a resume
-    _POSITION = ("rows", "correct", "total", "growth", "counts", "seconds", "warnings", "speed", "step",
-                 "in_stream", "trainable", "predictions")
-
-    def position(self) -> dict[str, Any]:
-        return {
-            **{k: getattr(self, k) for k in self._POSITION}, "stream": [e.to_json() for e in self.entries],
-            "passes": [self.meter.forward_images, self.meter.backward_images],
-            "elapsed": self.elapsed(), "events": self.writer.events_offset(),
-        }
-
-    def go_on(self, position: dict[str, Any]) -> None:
-        for key in self._POSITION:
-            setattr(self, key, position[key])
-        self.entries = [StreamEntry.from_json(e) for e in position["stream"]]
-        self.meter.forward_images, self.meter.backward_images = position["passes"]
-        self.before = position["elapsed"]
-        self.writer.cut_events(position["events"])  # of work that is done again
-
-    # ---------------------------------------------------------------- what happens
-    def learn(self, method: Method, exp: Experience) -> None:
-        with self.clock("learn"):
-            fitted = fit(method, exp, self.plan.compute, derive(self.plan.seed, "learn", exp.name), self.scenario.max_epochs)
-        self.trainable = max(self.trainable, fitted.trainable)
-        self.counts["optimizer_steps"] += fitted.steps
-        if fitted.nonfinite:
-            self.warn(f"{fitted.nonfinite} training losses of {exp.name} were not finite.")
-        self._grew(method, exp.name)
-        for step, value in fitted.losses:
-            self.writer.event(kind="loss", t=self.elapsed(), experience=exp.name, step=step, value=value)
-        self.measure(method, exp.name, method.seen)
-        done = [t.name for t in self.tests].index(exp.name) if exp.name in [t.name for t in self.tests] else None
-        self.event("experience", name=exp.name, step=self.step, accuracy=self._row_mean(-1), column=done)
-
-    def _grew(self, method: Method, name: str) -> None:
-        self.growth.append({
-            "experience": name, "parameters": parameter_counts(method)["total"], "state_bytes": state_bytes(method),
-            "stored_samples": method.stored_samples(),
-        })
-
-    def measure(self, method: Method, row: str, seen: LabelSpace) -> None:
-        """One row of the matrix; a cell that could not be right (classes never seen) is not measured."""
-        spaces = [self.scenario.space_for(t, seen) for t in self.tests]
-        now = [k for k, t in enumerate(self.tests) if set(t.space.ids) <= set(seen.ids)]
-        with self.clock("evaluate"):
-            scored = measure(method, [self.tests[k] for k in now], [spaces[k] for k in now], self.plan.compute,
-                             self.scenario.test_batch_size, derive(self.plan.seed, "measure", row))
-        correct: list[int | None] = [None] * len(self.tests)
-        total: list[int | None] = [None] * len(self.tests)
-        for k, result in zip(now, scored, strict=True):
-            correct[k], total[k] = result.correct, result.total
-            self._keep(f"{row}/{self.tests[k].name}", result)
-        self.rows.append(row)
-        self.correct.append(correct)
-        self.total.append(total)
-
-    def _row_mean(self, row: int) -> float | None:
-        pairs = [(c, t) for c, t in zip(self.correct[row], self.total[row], strict=True) if c is not None and t]
-        return sum(100 * c / t for c, t in pairs) / len(pairs) if pairs else None
-
-    def _keep(self, key: str, scored: Scored) -> None:
-        if scored.nonfinite:
-            self.warn(f"{scored.nonfinite} answers for {key} were not finite; they count as wrong.")
-        self.predictions[key] = torch.from_numpy(scored.predictions.astype("int32"))
-
-    def enter_stream(self, method: Method) -> None:
-        """Measure the learned model, then build what adapts."""
-        if self.kind() == "stream":
-            self.measure(method, "source", self.scenario.space)
-        source = self.scenario.source if "source" in method.needs else None
-        seed = derive(self.plan.seed, "deploy", self.step)
-        with self.clock("adapt"), seeded(seed), torch.enable_grad():
-            method.to(self.device).eval()
-            method.rng = Rng(seed)
-            taken_back(self.speed, method.counters(), {})  # of an earlier deployment
-            method.deploy(source)
-            method.to(self.device)
-        method.mark()
-        self._grew(method, "deployed")
-        self.trainable = max(self.trainable, optimised_parameters(method))
-        self.in_stream = True
-
-    def stream(self, method: Method, test: TestSet) -> None:
-        if not self.in_stream:
-            self.enter_stream(method)
-        elif self.scenario.reset == "domain":
-            reset_counted(method, self.speed)
-            self.event("reset", name=test.name)
-        space = self.scenario.space_for(test, method.seen if len(method.seen) else self.scenario.space)
-        with self.clock("adapt"):
-            entries, scored = stream_step(method, test, space, self.scenario, self.plan.compute, self.meter, self.speed,
-                                          derive(self.plan.seed, "stream", self.step))
-        self._keep(f"stream/{self.step}/{test.name}", scored)
-        for entry in entries:
-            visit = 1 + sum(e.domain == entry.domain for e in self.entries)
-            entry = StreamEntry.from_json({**entry.to_json(), "visit": visit})
-            self.entries.append(entry)
-            if entry.collapsed:
-                self.event("collapse", name=entry.name, share=entry.top_class_share)
-                self.warn(f"collapse: {100 * (entry.top_class_share or 0):.0f} % of the answers on {entry.name} are one class.")
-            self.event("domain", name=entry.name, error=entry.error, step=self.step)
-        spent, broken = self.speed.get("spent", {}), self.counts.get("nonfinite", 0)
-        self.counts.update({key: value + spent.get(key, 0) for key, value in method.counters().items()})
-        if (more := self.counts.get("nonfinite", 0) - broken) > 0:
-            self.warn(f"{more} losses or gradients of adapting to {test.name} were not finite; their steps were not taken.")
-
-    def leave_stream(self, method: Method, last: str) -> None:
-        """After the last segment before learning goes on, or the end: what is left of the source."""
-        self.in_stream = False
-        self.measure(method, "after stream" if self.kind() == "stream" else f"after {last}",
-                     method.seen if len(method.seen) else self.scenario.space)
-
-    def go(self, method: Method) -> None:
-        timeline = list(self.scenario.timeline())
-        for k, step in enumerate(timeline):
-            if k < self.step:
-                continue
-            if isinstance(step, Experience):
-                self.learn(method, step)
-            else:
-                self.stream(method, step)
-                following = timeline[k + 1] if k + 1 < len(timeline) else None
-                if following is None or isinstance(following, Experience):
-                    self.leave_stream(method, step.name)
-            self.step = k + 1
-            self.write()
-            if self.plan.checkpoint and k + 1 < len(timeline):
-                self.save(method)
-
-    def save(self, method: Method) -> None:
-        """Write a checkpoint unless the last one is so recent that saving would cost over a twentieth of the run."""
-        if self.saved is not None and time.perf_counter() - self.saved[0] < 20 * self.saved[1]:
-            return
-        started = time.perf_counter()
-        checkpoint.save(self.writer.folder / "checkpoint", method, self.position())
-        self.saved = (time.perf_counter(), time.perf_counter() - started)
 
 
 def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path | None = None) -> Path:
     """Run ``plan`` to the end and return its folder, ``runs/<id>``; ``resume`` takes up a stopped one.
 
-    The record is on disk after every step. An interrupt leaves status ``stopped``, any other error ``failed`` with its
-    sentence; both pass on.
+    The record is on disk before any expensive work and after every step. An interrupt leaves status ``stopped``, any
+    other error ``failed`` with its sentence; both pass on. A run that was stopped before its first checkpoint, or whose
+    checkpoint is damaged, starts over, and its warnings say so.
 
     Raises:
-        UserError: before any work, where the scenario does not give what the method needs.
+        UserError: before anything is touched: where the scenario does not give what the method needs, the method cannot
+            be built, another process writes the folder, the run has finished, or it is not the same run any more.
     """
     device = resolve_device(plan.compute.device)
     check_optimizers(plan.compute.optimizers, device)
@@ -286,39 +49,142 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
         reset_peak_memory()
         check_needs(plan.method, plan.scenario, plan.names)
         # Walk the scenario once before anything is on disk: missing files and impossible splits show themselves here.
-        identity, steps = fingerprint(plan), sum(1 for _ in plan.scenario.timeline())
-        plan.scenario.test_sets()
+        timeline = list(plan.scenario.timeline())
+        for step in timeline:
+            handler_of(step)
+        record = _opened(plan, fingerprint(plan), str(device))
+        if needs_source(plan):
+            _built(plan, _without_head(plan.backbone))  # a constructor that refuses does so before the training of a source
         folder = resume or runs / new_id(plan.names["scenario"]["name"], plan.names["method"]["name"], plan.seed)
-        writer = RunWriter(folder)
-        state = _Run(plan, writer, listen)
-        try:
-            state.open(identity)
-            facts = {"scenario": plan.names["scenario"]["name"], "method": plan.names["method"]["label"],
-                     "steps": steps}
-            state.event("start", write=resume is None, **facts)
-            with state.clock("source"):
-                backbone = ready_backbone(plan.backbone, plan.scenario, plan.recipe, plan.compute, plan.seed,
-                                          fits=head_fits(plan.backbone, plan.scenario), cache=runs / ".cache")
-            with seeded(derive(plan.seed, "build")):
-                method = _built(plan, backbone).to(device)
-            _watch(state.meter, method, plan.scenario)
-            if resume is not None:
-                state.go_on(checkpoint.load(folder / "checkpoint", method, device))
-                state.meter.watch(method)
-                state.event("resume", step=state.step)
-            state.write()
-            state.go(method)
-            writer.arrays({k: v.numpy() for k, v in state.predictions.items()})
-            state.write(status="finished", finished=utc_now())
-            _drop(folder / "checkpoint")
-            state.event("finish")
-            writer.done()
-        except BaseException as fault:
-            _fail(state, fault)
-            raise
-        finally:
-            writer.close()
-    return folder
+        with RunWriter(folder) as writer:
+            found, lost = _taken_up(writer, record) if resume is not None else (None, "")
+            if writer.previous is not None:
+                record["started"] = writer.previous.get("started", record["started"])
+            state = RunState(plan, writer, record, listen)
+            try:
+                _go(state, timeline, found, lost, runs / ".cache")
+            except BaseException as fault:
+                _fail(state, fault)
+                raise
+            return writer.folder
+
+
+def _opened(plan: Plan, identity: dict[str, Any], device: str) -> dict[str, Any]:
+    """What a record says from the start."""
+    s, info = plan.scenario, plan.backbone.info
+    learns, streams = bool(s.experiences()), bool(s.stream())
+    kind = "deployed" if learns and streams else "stream" if streams else "learn"
+    return {
+        "status": "running", "error": None, "started": utc_now(), "finished": None, "suite": plan.suite,
+        "scenario": {**plan.names["scenario"], "kind": kind},
+        "method": {"source_digest": source_digest(plan.method), **plan.names["method"]},
+        "backbone": {**plan.names["backbone"], "sha256": info["sha256"], "preprocess": info["preprocess"],
+                     "source": info["source"]},
+        "seed": plan.seed, "order": s.order if isinstance(s.order, int) else None,
+        "config": plan.config, "fingerprint": identity,
+        "experiences": [{"name": e.name, "classes": list(e.space.ids), "train_size": len(e.data)}  # type: ignore[arg-type]
+                        for e in s.experiences()],
+        "test_sets": [{"name": t.name, "classes": list(t.space.ids), "size": len(t.data)} for t in s.test_sets()],  # type: ignore[arg-type]
+        "environment": environment(device, torch.get_num_threads(), _ops_backend()),
+    }
+
+
+def _taken_up(writer: RunWriter, record: Mapping[str, Any]) -> tuple[checkpoint.Found | None, str]:
+    """The checkpoint that a run goes on from, or None and why it starts over.
+
+    Raises:
+        UserError: where the run on disk is another one than the one planned.
+    """
+    if writer.previous is None:
+        raise UserError(f"{writer.folder} holds no run to resume (no run.json that can be read).")
+    _same(writer.folder, "its record", writer.previous, record)
+    try:
+        found = checkpoint.read(writer.folder / "checkpoint")
+    except checkpoint.Damaged as fault:
+        return None, f"its checkpoint is damaged ({fault})"
+    if found is None:
+        return None, "it was stopped before its first checkpoint"
+    _same(writer.folder, "its checkpoint", found.identity, record)
+    return found, ""
+
+
+def _same(folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on with another run than the one on disk, naming the first field that differs."""
+    if "fingerprint" in old and "method" in old:
+        old = identity_of(old)
+    now = plain(identity_of(new))
+    for code in ("method_source", "cl_bench_source"):
+        if UNKNOWN in (now[code], old.get(code)):
+            now[code] = old.get(code)  # code without a file: nothing can be compared
+    if (difference := _difference(plain(old), now)) is not None:
+        field, before, after = difference
+        raise UserError(f"{folder} cannot be resumed: {field} is {after} now and was {before} in {what}; put it back, or run "
+                        "it anew.")
+
+
+def _difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if key == "id" and "fields" in new:
+                continue  # a hash of the fields, which say more
+            if (found := _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)) is not None:
+                return found
+        return None
+    return None if old == new else (path, repr(old)[:80], repr(new)[:80])
+
+
+def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lost: str, cache: Path) -> None:
+    """The whole run, from its start or from a checkpoint."""
+    plan = state.plan
+    if found is None:
+        state.writer.cut_events(0)
+    state.event("start", write=found is None, scenario=plan.names["scenario"]["name"], method=plan.names["method"]["label"],
+                steps=len(timeline))
+    if found is None:
+        state.write()
+    with state.clock("source"):
+        backbone = ready_backbone(plan.backbone, plan.scenario, plan.recipe, plan.compute, plan.seed,
+                                  fits=head_fits(plan.backbone, plan.scenario), cache=cache)
+    with seeded(derive(plan.seed, "build")):
+        method = _built(plan, backbone).to(state.device)
+    watch(state, method)
+    if found is not None:
+        spent = state.position.seconds["source"]
+        state.go_on(found.fill(method, state.device))
+        state.position.seconds["source"] += spent
+        state.meter.watch(method)
+        state.event("resume", step=state.position.step)
+    elif lost:
+        state.warn(f"The run was started over: {lost}.")
+    state.write()
+    with interruptible():
+        _walk(state, method, timeline)
+    state.writer.arrays({k: v.numpy() for k, v in state.position.predictions.items()})
+    state.end("finished")
+    shutil.rmtree(state.writer.folder / "checkpoint", ignore_errors=True)
+    state.event("finish")
+    state.writer.done()
+
+
+def _walk(state: RunState, method: Method, timeline: list[Any]) -> None:
+    for k, step in enumerate(timeline):
+        if k < state.position.step:
+            continue
+        handler = handler_of(step)
+        handler.run(state, method, step)
+        if handler.streams and not (k + 1 < len(timeline) and handler_of(timeline[k + 1]).streams):
+            leave_stream(state, method, step.name)
+        state.position.step = k + 1
+        state.write()
+        if k + 1 < len(timeline):
+            state.save(method)
+
+
+def _without_head(backbone: Backbone) -> Backbone:
+    """A copy without the classifier that came with its weights."""
+    bare = copy.deepcopy(backbone)
+    bare.head = None
+    return bare
 
 
 def _built(plan: Plan, backbone: Backbone) -> Method:
@@ -331,22 +197,12 @@ def _built(plan: Plan, backbone: Backbone) -> Method:
         raise UserError(f"method {plan.names['method']['label']} cannot be built: {fault}.") from fault
 
 
-def _fail(state: _Run, fault: BaseException) -> None:
+def _fail(state: RunState, fault: BaseException) -> None:
     """Leave an honest record of how the run ended."""
-    stopped = isinstance(fault, (KeyboardInterrupt, SystemExit))
+    stopped = isinstance(fault, KeyboardInterrupt)
     sentence = "stopped by the user" if stopped else f"{type(fault).__name__}: {fault}"
     state.writer.event(kind="error", message=sentence, traceback=traceback.format_exc())
-    if state.record:
-        state.write(status="stopped" if stopped else "failed", error=" ".join(sentence.split())[:500], finished=utc_now())
-
-
-def _watch(meter: Meter, method: Method, scenario: Scenario) -> None:
-    """Count images through the method's backbone, probed with one image of the scenario's."""
-    parts: list[Experience | TestSet] = [*scenario.experiences(), *scenario.test_sets(), *scenario.stream()]
-    for part in parts:
-        image = as_float(torch.as_tensor(part.data[0][0]))[None].to(next(method.backbone.parameters()).device)
-        meter.attach(method.backbone, image.to(next(method.backbone.parameters()).dtype))
-        return
+    state.end("stopped" if stopped else "failed", error=" ".join(sentence.split())[:500])
 
 
 def _ops_backend() -> str:
@@ -355,12 +211,8 @@ def _ops_backend() -> str:
     return str(cl_bench_ops.backend())
 
 
-def _drop(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextmanager
-def _process(compute: Compute) -> Any:
+def _process(compute: Compute) -> Iterator[None]:
     """Thread count, denormals and cuDNN's choices decide the last bit and the speed: fix them, then put them back."""
     threads, cudnn = torch.get_num_threads(), (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     if compute.threads:
@@ -373,5 +225,3 @@ def _process(compute: Compute) -> Any:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-
-

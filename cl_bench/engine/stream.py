@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,144 +20,162 @@ from ..numbers.stream_metrics import CalibrationBins, StreamEntry, collapsed, to
 from ..scenario import Scenario
 from ..types import LabelSpace, TestSet
 from .compute import Compute, resolve_device
-from .feed import Feed
-from .measure import Scored, Sink, answer_all
+from .feed import Pool
+from .measure import Answers, Ledger, Scored, answer_all
 from .meter import Meter
-from .seeding import derive, seeded
+from .seeding import generators, set_generators
 
-__all__ = ["reset_counted", "stream_step", "taken_back"]
-
-
-def taken_back(state: dict[str, Any], before: dict[str, int | float], after: dict[str, int | float]) -> None:
-    """A reset takes a method's counters back as well; the record counts the whole run, so what they lost is kept in
-    ``state["spent"]``."""
-    spent = state.setdefault("spent", {})
-    for key, value in before.items():
-        spent[key] = spent.get(key, 0) + value - after.get(key, 0)
+__all__ = ["SegmentPosition", "StreamClock", "StreamState", "stream_step"]
 
 
-def reset_counted(method: Method, state: dict[str, Any]) -> None:
-    """``method.reset()``, with :func:`taken_back`."""
-    before = method.counters()
-    method.reset()
-    taken_back(state, before, method.counters())
+@dataclass
+class StreamState:
+    """What crosses the segments of a test stream.
+
+    Attributes:
+        busy: slots of a constant-speed stream that the method is still busy for.
+        waiting: answered batches whose labels are still to come, (images, labels); a delay can be longer than a segment.
+        spent: a reset takes a method's counters back, and the record counts the whole run: what they lost is here.
+    """
+
+    busy: float = 0.0
+    waiting: deque[tuple[Tensor, Tensor]] = field(default_factory=deque)
+    spent: dict[str, int | float] = field(default_factory=dict)
+
+    def lose(self, before: Mapping[str, int | float], after: Mapping[str, int | float]) -> None:
+        """Counters went from ``before`` to ``after`` by a reset or a new deployment."""
+        for key, value in before.items():
+            self.spent[key] = self.spent.get(key, 0) + value - after.get(key, 0)
+
+    def reset(self, method: Method) -> None:
+        """The method back to its mark, with its counters kept for the record."""
+        before = method.counters()
+        Method.reset(method)
+        self.lose(before, method.counters())
 
 
-class _Arrivals:
-    """The batches of a stream segment as they arrive: resets, constant speed and late labels happen between them."""
+@dataclass
+class SegmentPosition:
+    """Where a segment stands between two batches. The method itself is kept beside it.
 
-    def __init__(self, feed: Feed, method: Method, scenario: Scenario, meter: Meter, state: dict[str, Any],
-                 labels: Tensor | None) -> None:
-        self.feed, self.method, self.scenario, self.meter, self.state = feed, method, scenario, meter, state
-        self._speed = float(getattr(scenario, "stream_speed", 0) or 0)
-        self._late = _late_labels(method, labels, int(getattr(scenario, "label_delay", 0) or 0), state)
-        self._open: tuple[Tensor, Tensor, int, int] | None = None  # handed out, its consequences not drawn yet
+    Attributes:
+        batch: how many batches were answered.
+        answers: what the ledger holds of them, one tensor (rows,) per column.
+        sums, probability: of :class:`cl_bench.label_free.sums.UnlabelledSums`.
+        generators: states of the global generators.
+        seconds: how long it took so far.
+    """
 
-    def __len__(self) -> int:
-        return len(self.feed)
+    batch: int
+    answers: tuple[Tensor, ...]
+    sums: Tensor
+    probability: Tensor
+    generators: dict[str, Any]
+    seconds: float
 
-    def __iter__(self) -> Iterator[Any]:
-        for x, rows in self.feed:
-            self.settle()
-            if self.scenario.reset == "batch":
-                reset_counted(self.method, self.state)
-            self.state["missing"] = self._speed > 0 and float(self.state.get("busy", 0.0)) >= 1
-            self._open = x, rows, self.meter.forward_images, self.meter.backward_images
-            yield x, rows
+
+class StreamClock:
+    """The engine's side of a stream: it resets, counts what a batch cost, and hands late labels over, between batches.
+
+    A backward pass costs about two forward passes; a batch's own slot is one. Where the method is busy for a slot or
+    more, the batch at hand is answered without adapting. Batch t's labels are handed over when batch t + delay has been
+    answered, to methods that need them and where the scenario gives them.
+    """
+
+    def __init__(self, method: Method, scenario: Scenario, meter: Meter, state: StreamState, labels: Tensor | None) -> None:
+        self.method, self.scenario, self.meter, self.state = method, scenario, meter, state
+        self.labels = labels if "labels" in method.needs else None
+        self.speed, self.delay = scenario.stream_speed or 0.0, scenario.label_delay or 0
+        self.missing = False
+        self._open: tuple[Tensor, Tensor, int, int] | None = None  # arrived, its consequences not drawn yet
+
+    def begin(self, x: Tensor, rows: Tensor) -> None:
+        if self.scenario.reset == "batch":
+            self.state.reset(self.method)
+        self.missing = self.speed > 0 and self.state.busy >= 1
+        self._open = x, rows, self.meter.forward_images, self.meter.backward_images
 
     def settle(self) -> None:
-        """What follows from the answer to the batch last handed out. Lightning asks for as many batches as there are and
-        never comes back after the last one, so the end of a segment calls this too."""
         if self._open is None:
             return
         x, rows, forward, backward = self._open
         self._open = None
-        busy = float(self.state.get("busy", 0.0))
-        if self.state["missing"]:
-            self.state["busy"] = busy - 1
-        elif self._speed > 0:  # a backward pass costs about two forward passes; the batch's own slot is one
-            passes = self.meter.forward_images - forward + 2 * (self.meter.backward_images - backward)
-            self.state["busy"] = busy + max(0.0, passes / len(rows) * self._speed - 1)
-        if self._late is not None:
-            self._late(x, rows)
-
-
-def _late_labels(method: Method, labels: Tensor | None, delay: int, state: dict[str, Any]) -> Any:
-    """Hands batch t's labels over when batch t + delay has been answered, to methods that may have them. What waits is
-    part of the stream's ``state``: a delay can be longer than a segment."""
-    if labels is None or "labels" not in method.needs:
-        return None
-    waiting: deque[tuple[Tensor, Tensor]] = state.setdefault("waiting", deque())
-
-    def deliver(x: Tensor, rows: Tensor) -> None:
-        waiting.append((x, labels.to(rows.device)[rows]))
-        if len(waiting) > delay:
-            with torch.enable_grad():
-                method.feedback(*waiting.popleft())
-
-    return deliver
-
-
-class _StreamSink(Sink):
-    """As :class:`Sink`; where a batch was missed by a slow method, the answer is the one without adapting."""
-
-    def __init__(self, spaces: Sequence[LabelSpace], sizes: Sequence[int], state: dict[str, Any],
-                 codes: np.ndarray | None = None) -> None:
-        super().__init__(spaces, sizes)
-        self.state = state
-        self.unlabelled = UnlabelledSums(sizes[0], len(spaces[0]), codes)
-        self.missed = np.zeros(sizes[0], dtype=bool)  # by row: answered without adapting
-
-    @property
-    def missing(self) -> bool:
-        return bool(self.state.get("missing", False))
-
-    def __call__(self, index: int, rows: Tensor, logits: Tensor) -> None:
-        super().__call__(index, rows, logits)
-        self.unlabelled.add(rows, logits)
         if self.missing:
-            self.missed[rows.cpu().numpy()] = True
+            self.state.busy -= 1
+        elif self.speed > 0:
+            passes = self.meter.forward_images - forward + 2 * (self.meter.backward_images - backward)
+            self.state.busy += max(0.0, passes / len(rows) * self.speed - 1)
+        if self.labels is not None:
+            self.state.waiting.append((x, self.labels.to(rows.device)[rows]))
+            if len(self.state.waiting) > self.delay:
+                with torch.enable_grad():
+                    self.method.feedback(*self.state.waiting.popleft())
+
+
+class _Unlabelled:
+    """A ledger of what the answers say without labels."""
+
+    def __init__(self, space: LabelSpace, sums: UnlabelledSums) -> None:
+        self.space, self.sums = space, sums
+
+    def add(self, rows: Tensor, logits: Tensor, missed: bool = False) -> None:
+        self.sums.add(rows, logits)
 
 
 def stream_step(method: Method, test: TestSet, space: LabelSpace, scenario: Scenario, compute: Compute, meter: Meter,
-                state: dict[str, Any], seed: int) -> tuple[list[StreamEntry], Scored]:
+                state: StreamState, seed: int, *, at: SegmentPosition | None = None,
+                between: Callable[[Callable[[], SegmentPosition]], None] | None = None) -> tuple[list[StreamEntry], Scored]:
     """One segment of the test stream, adapted to and answered batch by batch; entries per domain, in order.
 
-    ``state`` carries what crosses segments of a constant-speed stream.
+    Args:
+        at: where an interrupted segment stood; ``method`` and ``state`` then are what they were there.
+        between: called between two batches with a function that tells where the segment stands.
     """
     device = resolve_device(compute.device)
-    sink = _StreamSink([space], [len(test.data)], state, None if test.rows is None else np.asarray(test.rows[1]))  # type: ignore[arg-type]
-    feed = Feed(test.data, test.batch_size or scenario.test_batch_size, device, workers=compute.workers, labelled=False)
-    given = labels_of(test.data) if "labels" in scenario.gives else None
+    n, size = len(test.data), test.batch_size or scenario.test_batch_size  # type: ignore[arg-type]
+    names, codes = test.rows if test.rows is not None else ((test.domain or test.name,), np.zeros(n, np.int64))
+    ledger, sums = Ledger(space), UnlabelledSums(n, len(space), np.asarray(codes))
+    before = 0.0
+    if at is not None:
+        ledger.parts.append(at.answers)
+        sums.sums, sums.probability, before = at.sums.cpu(), at.probability.cpu(), at.seconds
+    pool = Pool([test.data], size, device, workers=compute.workers)
+    clock = StreamClock(method, scenario, meter, state, labels_of(test.data) if "labels" in scenario.gives else None)
     started = time.perf_counter()
-    arrivals = _Arrivals(feed, method, scenario, meter, state, given)
-    answer_all(method, sink, arrivals, compute, seed)
-    with seeded(derive(seed, "end")):
-        arrivals.settle()
+
+    def position() -> SegmentPosition:
+        answers = tuple(torch.cat([t.cpu() for t in column]) for column in zip(*ledger.parts, strict=True))
+        return SegmentPosition(len(answers[0]) // size, answers, sums.sums, sums.probability, generators(),
+                               before + time.perf_counter() - started)
+
+    answer_all(method, pool, torch.arange(n)[0 if at is None else at.batch * size:], [ledger, _Unlabelled(space, sums)], clock,
+               compute, seed, resumed=None if at is None else lambda: set_generators(at.generators),
+               between=None if between is None else lambda: between(position))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
-    scored = Scored.of(sink, 0, test)
-    rows, confidence, column, bad = sink.collect(0)
-    back = np.argsort(rows, kind="stable")
-    confidence, column, bad = confidence[back], column[back], bad[back]
+    seconds = before + time.perf_counter() - started
+    answers = ledger.collect()
+    scored = Scored.of(answers, space, test)
     truth = columns_of(labels_of(test.data), scenario.space).numpy()
-    names, codes = test.rows if test.rows is not None else ((test.domain or test.name,), np.zeros(len(rows), np.int64))
     entries = []
     for code, domain in enumerate(names):
         here = np.asarray(codes) == code
-        if not here.any():
-            continue
-        ok = here & ~bad
-        share = top_class_share(np.bincount(column[ok], minlength=len(space)))
-        present = len(np.unique(truth[here]))
-        entries.append(StreamEntry(
-            name=test.name if test.rows is None else f"{test.name}:{domain}", domain=domain, visit=1,
-            total=int(here.sum()), correct=int(scored.right[here].sum()),
-            ece=CalibrationBins.of(confidence[ok], scored.right[ok]).ece() if ok.any() else None,
-            top_class_share=share, collapsed=bool(collapsed(share, present)) if ok.any() else False,
-            nonfinite=int(bad[here].sum()), missed=int(sink.missed[here].sum()),
-            seconds=seconds * float(here.mean()), bins=CalibrationBins.of(confidence[ok], scored.right[ok]).to_json(),
-            unlabelled=sink.unlabelled.of(code),
-        ))
+        if here.any():
+            name = test.name if test.rows is None else f"{test.name}:{domain}"
+            entries.append(_entry(name, domain, here, answers, scored, truth, len(space), seconds, sums.of(code)))
     return entries, scored
+
+
+def _entry(name: str, domain: str, here: np.ndarray, answers: Answers, scored: Scored, truth: np.ndarray, classes: int,
+           seconds: float, unlabelled: Mapping[str, float] | None) -> StreamEntry:
+    """The images ``here`` (n,) of a segment, one domain of it."""
+    fine = here & ~answers.bad
+    share = top_class_share(np.bincount(answers.column[fine], minlength=classes))
+    bins = CalibrationBins.of(answers.confidence[fine], scored.right[fine])
+    return StreamEntry(
+        name=name, domain=domain, visit=1, total=int(here.sum()), correct=int(scored.right[here].sum()),
+        ece=bins.ece() if fine.any() else None, top_class_share=share,
+        collapsed=bool(collapsed(share, len(np.unique(truth[here])))) if fine.any() else False,
+        nonfinite=int(answers.bad[here].sum()), missed=int(answers.missed[here].sum()),
+        seconds=seconds * float(here.mean()), bins=bins.to_json(), unlabelled=unlabelled,
+    )

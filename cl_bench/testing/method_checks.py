@@ -21,18 +21,19 @@ from torch import Tensor
 from ..backbones import Backbone
 from ..engine.checkpoint import restore, snapshot
 from ..engine.compute import Compute
-from ..engine.fit import fit
+from ..engine.fit import fit, shown
 from ..engine.measure import measure
-from ..engine.meter import Meter, state_bytes
+from ..engine.meter import Meter
 from ..engine.seeding import seeded
 from ..engine.source_training import SourceRecipe, ready_backbone
-from ..engine.stream import stream_step
+from ..engine.stream import StreamState, stream_step
 from ..errors import UserError
 from ..heads import LinearHead
 from ..method import Method
 from ..registry import find
 from ..rng import Rng
-from ..types import LabelSpace, TestSet
+from ..state import size_bytes as state_bytes
+from ..types import Experience, LabelSpace, StreamFacts, TestSet
 from .report import Finding, Report
 from .toy import ToyScenario
 
@@ -128,7 +129,7 @@ class _Trial:
                     for exp in self.scenario.experiences()[:1]:
                         trial.begin(exp)
                     if self.cls.adapts:
-                        trial.deploy(self.scenario.source if "source" in self.cls.needs else None)
+                        trial.deploy(*self.deployment)
                 return base
             except UserError as fault:
                 refusals.append(fault)
@@ -149,7 +150,7 @@ class _Trial:
             with seeded(3), torch.enable_grad():
                 method.eval()
                 method.rng = Rng(3)
-                method.deploy(self.scenario.source if "source" in self.cls.needs else None)
+                method.deploy(*self.deployment)
             sizes.append(state_bytes(method))
         self.growth = "state after each step: " + ", ".join(f"{s / 2**20:.2f} MiB" for s in sizes)
         return method
@@ -157,12 +158,18 @@ class _Trial:
     def run_stream(self, method: Method, tests: list[TestSet] | None = None) -> tuple[float, list[np.ndarray]]:
         """(error in percent over the stream, predictions per segment)."""
         right = total = 0
-        predicted = []
+        predicted, state = [], StreamState()
         for k, test in enumerate(tests or self.scenario.stream()):
-            _, scored = stream_step(method, test, self.space, self.scenario, _CPU, Meter(), {}, k)
+            _, scored = stream_step(method, test, self.space, self.scenario, _CPU, Meter(), state, k)
             right, total = right + scored.correct, total + scored.total
             predicted.append(scored.predictions)
         return 100 * (1 - right / total), predicted
+
+    @property
+    def deployment(self) -> tuple[Experience | None, StreamFacts]:
+        """What ``deploy`` is given."""
+        source = self.scenario.source if "source" in self.cls.needs else None
+        return None if source is None else shown(source), StreamFacts(self.scenario.test_batch_size, self.space)
 
     def logits(self, method: Method, x: Tensor | None = None) -> Tensor:
         method.eval()

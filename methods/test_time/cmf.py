@@ -26,7 +26,7 @@ class CMF(ROID):
         alpha: how much of the hidden model stays when it is drawn to the source.
         gamma: how much of the adapted weights stays when they are drawn to the hidden model.
         q: process noise, for 38,400 trained scalars; it is scaled by how many there are.
-        prior_momentum, temperature, test_batch_size, correct_prior: as ROID's.
+        prior_momentum, temperature, correct_prior: as ROID's.
     """
 
     paper: ClassVar[str] = "Lee & Chang, ICLR 2024"
@@ -42,7 +42,6 @@ class CMF(ROID):
         q: Amount = 0.005,
         prior_momentum: Share = 0.9,
         temperature: Positive = 1 / 3,
-        test_batch_size: Count = 200,
         correct_prior: bool = True,
         learn_lr: Amount = 1e-3,
         epochs: Whole = 5,
@@ -50,7 +49,7 @@ class CMF(ROID):
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, prior_momentum=prior_momentum, temperature=temperature,
-            test_batch_size=test_batch_size, correct_prior=correct_prior, learn_lr=learn_lr, epochs=epochs,
+            correct_prior=correct_prior, learn_lr=learn_lr, epochs=epochs,
             batch_size=batch_size,
         )
         self.alpha, self.gamma, self.q = alpha, gamma, q

@@ -93,7 +93,6 @@ class EATA(ETA):
     Args:
         fisher_weight: beta_F; CIFAR 1, ImageNet 2000.
         fisher_samples: how many source images the Fisher information is estimated on.
-        test_batch_size: their batch size; the stream's.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
@@ -108,7 +107,6 @@ class EATA(ETA):
         redundancy: float = 0.4,
         fisher_weight: Amount = 1.0,
         fisher_samples: Count = 2000,
-        test_batch_size: Count = 200,
         learn_lr: Amount = 1e-3,
         epochs: Whole = 5,
         batch_size: Count = 32,
@@ -118,12 +116,11 @@ class EATA(ETA):
             epochs=epochs, batch_size=batch_size,
         )
         self.fisher_weight, self.fisher_samples = fisher_weight, fisher_samples
-        self.test_batch_size = test_batch_size
 
     def build(self, source: Experience | None) -> None:
         super().build(source)
         assert source is not None
-        data = source_batches(source, self.test_batch_size, self.rng, self.model.where, self.fisher_samples)
+        data = source_batches(source, self.stream.batch_size, self.rng, self.model.where, self.fisher_samples)
         self.fisher = fisher(self.model, self.trained(), data)
 
     def penalty(self) -> Tensor | float:

@@ -65,7 +65,7 @@ class LabelShiftAdapter(TestTimeMethod):
             self.train_generator(features, labels)
         self.generator.requires_grad_(False)
         self.host.rng, self.host.head = self.rng, AdaptedHead(self.head)
-        self.host.deploy(source)
+        self.host.deploy(source, self.stream)
         self.bend()
 
     @torch.no_grad()

@@ -48,7 +48,6 @@ class PSMT(TestTimeMethod):
         fraction: q.
         momentum: of the teacher.
         fisher_samples: source images for the source Fisher information.
-        test_batch_size: their batch size; the stream's.
         threshold, augmentations: as CoTTA's; the paper's variant only.
     """
 
@@ -66,7 +65,6 @@ class PSMT(TestTimeMethod):
         fraction: Share = 0.03,
         momentum: Share = 0.999,
         fisher_samples: Count = 10_000,
-        test_batch_size: Count = 200,
         variant: Literal["code", "paper"] = "code",
         threshold: Share = 0.92,
         augmentations: Size = 32,
@@ -80,7 +78,7 @@ class PSMT(TestTimeMethod):
         if variant not in ("code", "paper"):
             raise UserError(f"variant {variant!r} is not known; use code or paper.")
         self.fisher_weight, self.fraction, self.momentum = fisher_weight, fraction, momentum
-        self.fisher_samples, self.test_batch_size = fisher_samples, test_batch_size
+        self.fisher_samples = fisher_samples
         self.variant, self.threshold, self.augmentations = variant, threshold, augmentations
 
     def build(self, source: Experience | None) -> None:
@@ -89,7 +87,7 @@ class PSMT(TestTimeMethod):
         self.teacher = teacher_of(self.model)
         self.optimise(all_parameters(self.model))
         if self.variant == "code":
-            data = source_batches(source, self.test_batch_size, self.rng, self.model.where, self.fisher_samples)
+            data = source_batches(source, self.stream.batch_size, self.rng, self.model.where, self.fisher_samples)
             self.importance = fisher(self.model, self.trained(), data)
         else:
             self.anchor = teacher_of(self.model)

@@ -42,7 +42,6 @@ class RMT(TestTimeMethod):
         temperature: of the contrastive loss.
         projection: width of the projector.
         warmup: source images seen before the stream, the learning rate rising linearly.
-        test_batch_size: batch size of warm-up and replay; the stream's.
         replay: at most this many labelled source images are kept, as uint8.
     """
 
@@ -63,7 +62,6 @@ class RMT(TestTimeMethod):
         temperature: Positive = 0.1,
         projection: Size = 128,
         warmup: Whole = 50_000,
-        test_batch_size: Count = 200,
         replay: Count = 50_000,
         learn_lr: Amount = 1e-3,
         epochs: Whole = 5,
@@ -74,17 +72,17 @@ class RMT(TestTimeMethod):
         )
         self.momentum, self.temperature, self.projection = momentum, temperature, projection
         self.target_weight, self.contrast_weight, self.source_weight = target_weight, contrast_weight, source_weight
-        self.warmup, self.test_batch_size, self.replay = warmup, test_batch_size, replay
+        self.warmup, self.replay = warmup, replay
 
     def build(self, source: Experience | None) -> None:
         assert source is not None
         batch_statistics(self.model)
-        self.store = Replay(source, self.replay, self.test_batch_size, self.rng, self.model.where)
+        self.store = Replay(source, self.replay, self.stream.batch_size, self.rng, self.model.where)
         self.prototypes = prototypes(self.model, self.store.all())
         self.teacher = teacher_of(self.model)
         self.projector = projection_head(self.prototypes.shape[1], self.projection, self.rng, self.prototypes)
         self.optimise(all_parameters(self.model), self.projector.parameters())
-        steps = self.warmup // self.test_batch_size
+        steps = self.warmup // self.stream.batch_size
         for k in range(steps):
             self.set_rate(self.lr * (k + 1) / steps)
             x = self.store.draw(self.rng).x

@@ -36,7 +36,6 @@ class ROID(TestTimeMethod):
         source_momentum: share of the adapted weights that stays at each ensembling with the source.
         prior_momentum: of the running class probabilities that diversity is measured against.
         temperature: of the sample weights.
-        test_batch_size: what losses are divided by, also where a batch is smaller; the stream's.
         correct_prior: multiply logits by the prior correction.
     """
 
@@ -52,7 +51,6 @@ class ROID(TestTimeMethod):
         source_momentum: Share = 0.99,
         prior_momentum: Share = 0.9,
         temperature: Positive = 1 / 3,
-        test_batch_size: Count = 200,
         correct_prior: bool = True,
         learn_lr: Amount = 1e-3,
         epochs: Whole = 5,
@@ -62,7 +60,7 @@ class ROID(TestTimeMethod):
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
         )
         self.source_momentum, self.prior_momentum, self.temperature = source_momentum, prior_momentum, temperature
-        self.test_batch_size, self.correct_prior = test_batch_size, correct_prior
+        self.correct_prior = correct_prior
 
     def build(self, source: Experience | None) -> None:
         batch_statistics(self.model)
@@ -79,7 +77,7 @@ class ROID(TestTimeMethod):
         loss = (weight * soft_likelihood_ratio(z)).sum()
         z2 = self.model(augment(x[rows], self.rng, padding="reflect", blur=False, noise=0))
         loss = loss + (weight[rows] * symmetric_cross_entropy(z2, z[rows])).sum()
-        if self.step(loss / self.test_batch_size):
+        if self.step(loss / self.stream.batch_size):
             self.counts["selected"] += len(rows)
             self.ensemble()
         return self.corrected(z.detach())

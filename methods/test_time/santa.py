@@ -36,7 +36,6 @@ class SANTA(TestTimeMethod):
         anchor_weight, contrast_weight: of the two losses.
         temperature: of the contrastive loss.
         projection: width of the projector.
-        test_batch_size: batch size while prototypes are taken; the stream's.
         prototype_samples: at most this many source images give prototypes.
     """
 
@@ -53,7 +52,6 @@ class SANTA(TestTimeMethod):
         contrast_weight: Amount = 1.0,
         temperature: Positive = 0.1,
         projection: Size = 128,
-        test_batch_size: Count = 200,
         prototype_samples: Count = 100_000,
         learn_lr: Amount = 1e-3,
         epochs: Whole = 5,
@@ -63,13 +61,13 @@ class SANTA(TestTimeMethod):
             backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
         )
         self.anchor_weight, self.contrast_weight, self.temperature = anchor_weight, contrast_weight, temperature
-        self.projection, self.test_batch_size = projection, test_batch_size
+        self.projection = projection
         self.prototype_samples = prototype_samples
 
     def build(self, source: Experience | None) -> None:
         assert source is not None
         batch_statistics(self.model)
-        data = source_batches(source, self.test_batch_size, self.rng, self.model.where, self.prototype_samples)
+        data = source_batches(source, self.stream.batch_size, self.rng, self.model.where, self.prototype_samples)
         self.prototypes = prototypes(self.model, data)
         self.anchor = teacher_of(self.model)
         self.projector = projection_head(self.prototypes.shape[1], self.projection, self.rng, self.prototypes)
