@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HARNESS", "leaves", "moved", "own", "parts", "size_bytes", "stored_images"]
+__all__ = ["HARNESS", "leaves", "modules", "moved", "own", "parts", "size_bytes", "stored_images"]
 
 HARNESS = ("_marked", "_answers")
 _HOOKS = frozenset(k for k in nn.Module().__dict__ if "hook" in k)
@@ -73,6 +73,20 @@ def leaves(value: Any, *, everything: bool = False) -> Iterator[Tensor | np.ndar
             yield here
         else:
             stack.extend(parts(here, everything=everything))
+
+
+def modules(value: Any) -> Iterator[nn.Module]:
+    """Every module in ``value``, each once: also those that lie in plain containers, as in a mark."""
+    stack: list[Any] = [value]
+    seen: set[int] = set()
+    while stack:
+        here = stack.pop()
+        if id(here) in seen or isinstance(here, (Tensor, np.ndarray)):
+            continue
+        seen.add(id(here))
+        if isinstance(here, nn.Module):
+            yield here
+        stack.extend(parts(here))
 
 
 def size_bytes(value: Any) -> int:

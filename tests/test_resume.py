@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from cl_bench.records.results import Run, load
 from cl_bench.rng import generators, seeded, set_generators
 
 OFTEN = ["--checkpoint_every", "0"]
-LEARN = ["--scenario", "split_digits", "--scenario.per_class", "12", "--method.epochs", "2", "--method.batch_size", "8", *OFTEN]
+LEARN = ["--scenario", "split_digits", "--scenario.per_class", "6", "--scenario.increment", "4", "--method.epochs", "2",
+         "--method.batch_size", "8", *OFTEN]
 STREAM = ["--scenario", "digits_c", "--scenario.corruptions", "[gaussian_noise, fog]", "--source.epochs", "1", *OFTEN]
 TWO = ["--scenario.of", "digits_c", "--scenario.of.corruptions", "[fog, snow]", "--source.epochs", "1", *OFTEN]
 PLACES = {  # what a run is in the middle of, and a run that gets there
@@ -42,8 +45,8 @@ PLACES = {  # what a run is in the middle of, and a run that gets there
     "a segment with a memory": ([*STREAM, "--method", "rotta"], SegmentPosition),
     "a segment after a reset": (["--scenario", "per_domain", *TWO, "--method", "tent"], SegmentPosition),
     "a stream that does not wait": (["--scenario", "constant_speed", *TWO, "--method", "eata"], SegmentPosition),
-    "deployed learning": (["--scenario", "deployed_digits", "--scenario.corruptions", "[fog]", "--method", "tent",
-                           "--method.epochs", "1", *OFTEN], SegmentPosition),
+    "deployed learning": (["--scenario", "deployed_digits", "--scenario.corruptions", "[fog]", "--scenario.increment", "6",
+                           "--method", "tent", "--method.epochs", "1", *OFTEN], SegmentPosition),
 }
 
 
@@ -61,6 +64,13 @@ def numbers(run: Run) -> dict[str, Any]:
     return {"matrix": record["matrix"], "stream": stream, "metrics": record["metrics"], "cost": cost, "events": events,
             "fingerprint": record["fingerprint"], "warnings": record["warnings"],
             "predictions": {k: v.tolist() for k, v in run.arrays().items()}}
+
+
+@cache
+def whole_of(place: str) -> Run:
+    """The same run without a stop."""
+    run_state.DEAR = 0
+    return load(run(plan_from(parse(PLACES[place][0])), Path(tempfile.mkdtemp(prefix="cl-bench-whole-"))))
 
 
 def stop(argv: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, when: Callable[[Any], bool], skip: int = 0) -> Path:
@@ -91,8 +101,8 @@ def resume(folder: Path) -> Run:
 def test_stopped_in_the_middle_and_resumed_equals_uninterrupted(place: str, tmp_path: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     argv, kind = PLACES[place]
-    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
-    for skip in (0, 5):
+    whole = whole_of(place)
+    for skip in (0, 3):
         runs = tmp_path / str(skip)
         resumed = resume(stop(argv, runs, monkeypatch, lambda p: isinstance(p.inside, kind), skip))
         assert resumed.done and numbers(resumed) == numbers(whole)
@@ -104,7 +114,7 @@ def test_stopped_between_and_resumed(place: str, when: str, tmp_path: Path, monk
     argv = PLACES[place][0]
     if when == "fitted" and place == "a segment":
         pytest.skip("a stream fits nothing")
-    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
+    whole = whole_of(place)
     chosen = (lambda p: p.fitted) if when == "fitted" else (lambda p: p.inside is None and not p.fitted)
     assert numbers(resume(stop(argv, tmp_path / "cut", monkeypatch, chosen))) == numbers(whole)
 
@@ -113,8 +123,8 @@ def test_stopped_between_and_resumed(place: str, when: str, tmp_path: Path, monk
 def test_every_field_of_the_position_is_needed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A position that forgets one field gives another end, or none."""
     argv = PLACES["deployed learning"][0]
-    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
-    when = (lambda p: p.fitted) if name == "fitted" else (lambda p: p.step >= 3 and isinstance(p.inside, SegmentPosition))
+    whole = whole_of("deployed learning")
+    when = (lambda p: p.fitted) if name == "fitted" else (lambda p: p.step >= 2 and isinstance(p.inside, SegmentPosition))
     folder = stop(argv, tmp_path / "cut", monkeypatch, when)
     known = load(folder).record["cost"]["seconds"]
     real = checkpoint.Found.fill
@@ -141,20 +151,20 @@ def test_every_field_of_the_position_is_needed(name: str, tmp_path: Path, monkey
 def test_warnings_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(run_state, "DEAR", 0)
-    argv = [*LEARN, "--method", "finetune", "--method.lr", "1e30"]
+    argv = [*LEARN, "--method", "finetune", "--method.lr", "1e12"]
     whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
     assert whole.record["warnings"], "this run was to go wrong"
-    cut = stop(argv, tmp_path / "cut", monkeypatch, lambda p: p.step == 3)
+    cut = stop(argv, tmp_path / "cut", monkeypatch, lambda p: p.step == 1)
     assert resume(cut).record["warnings"] == whole.record["warnings"]
 
 
 def test_killed_for_real_and_resumed(tmp_path: Path) -> None:
     argv = PLACES["a fit"][0]
-    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
+    whole = whole_of("a fit")
     code = ("import sys, time\nfrom pathlib import Path\nfrom cl_bench.command.config import parse, plan_from\n"
             "from cl_bench.engine.runner import run\nimport cl_bench.engine.checkpoint as c\n"
             "import cl_bench.engine.run_state as s\ns.DEAR = 0\nold, n = c.save, [0]\n"
-            "def save(*a):\n    old(*a)\n    n[0] += 1\n    if n[0] == 9:\n        print('saved', flush=True); time.sleep(60)\n"
+            "def save(*a):\n    old(*a)\n    n[0] += 1\n    if n[0] == 5:\n        print('saved', flush=True); time.sleep(60)\n"
             "c.save = save\nrun(plan_from(parse(sys.argv[2:])), Path(sys.argv[1]))\n")
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cut"), *argv], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline().strip() == "saved"
@@ -170,7 +180,7 @@ def test_killed_for_real_and_resumed(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ not the same run
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return stop(PLACES["a fit"][0], tmp_path / "runs", monkeypatch, lambda p: p.step == 2)
+    return stop(PLACES["a fit"][0], tmp_path / "runs", monkeypatch, lambda p: p.step == 1)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -224,7 +234,7 @@ def zero(folder: Path) -> None:
                                   lambda f: next((f / "checkpoint").glob("*.safetensors")).unlink()],
                          ids=["zeroed", "none", "torn", "no tensors"])
 def test_without_a_whole_checkpoint_a_run_starts_over_and_says_so(stopped: Path, harm: Any, tmp_path: Path) -> None:
-    whole = load(run(plan_from(parse(PLACES["a fit"][0])), tmp_path / "whole"))
+    whole = whole_of("a fit")
     harm(stopped)
     again = resume(stopped)
     (said,) = [w for w in again.record["warnings"] if "started over" in w]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..adapters import Adapter
+from ..state import modules
 
 __all__ = ["Meter", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory"]
 
@@ -57,10 +58,10 @@ class Meter:
         self._ends = (names[solid[0]], names[solid[-1]])
         self.watch(backbone)
 
-    def watch(self, module: nn.Module) -> None:
-        """Put the hooks on every backbone inside ``module`` that has none: copies that were rebuilt from a checkpoint."""
+    def watch(self, value: Any) -> None:
+        """Put the hooks on every backbone in ``value`` that has none: copies that were rebuilt from a checkpoint, a mark."""
         first, last = self._ends
-        for part in module.modules():
+        for part in list(modules(value)):
             if not hasattr(part, "forward_features") or not hasattr(part, "num_features"):
                 continue
             inside = dict(part.named_modules())

@@ -152,7 +152,7 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
         spent = state.position.seconds["source"]
         state.go_on(found.fill(method, state.device))
         state.position.seconds["source"] += spent
-        state.meter.watch(method)
+        state.meter.watch([method, Method.marked(method)])
         state.event("resume", step=state.position.step)
     elif lost:
         state.warn(f"The run was started over: {lost}.")
