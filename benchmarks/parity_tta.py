@@ -36,6 +36,7 @@ from cl_bench.engine.seeding import derive
 from cl_bench.registry import find
 from cl_bench.rng import Rng
 from cl_bench.scenario import Scenario
+from cl_bench.types import StreamFacts
 
 HERE = Path(__file__).resolve().parents[1]
 OUT = HERE / "results" / "parity"
@@ -98,7 +99,8 @@ def measure(name: str, depth: int, seed: int) -> dict[str, Any]:
     method = find("cl_bench.methods", name)(backbone).eval()
     method.rng = Rng(derive(seed, "deploy", 0))  # what ``cl-bench suite tta_cifar10c_1k`` draws from with this seed
     started = time.process_time()
-    method.deploy(scenario.source if "source" in method.needs else None)
+    method.deploy(scenario.source if "source" in method.needs else None,
+                  StreamFacts(scenario.test_batch_size, scenario.space))
     deploying = time.process_time() - started
     meter.forward_images = meter.backward_images = 0
     errors: dict[str, float] = {}

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from cl_bench.data.tensor import batches
 from cl_bench.registry import find
 from cl_bench.rng import Rng
+from cl_bench.types import StreamFacts
 
 NAMES = {"source": "source.Source", "bn": "norm.BNTest", "bn_alpha": "norm.BNAlpha", "tent": "tent.Tent", "rpl": "rpl.RPL",
          "eta": "eata.EATA", "sar": "sar.SAR", "deyo": "deyo.DeYO", "lame": "lame.LAME", "rotta": "rotta.RoTTA",
@@ -133,7 +134,7 @@ def main() -> None:
         settings = {"warmup": 0} if name == "rmt" else {}  # timed without: it precedes the stream
         ours = find("cl_bench.methods", name)(network(20).eval(), **settings).eval()
         ours.rng = Rng(1)
-        ours.deploy(scenario.source if "source" in ours.needs else None)
+        ours.deploy(scenario.source if "source" in ours.needs else None, StreamFacts(200, scenario.space))
         with tempfile.TemporaryDirectory() as folder:
             reference = theirs(name, network(20).eval(), folder)
             spent: tuple[list[float], list[float]] = ([], [])

@@ -16,6 +16,7 @@ from cl_bench.command.sweep import read_suite
 from cl_bench.data.tensor import batches
 from cl_bench.registry import find
 from cl_bench.rng import Rng
+from cl_bench.types import StreamFacts
 
 
 def reference(shared: Path, method: str, corruption: str) -> float:
@@ -35,7 +36,7 @@ def test_error_on_the_first_corruption_is_the_references(shared: Path, name: str
     backbone = find("cl_bench.backbones", "cifar_resnet")(depth=20, folder=str(shared / "weights/resnet20"))
     method = find("cl_bench.methods", name)(backbone.to(memory_format=torch.channels_last)).eval()
     method.rng = Rng(1)
-    method.deploy(scenario.source if "source" in method.needs else None)
+    method.deploy(scenario.source if "source" in method.needs else None, StreamFacts(scenario.test_batch_size, scenario.space))
     test, wrong = scenario.stream()[0], 0
     for x, y in batches(test.data, scenario.test_batch_size):
         x = x.contiguous(memory_format=torch.channels_last)

@@ -19,16 +19,19 @@ from cl_bench.engine.meter import Meter
 from cl_bench.engine.runner import run
 from cl_bench.engine.stream import StreamState, stream_step
 from cl_bench.records.results import load
+from cl_bench.registry import find
 from cl_bench.state import size_bytes as state_bytes
 from cl_bench.types import TestSet
 
 COMPUTE = Compute(device="cpu", threads=1)
 
 
-def go(runs: Path, *argv: str, scenario: tuple[str, ...] = ("--scenario", "digits_c")) -> Any:
+def go(runs: Path, *argv: str, scenario: tuple[str, ...] = ("--scenario", "digits_c"), build: Any = None) -> Any:
     of = "--scenario.of." if "--scenario.of" in scenario else "--scenario."
     stream = [*scenario, f"{of}corruptions", "[brightness, contrast]", "--source.epochs", "1"]
-    return load(run(plan_from(parse([*stream, *argv])), runs))
+    plan = plan_from(parse([*stream, *argv]))
+    plan.build = build or plan.build
+    return load(run(plan, runs))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_losses_that_are_not_finite_are_in_the_record_and_said(runs: Path) -> None:
-    r = go(runs, "--method", "tent", "--method.lr", "1e30")
+    def broken(backbone: Any) -> Any:
+        method = find("cl_bench.methods", "tent")(backbone)
+        method.lr = 1e30  # no option takes it
+        return method
+
+    r = go(runs, "--method", "tent", build=broken)
     cost, warnings = r.record["cost"], r.record["warnings"]
     assert cost["nonfinite"] == 11 and cost["steps"] == 1, "the first step breaks the network, 11 batches follow"
     said = [w for w in warnings if "losses or gradients of adapting" in w]

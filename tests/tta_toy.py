@@ -13,7 +13,7 @@ from cl_bench.backbones import Backbone, Preprocess
 from cl_bench.data import TensorData
 from cl_bench.registry import find
 from cl_bench.rng import Rng
-from cl_bench.types import Experience, LabelSpace
+from cl_bench.types import Experience, LabelSpace, StreamFacts
 
 CLASSES = 5
 SPACE = LabelSpace(tuple(range(CLASSES)))
@@ -22,17 +22,14 @@ EVERY = ("source", "bn", "bn_alpha", "bn_ema", *GRADIENT)
 # what makes them fit a toy: few source images, batches of 8, updates that really happen on random networks
 SMALL: dict[str, dict[str, Any]] = {
     "eta": {"margin": 0.97, "redundancy": 0.99},
-    "eata": {"margin": 0.97, "redundancy": 0.99, "fisher_samples": 32, "test_batch_size": 16},
+    "eata": {"margin": 0.97, "redundancy": 0.99, "fisher_samples": 32},
     "rdumb": {"margin": 0.97, "redundancy": 0.99, "period": 50},
     "sar": {"margin": 0.97},
     "deyo": {"margin": 0.97, "plpd": -1.0},
     "cotta": {"augmentations": 3},
-    "psmt": {"test_batch_size": 16},
-    "rmt": {"warmup": 32, "test_batch_size": 16},
-    "santa": {"test_batch_size": 16},
-    "roid": {"test_batch_size": 8},
-    "cmf": {"test_batch_size": 8},
+    "rmt": {"warmup": 32},
 }
+BATCH = {"eata": 16, "psmt": 16, "rmt": 16, "santa": 16}  # of the stream; 8 for the others
 
 
 class Counter:
@@ -129,7 +126,7 @@ def deployed(name: str, norm: str = "bn", seed: int = 0, **hparams: Any) -> Test
     """A method by name on a fresh tiny network, ready for a stream."""
     method = find("cl_bench.methods", name)(backbone(norm), **{**SMALL.get(name, {}), **hparams}).eval()
     method.rng = Rng(seed)
-    method.deploy(source() if "source" in method.needs else None)
+    method.deploy(source() if "source" in method.needs else None, StreamFacts(BATCH.get(name, 8), SPACE))
     return method
 
 
