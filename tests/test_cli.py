@@ -258,7 +258,8 @@ def test_what_cannot_be_resumed(finished: Path, tmp_path: Path, capsys: pytest.C
     assert before == {f: f.read_bytes() for f in folder.iterdir()}
 
 
-def test_a_run_without_a_checkpoint_starts_over_and_says_so(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_checkpoint_starts_over_and_says_so(finished: Path, tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
     import shutil
 
     copy = tmp_path / "runs" / only(finished).name

@@ -145,6 +145,8 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
     with state.clock("source"):
         backbone = ready_backbone(plan.backbone, plan.scenario, plan.recipe, plan.compute, plan.seed,
                                   fits=head_fits(plan.backbone, plan.scenario), cache=cache)
+    trained = backbone.info.get("trained") or {}
+    state.record["source"] = {"sha256": trained["sha256"]} if trained else None
     with seeded(derive(plan.seed, "build")):
         method = _built(plan, backbone).to(state.device)
     watch(state, method)
@@ -156,6 +158,10 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
         state.event("resume", step=state.position.step)
     elif lost:
         state.warn(f"The run was started over: {lost}.")
+    for sentence in plan.scenario.notes():
+        state.warn(sentence)
+    if trained.get("note"):
+        state.warn(f"{trained['note'][:1].upper()}{trained['note'][1:]}.")
     state.write()
     with interruptible():
         _walk(state, method, timeline)

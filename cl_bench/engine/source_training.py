@@ -17,6 +17,7 @@ from torch import Tensor
 from ..backbones import Backbone
 from ..heads import LinearHead
 from ..method import Method
+from ..ranges import Amount, Count, Whole, bounded
 from ..records.source_digest import UNKNOWN, code_digest
 from ..records.writer import plain, write_atomically
 from ..scenario import Scenario
@@ -29,6 +30,7 @@ from .seeding import derive
 __all__ = ["SourceRecipe", "ready_backbone"]
 
 
+@bounded
 @dataclass(frozen=True)
 class SourceRecipe:
     """How a source classifier is trained where the weights bring none: AdamW on all parameters, cross-entropy.
@@ -39,9 +41,9 @@ class SourceRecipe:
         batch_size: images per step.
     """
 
-    epochs: int = 10
-    lr: float = 1e-3
-    batch_size: int = 64
+    epochs: Whole = 10
+    lr: Amount = 1e-3
+    batch_size: Count = 64
 
 
 class _SourceTraining(Method):
