@@ -23,11 +23,11 @@ STREAM = ["--scenario", "digits_c", "--backbone", "glyph_resnet", "--scenario.co
           "[gaussian_noise, contrast, fog, jpeg_compression]", "--source.epochs", "2"]
 RUNS = {
     "finetune": [*SPLIT, "--method", "finetune", "--method.epochs", "2"],
-    "codyra": [*SPLIT, "--method", "codyra", "--method.epochs", "2"],
-    "derpp": [*SPLIT, "--method", "derpp", "--method.epochs", "2"],
     "tent": [*STREAM, "--method", "tent"],
+    "codyra": [*SPLIT, "--method", "codyra", "--method.epochs", "2"],
     "roid": [*STREAM, "--method", "roid"],
     "cotta": [*STREAM, "--method", "cotta", "--method.augmentations", "4"],
+    "derpp": [*SPLIT, "--method", "derpp", "--method.epochs", "2"],
     "psmt": [*STREAM, "--method", "psmt"],
 }
 

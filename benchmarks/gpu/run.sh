@@ -84,12 +84,12 @@ run() { # run NAME LIMIT: the part of that name
   part "$1" "$2" env XDG_CACHE_HOME="$cache" "$python" "benchmarks/gpu/$1.py" --device "$device" --out "$out"
 }
 
-run learning 130
-run repeat 45
+run learning 140
+run repeat 60
 wait "$builder"
 say "$(cat "$work/build.done")"
 grep -q "^\(cuda\|cpu\)$" "$work/build.log" || tail -n 25 "$work/build.log"
-part tests 120 env XDG_CACHE_HOME="$cache" "$python" benchmarks/gpu/gpu_tests.py --device "$device" --out "$out" --cache "$work/pytest"
+part tests 100 env XDG_CACHE_HOME="$cache" "$python" benchmarks/gpu/gpu_tests.py --device "$device" --out "$out" --cache "$work/pytest"
 run operators 75
 run streams 75
 run seeds 75
