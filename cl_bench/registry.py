@@ -33,6 +33,7 @@ GROUPS = {
     "adapters": "cl_bench.adapters",
     "launchers": "cl_bench.launchers",
     "metrics": "cl_bench.metrics",
+    "steps": "cl_bench.steps",
 }
 
 

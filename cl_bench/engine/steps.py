@@ -14,7 +14,7 @@ import torch
 from ..data.tensor import as_float
 from ..errors import UserError
 from ..method import Method
-from ..registry import entries
+from ..registry import GROUPS, entries
 from ..rng import Rng
 from ..state import size_bytes, stored_images
 from ..types import Experience, LabelSpace, StreamFacts, TestSet
@@ -27,7 +27,7 @@ from .stream import SegmentPosition, stream_step
 
 __all__ = ["GROUP", "Handler", "handler_of", "measure_row"]
 
-GROUP = "cl_bench.steps"
+GROUP = GROUPS["steps"]
 
 
 @dataclass(frozen=True)
