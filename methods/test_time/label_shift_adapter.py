@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Amount, Backbone, Count, Experience, Share, Size, UserError, Whole, batches
-from cl_bench.adaptation import TestTimeMethod
+from cl_bench.adaptation import Learning, TestTimeMethod
 from cl_bench.heads import columns_of
 
 from ._adapted_head import AdaptedHead, Generator
@@ -43,9 +43,9 @@ class LabelShiftAdapter(TestTimeMethod):
     def __init__(
         self, backbone: Backbone, *, host: Callable[[Backbone], TestTimeMethod] = Tent, rate: Share = 0.1,
         hidden: Size = 64, rank: Size = 8, adapter_lr: Amount = 1e-3, adapter_epochs: Whole = 10, adapter_batch: Count = 128,
-        learn_lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, **learning)
         self.host = host(backbone)
         if not isinstance(self.host, TestTimeMethod):
             raise UserError(f"host must be a test-time method, not {type(self.host).__name__}.")

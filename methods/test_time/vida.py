@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Experience, Rng, UserError
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     augmented_outputs,
     cross_entropy_to,
@@ -18,7 +19,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Share, Size, Whole
+from cl_bench.ranges import Amount, Share, Size
 
 __all__ = ["ViDA"]
 
@@ -81,13 +82,9 @@ class ViDA(TestTimeMethod):
         low: Size = 1,
         high: Size = 128,
         views: Size = 10,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         if variant not in ("code", "paper"):
             raise UserError(f"variant {variant!r} is not known; use code or paper.")
         self.adapter_lr, self.momentum, self.adapter_momentum = adapter_lr, momentum, adapter_momentum
