@@ -42,6 +42,8 @@ class Method(LightningModule):
         needs: what the scenario must reveal (``Scenario.gives``).
         adapts: True for test-time adaptation: ``predict`` changes the model.
         family, paper: shown by ``cl-bench list methods``.
+        reference: what tables show beside methods and never as one of them: ``upper bound``, ``lower bound`` or
+            ``no adaptation``. Empty for a method that competes; a subclass competes unless it says so itself.
         exempt: checks of :mod:`cl_bench.testing` that do not apply, each with its reason; printed by the checker.
         backbone: images (N, 3, H, W) in [0, 1] to features (N, num_features).
         head: features to logits over ``head.space``.
@@ -53,6 +55,7 @@ class Method(LightningModule):
     adapts: ClassVar[bool] = False
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
     exempt: ClassVar[dict[str, str]] = {}
     WIRING: ClassVar[frozenset[str]]
 

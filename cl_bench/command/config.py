@@ -330,7 +330,8 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     facts = {"name": name_of(_ROOTS[root], cls), "class_path": part["class_path"], "args": dict(part.get("init_args") or {}),
              "label": label, "source_digest": source_digest(*map(_class, class_paths(part)))}
     if root == "method":
-        facts.update(family=cls.family, paper=cls.paper, summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+        facts.update(family=cls.family, paper=cls.paper, reference=vars(cls).get("reference", ""),
+                     summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
     if root == "scenario":
         facts.update(name=label, family=cls.family, paper=cls.paper)
     return facts

@@ -27,6 +27,7 @@ class Finetune(Method):
     """
 
     family: ClassVar[str] = "baseline"
+    reference: ClassVar[str] = "lower bound"
     paper: ClassVar[str] = "lower bound; variants as in Zhang et al. (SLCA), ICCV 2023"
 
     def __init__(

@@ -144,10 +144,16 @@ const bandNote = (series) => [!series.some((s) => s.low.some(isNumber)) ? "One r
 /* Points with error bars: [{name, method, style, x, xl, xh, y, yl, yh}]; o.front: a line through some of them. */
 function scatterChart(label, points, options) {
   const o = { height: 440, front: [], ...options };
-  const margin = { l: 62, r: 24, t: 20, b: 56 }, size = [MAIN.clientWidth - margin.l - margin.r, o.height - margin.t - margin.b];
+  const margin = { l: 62, r: 24, t: 20, b: 56 };
+  if (o.square) {  // one scale on both axes: the plot is as wide as it is high, as far as the page is
+    const side = Math.min(MAIN.clientWidth - margin.l - margin.r, o.height - margin.t - margin.b);
+    o.height = side + margin.t + margin.b;
+    margin.r = MAIN.clientWidth - margin.l - side;
+  }
+  const size = [MAIN.clientWidth - margin.l - margin.r, o.height - margin.t - margin.b];
   const place = labelSides(points, o, size);
   const traces = points.map((p, i) => ({ x: [p.x], y: [p.y], type: "scatter", mode: place[i] ? "markers+text" : "markers", meta: p.method,
-    text: [escapeText(shorten(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 },
+    text: [escapeText(shorten(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 }, cliponaxis: false,
     marker: { color: p.style.color, symbol: p.style.symbol, size: 11,
       line: { width: p.style.symbol.endsWith("-open") ? 2 : 0, color: p.style.color } },
     error_x: bar(p.x, p.xl, p.xh, p.style.color), error_y: bar(p.y, p.yl, p.yh, p.style.color),
@@ -185,7 +191,7 @@ function labelSides(points, o, [width, height]) {
     const choices = Object.entries(SIDES).map(([side, [dx, dy]]) => {
       const cx = x + dx * (w / 2 + 8), cy = y + dy * 15;
       const box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2];
-      const out = box[0] < 0 || box[2] > width + 8 || box[1] < -4 || box[3] > height ? 8 : 0;  // there a name would be cut
+      const out = box[0] < 0 || box[2] > width + (o.square ? 90 : 8) || box[1] < -4 || box[3] > height ? 8 : 0;  // there a name would be cut
       return { side, box, cost: out + taken.reduce((sum, [a, b, c, d, weight]) =>
         sum + (a < box[2] && c > box[0] && b < box[3] && d > box[1] ? weight : 0), 0) };
     });
