@@ -22,8 +22,10 @@ from ...numbers.metrics import COST, all_metrics
 from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ...records.results import Run, utc_now
 from ..comparison import Comparison, Group, Key, value_of
+from ..images import BY_IMAGE, group_evidence
 from ..selection import choices
 from ..tables import cell_text, to_csv, to_latex, to_markdown
+from ..verdict import verdict
 from .curves import learn_curves, rounded, stream_curves
 
 __all__ = ["payload"]
@@ -72,6 +74,21 @@ def _bootstrap(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[float | N
         return [None, None]
     interval = bca_interval(x - y)
     return [_num(interval.low), _num(interval.high)]
+
+
+def _images(group: Group, methods: dict[str, int]) -> dict[str, Any]:
+    """Per metric the tests of pairs of methods over test images and runs, p adjusted by Holm over the pairs."""
+    out: dict[str, Any] = {}
+    for name in BY_IMAGE:
+        if name not in group.metrics and name not in group.variants:
+            continue
+        found = group_evidence(group, name)
+        given, new = holm([e.test.p_given for e in found]), holm([e.test.p_new for e in found])
+        if found:
+            out[name] = [[methods[e.a], methods[e.b], *(_num(v) for v in (
+                e.test.mean, *e.test.given, g, *e.test.new, n, e.test.above, e.test.from_runs)), e.test.runs, e.test.images]
+                for e, g, n in zip(found, given, new, strict=True)]
+    return out
 
 
 def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
@@ -232,7 +249,8 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "kind": group.kind, "fingerprint": group.fingerprint, "primary": group.primary, "metrics": group.metrics,
             "costs": group.costs, "times": group.times, "notes": group.notes, "warnings": group.warnings,
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
-            "pairs": _pairs(group, methods), "choices": _choices(group, methods)})
+            "pairs": _pairs(group, methods), "images": _images(group, methods),
+            "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods)})
         runs += [_run(run, number, group.primary, methods, shared, root) for run in group.runs]
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
                         "note": m.note, "cost": m.name in COST, "timed": m.timed} for m in all_metrics().values()}

@@ -116,9 +116,16 @@ function boardSection(group) {
     el("tbody", {}, sorted.map((row) => boardRow(row, columns, spread, lead, hasForest && span))));
   const sub = [`protocol ${group.fingerprint}`, plural(group.rows.reduce((n, r) => n + r.n, 0), "finished run")].join(" · ");
   const hidden = group.rows.length - rows.length;
-  return el("section", { "aria-label": group.title }, heading(group.title, sub),
+  return el("section", { "aria-label": group.title }, heading(group.title, sub), verdictBlock(group),
     rows.length ? scroller(`Leaderboard of ${group.title}`, table) : emptyNote("No method matches the filter."),
     ailing(group), notesList([...definitions(group), ...group.notes, ...(hidden && rows.length ? [`${plural(hidden, "method")} hidden.`] : [])]));
+}
+
+/* What the table shows, in sentences, and what to run next. */
+function verdictBlock(group) {
+  if (!group.verdict.length) return null;
+  return el("div", { class: "verdict" }, group.verdict.map(([text, command], i) => el("div", {}, el("p", {}, text),
+    command ? el("details", { id: `next-${keyOf(group)}-${i}` }, el("summary", {}, "The commands"), el("pre", { tabindex: 0, id: `commands-${keyOf(group)}-${i}` }, command)) : null)));
 }
 
 const definitions = (group) => group.metrics.filter((n) => n.startsWith("forgetting") || n === "source_forgetting").map((n) =>

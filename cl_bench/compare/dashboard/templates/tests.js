@@ -2,13 +2,33 @@
 
 VIEWS.statistics = { title: "Statistics", build() {
   const { group, field } = pickGroup((g) => Object.keys(g.pairs).length);
-  return [group ? el("section", {}, heading("Paired tests", group.title), pairBlock(group, field))
-    : el("section", {}, heading("Paired tests"), emptyNote("Paired tests need two methods with finished runs of one scenario.")),
+  return [group ? el("section", {}, heading("Paired tests over runs", group.title), pairBlock(group, field))
+    : el("section", {}, heading("Paired tests over runs"), emptyNote("Paired tests need two methods with finished runs of one scenario.")),
+  group ? el("section", {}, heading("Paired tests over images", group.title), imageBlock(group)) : null,
   el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
     DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank.")),
   DATA.groups.some((g) => g.choices.length) ? el("section", {}, heading("Label-free selection", "what scorers that see no label would choose, and its gap to the oracle"),
     DATA.groups.filter((g) => g.choices.length).map(choiceBlock)) : null];
 } };
+
+/* Pairs of methods told apart by their answers image by image: what holds for these runs, and what for new ones. */
+function imageBlock(group) {
+  const metric = group.images[state.pair] ? state.pair : Object.keys(group.images)[0], m = DATA.metrics[metric];
+  if (!metric) return emptyNote("Tests over images need runs whose records keep the true classes beside the predictions, on common seeds.");
+  const rows = group.images[metric].filter(([a, b]) => shown(a) && shown(b));
+  const ends = (low, high) => (isNumber(low) ? `${signed(low)} to ${signed(high)}` : "–");
+  return [el("p", { class: "lede" }, `First minus second method in points of ${m.label}. Given these runs: would other images show the same difference between these trained models? ` +
+    "Over new runs: would other seeds show it too? Few runs give wide answers to the second question, not to the first."),
+  scroller("Paired tests over images", el("table", { class: "data images" }, el("thead", {}, el("tr", {}, [["pair", "", "left"], ["difference", "points"], ["given these runs", "95 %"], ["p", "Holm"],
+    ["over new runs", "95 %"], ["p", "Holm"], ["P(first better)", "over new runs"], ["from the runs", "% of variance"], ["runs × images", ""]].map(([head, unit, side]) =>
+    el("th", { scope: "col", class: side }, head, unit ? el("span", { class: "unit" }, unit) : null)))),
+  el("tbody", {}, rows.map(([a, b, mean, low, high, pGiven, from, to, pNew, above, share, runs, images]) => {
+    const sure = (p, text) => (isNumber(p) && p <= 0.05 ? el("strong", {}, text) : text);
+    return el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(a, [], false), " − ", methodLabel(b, [], false)), el("td", {}, signed(mean, 1)),
+      el("td", {}, sure(pGiven, ends(low, high))), el("td", {}, pText(pGiven)), el("td", {}, sure(pNew, ends(from, to))), el("td", {}, pText(pNew)),
+      el("td", {}, fixed(m.higher ? above : 1 - above, 2)), el("td", {}, isNumber(share) ? fixed(100 * share, 0) : "–"), el("td", {}, `${runs} × ${images}`));
+  })))), notesList([metric === state.pair || !state.pair ? "" : `Shown for ${m.label}: ${DATA.metrics[state.pair].label} is no sum over images.`].filter(Boolean))];
+}
 
 /* One table per scenario: for each set of candidates the choice of each scorer, beside the oracle's. */
 function choiceBlock(group) {
