@@ -77,6 +77,15 @@ def test_it_covers_what_it_says():
     assert np.mean([f["p_new"] for f in none]) <= 0.08
 
 
+def test_the_committed_table_says_what_the_text_claims():
+    text = (Path(__file__).resolve().parents[1] / "results" / "compare" / "image_inference.md").read_text()
+    rows = [[float(c) for c in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| 0.")]
+    assert [(r[0], int(r[1])) for r in rows] == [(s, n) for s in (0.1, 0.4) for n in (3, 5, 10)]
+    assert all(abs(r[2] - 95) <= 1 for r in rows), "given these runs: nominal within 1 point"
+    assert all(r[3] >= 95 for r in rows) and all(r[7] <= 5 for r in rows)
+    assert min(r[4] for r in rows) < 90
+
+
 def test_seeds_to_decide_has_the_power_it_says():
     d = np.array([1.0, 3.0, 2.0])  # mean 2, standard deviation 1
     n = seeds_to_decide(d)

@@ -97,7 +97,8 @@ def _joined(run: Run, cells: Sequence[tuple[NDArray[np.float64], str] | None]) -
     or, where two test sets share labels, by its test set and row."""
     if not cells or any(cell is None or not cell[0].size for cell in cells):
         return None
-    values, strata, identity, seen, kept = [], [], [], set(), answers(run)
+    values, strata, identity, kept = [], [], [], answers(run)
+    seen: set[int] = set()
     shared = False
     for k, cell in enumerate(cells):
         assert cell is not None
