@@ -196,7 +196,9 @@ def _without_head(backbone: Backbone) -> Backbone:
 def _built(plan: Plan, backbone: Backbone) -> Method:
     """The method on ``backbone``; what its constructor says against its options is the user's to mend."""
     try:
-        return plan.build(backbone)
+        method = plan.build(backbone)
+        method.plan(len(plan.scenario.experiences()))
+        return method
     except UserError:
         raise
     except (TypeError, ValueError) as fault:
