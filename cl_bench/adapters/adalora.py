@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ranges import Amount, Share, Size
+from ..ranges import Amount, Count, Share, Size
 from ._base import Adapter
 from .lora import LoRA
 
@@ -43,10 +43,10 @@ class AdaLoRA(LoRA):
         orth: Amount = 0.1,
         beta1: Share = 0.85,
         beta2: Share = 0.85,
-        target_r: int = 8,
-        first: float = 0.1,
-        last: float = 0.5,
-        interval: int = 1,
+        target_r: Size = 8,
+        first: Share = 0.1,
+        last: Share = 0.5,
+        interval: Count = 1,
     ) -> None:
         super().__init__(weight, r, alpha)
         self.scale = float(self.r if alpha is None else alpha) / (self.r + _TINY)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ranges import Size
+from ..ranges import Amount, Share, Size
 from ._base import Adapter
 from ._prox import shrink
 from .lora import LoRA
@@ -44,8 +44,8 @@ class CoDyRA(LoRA):
 
     paper: ClassVar[str] = "Lu et al., CoDyRA, arXiv 2412.01004"
 
-    def __init__(self, weight: Tensor, r: Size = 16, released_prox: bool = False, kappa_max: float = 5e-3,
-                 dense_fraction: float = 0.5) -> None:
+    def __init__(self, weight: Tensor, r: Size = 16, released_prox: bool = False, kappa_max: Amount = 5e-3,
+                 dense_fraction: Share = 0.5) -> None:
         super().__init__(weight, r)
         self.kappa_max, self.dense_fraction = kappa_max, dense_fraction
         self.gate = nn.Parameter(torch.randn(self.r).to(weight))

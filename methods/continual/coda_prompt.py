@@ -49,7 +49,7 @@ class CODAPrompt(Prompted):
         batch_size: Count = 128,
         pool: Size = 100,
         length: Size = 8,
-        tasks: Size = 0,
+        tasks: Whole = 0,
         mu: Amount = 0.0,
         at: Text = r"blocks\.[0-4]\.attn",
     ) -> None:

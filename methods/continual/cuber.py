@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Share, Whole, select
-from cl_bench import Backbone, Experience, LabelSpace, select
+from cl_bench import Amount, Backbone, Count, Experience, LabelSpace, Share, Whole, select
 
 from ._subspace import Features, orthonormal, own_directions, task_of, weight_gradients
 from ._trust import CONFLICT, TRANSFER, WEAK, agree, projected_norm, regime_of, scaled_weight, slope
@@ -49,7 +48,7 @@ class Cuber(Gpm):
 
     def __init__(
         self, backbone: Backbone, *, lr: Amount = 0.01, epochs: Whole = 10, batch_size: Count = 64,
-        threshold: float | tuple[float, ...] = 0.97, threshold_step: Amount = 0.003, images: int | tuple[int, ...] = 125,
+        threshold: Share | tuple[Share, ...] = 0.97, threshold_step: Amount = 0.003, images: Count | tuple[Count, ...] = 125,
         variant: Literal["released", "paper"] = "released", epsilon1: float = 0.5, epsilon2: float = 0.0, related: Whole = 2,
         strength: Amount = 0.01,
     ) -> None:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches, columns_of, select
+from cl_bench.ranges import Amount, Count, Share, Whole
+
 from ._decay import adamw
 from ._fisher import Anchor, Weights, diagonal
-from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches, columns_of, select
-from cl_bench import Backbone, Batch, Experience, Method, batches
-from cl_bench.ranges import Amount, Count, Share, Whole
 
 __all__ = ["Ewc"]
 

@@ -56,7 +56,7 @@ class Exssnet(Method):
         self, backbone: Backbone, *, lr: Amount = 0.001, weight_lr: Amount = 0.001, mask_epochs: Whole = 50,
         weight_epochs: Whole = 50, batch_size: Count = 64, density: Share = 0.1,
         base: Literal["signed_constant", "pretrained"] = "pretrained",
-        kkt: Literal["none", "best", "always", "all"] = "none", knn: Whole = 200,
+        kkt: Literal["none", "best", "always", "all"] = "none", knn: Count = 200,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=mask_epochs + weight_epochs, batch_size=batch_size)
         self.weight_lr, self.mask_epochs, self.weight_epochs = weight_lr, mask_epochs, weight_epochs

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, UserError, batches
-from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches
 from cl_bench.ranges import Amount, Count, Share, Whole
 
 from ._subspace import first_directions, input_grams, matrix_layers, new_directions, orthonormal
@@ -52,9 +51,9 @@ class Gpm(Method):
         lr: Amount = 0.01,
         epochs: Whole = 10,
         batch_size: Count = 64,
-        threshold: float | tuple[float, ...] = 0.97,
+        threshold: Share | tuple[Share, ...] = 0.97,
         threshold_step: Amount = 0.003,
-        images: int | tuple[int, ...] = 125,
+        images: Count | tuple[Count, ...] = 125,
         variant: Literal["released", "paper"] = "released",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

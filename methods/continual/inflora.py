@@ -53,7 +53,7 @@ class InfLoRA(FrozenTrunk):
         batch_size: Count = 128,
         r: Size = 10,
         lamda: Share = 0.95,
-        tasks: Size = 0,
+        tasks: Whole = 0,
         at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

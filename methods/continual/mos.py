@@ -40,8 +40,7 @@ class MOS(FrozenTrunk):
     Args:
         r: bottleneck, clipped to the width; reg, merge: see above; head_scale: the head's rate relative to lr.
         released_merge: False merges after each step alone, as the paper's text has it.
-        align_epochs, align_lr: training of the head on draws.
-        at: anchored pattern of the blocks.
+        align_epochs, align_lr: training of the head on draws; at: anchored pattern of the blocks.
     """
 
     family: ClassVar[str] = "adapter"

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
-from cl_bench.adapters.lora import LoRA
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._frozen_trunk import FrozenTrunk
@@ -46,7 +45,7 @@ class OLoRA(FrozenTrunk):
         r: Size = 10,
         alpha: Amount | None = None,
         lamda: Amount = 0.5,
-        lamda2: float = 0.0,
+        lamda2: Amount = 0.0,
         at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

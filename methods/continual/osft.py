@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
-from cl_bench.adapters.osft import OSFT as Factors
 from cl_bench.ranges import Amount, Count, Share, Text, Whole
 
 from ._frozen_trunk import FrozenTrunk

@@ -128,9 +128,7 @@ class SEMA(FrozenTrunk):
                 total = total + error.mean()
             return total
 
-        for expert in newest:
-            expert.descriptor.requires_grad_(True)
-        parameters = [p for e in newest for p in e.descriptor.parameters()]
+        parameters = [p.requires_grad_(True) for e in newest for p in e.descriptor.parameters()]
         with watched(self.mixtures):
             self.fit_loop(exp, parameters, loss, self.descriptor_lr, self.descriptor_epochs, self.weight_decay)
         for expert in newest:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience
 from cl_bench.heads import Head, LinearHead
-from cl_bench.heads import LinearHead
 from cl_bench.ranges import Amount, Count, Positive, Whole
 
 from ._frozen_trunk import FrozenTrunk
