@@ -19,7 +19,7 @@ from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
 from . import checkpoint
-from .compute import Compute, resolve_device
+from .compute import Compute, check_precision, resolve_device
 from .meter import reset_peak_memory
 from .optimizers import check_optimizers
 from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source
@@ -44,6 +44,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             be built, another process writes the folder, the run has finished, or it is not the same run any more.
     """
     device = resolve_device(plan.compute.device)
+    check_precision(plan.compute.precision, device)
     check_optimizers(plan.compute.optimizers, device)
     with _process(plan.compute):
         reset_peak_memory()
