@@ -21,13 +21,20 @@ from cl_bench.ranges import hints, kinds
 from cl_bench.registry import GROUPS, entries, find
 
 NASTY: tuple[Any, ...] = (
-    -3, -1, 0, 1, 2, 3, 10**10, 2**63, 2**64, -2**63 - 1, 10**30, True, False, None, "", " ", "x", "é", "\0", "\ud800", "x" * 5000,
-    "nan", "inf", "1e3", "0x10", "1_000", "3.0", "[", "(", "{", "[1", "a: b", "&a [*a]", "../../x", "/dev/zero", "/", "~nobody/x",
-    "!!int x", "--", "-", 0.5, 1.5, -0.5, 3.0, 1e30, math.nan, math.inf, -math.inf, [], {}, [1], [-3], [math.nan], [[]], {"a": 1},
-    {"class_path": "ncm"}, {"class_path": "finetune", "init_args": {"lrr": 1}}, {"init_args": {}}, "ncm", "digits_c", "cl_bench.Method",
-    "os:system", "sys.exit", "builtins:int", "json", "json:", ":x", "a:b:c", "x.py:Y", "cl_bench_methods", "torch.nn.Linear",
-    "__main__:Nothing",
+    -3, -1, 0, 1, 2, 3, 10**10, 2**63, 2**64, -2**63 - 1, 10**30, True, False, None, 0.5, 1.5, -0.5, 3.0, 1e30, math.nan,
+    math.inf, -math.inf, "", " ", "x", "é", "\0", "\ud800", "x" * 5000, "nan", "inf", "1e3", "0x10", "1_000", "3.0", "[", "(",
+    "{", "[1", "a: b", "&a [*a]", "../../x", "/dev/zero", "/", "~nobody/x", "!!int x", "--", "-", [], {}, [1], [-3], [math.nan],
+    [[]],
+    {"a": 1}, {"class_path": "ncm"}, {"class_path": "finetune", "init_args": {"lrr": 1}}, {"init_args": {}}, "ncm", "digits_c",
+    "cl_bench.Method", "os:system", "sys.exit", "builtins:int", "json", "json:", ":x", "a:b:c", "x.py:Y", "cl_bench_methods",
+    "torch.nn.Linear", "__main__:Nothing",
 )
+PIECES = ("{", "}", "[", "]", ":", ",", "*a", "&a ", "!!int ", "#", "\t", "'", '"', "- ", "\0", "%", "<<: ", "|", ">", "?",
+          "\u2028", "é", "\ufeff", "...", "---\n")
+WORDS = ("--help.x", "--method.help", "--scenario.of.of", "--x.y.z", "--", "-x", "--=", "--.", "--method.", "--config",
+         "--seed=", "--resume", "--debug=1", "--method.init_args.lr", "--scenario.of")
+SETTINGS = ("seed", "checkpoint", "checkpoint_every", "device", "precision", "workers", "threads", "optimizers",
+            "source.epochs", "source.lr", "source.batch_size", "compute.threads", "compute", "source", "config")
 # One image per class or two, one pass, two steps: every run of every case ends in about a second.
 SMALL = {
     "iterations": 2, "views": 2, "augmentations": 2, "images": 8, "patterns": 8, "buffer_size": 8, "replay": 8, "samples": 4,
@@ -182,8 +189,7 @@ def scribble(rng: random.Random, text: str) -> bytes:
         if what == 0:
             text = text[:k] + text[k + 1:]
         elif what == 1:
-            text = text[:k] + rng.choice(["{", "}", "[", "]", ":", ",", "*a", "&a ", "!!int ", "#", "\t", "'", '"', "- ", "\0", "%",
-                                          "<<: ", "|", ">", "?", "\u2028", "é", "\ufeff", "...", "---\n"]) + text[k:]
+            text = text[:k] + rng.choice(PIECES) + text[k:]
         elif what == 2:
             text = "\n".join([*lines, rng.choice(lines)])
         elif what == 3:
@@ -194,7 +200,9 @@ def scribble(rng: random.Random, text: str) -> bytes:
         else:
             text = text[:k]
     data = text.encode("utf-8", "surrogatepass")
-    return rng.choice([data] * 6 + [b"\xef\xbb\xbf" + data, text.encode("utf-16"), data + b"\xff", data.replace(b"\n", b"\r\n")])
+    if rng.random() < 0.6:
+        return data
+    return rng.choice([b"\xef\xbb\xbf" + data, text.encode("utf-16", "replace"), data + b"\xff", data.replace(b"\n", b"\r\n")])
 
 
 # ------------------------------------------------------------------ the kinds of case
@@ -218,9 +226,9 @@ def _value(rng: random.Random) -> tuple[list[str]]:
 def _settings(rng: random.Random) -> tuple[list[str]]:
     """Seeds, devices, precisions, threads, and how the source is trained."""
     config = valid(rng)
-    where = rng.choice(["seed", "checkpoint", "device", "precision", "workers", "threads", "optimizers", "source.epochs", "source.lr",
-                        "source.batch_size", "compute.threads", "compute", "source", "config"])
-    value = rng.choice([*NASTY, 100000, "16-true", "16-mixed", "bf16-true", "64-true", "cuda", "cuda:7", "cpu:0", "fused", "apex"])
+    where = rng.choice(SETTINGS)
+    value = rng.choice([*NASTY, 100000, "16-true", "16-mixed", "bf16-true", "64-true", "cuda", "cuda:7", "cpu:0", "fused",
+                        "apex"])
     return (["run", *words(config), f"--{where}", typed(value)],)
 
 
@@ -242,8 +250,7 @@ def _line(rng: random.Random) -> tuple[list[str]]:
         elif what == 4:
             line[k] = typed(rng.choice(NASTY))
         else:
-            line.insert(k, rng.choice(["--help.x", "--method.help", "--scenario.of.of", "--x.y.z", "--", "-x", "--=", "--.", "--method.",
-                                       "--config", "--seed=", "--resume", "--debug=1", "--method.init_args.lr", "--scenario.of"]))
+            line.insert(k, rng.choice(WORDS))
         if len(line) < 2:
             break
     return (line,)
@@ -259,7 +266,8 @@ def _file(rng: random.Random) -> tuple[list[str], bytes]:
 
 def _text(rng: random.Random) -> tuple[list[str], bytes]:
     """A config file whose text was scribbled in."""
-    return ["run", "--config", "FILE"], scribble(rng, yaml.safe_dump(valid(rng), default_flow_style=rng.choice([None, False, True])))
+    text = yaml.safe_dump(valid(rng), default_flow_style=rng.choice([None, False, True]))
+    return ["run", "--config", "FILE"], scribble(rng, text)
 
 
 def _suite(rng: random.Random) -> tuple[list[str], bytes]:
@@ -285,8 +293,10 @@ def _command(rng: random.Random) -> tuple[list[str]]:
     return (line,)
 
 
-KINDS: dict[str, tuple[Any, int]] = {"value": (_value, 30), "settings": (_settings, 10), "line": (_line, 20), "file": (_file, 15),
-                                     "text": (_text, 10), "suite": (_suite, 7), "command": (_command, 8)}
+KINDS: dict[str, tuple[Any, int]] = {
+    "value": (_value, 30), "settings": (_settings, 10), "line": (_line, 20), "file": (_file, 15), "text": (_text, 10),
+    "suite": (_suite, 7), "command": (_command, 8),
+}
 
 
 if __name__ == "__main__":
