@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as fault:
         if debug:
             raise
-        print(f"cl-bench: {' '.join(str(fault).split())}", file=sys.stderr)
+        print(f"cl-bench: {_sentence(str(fault))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         ended = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
@@ -187,6 +187,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _sentence(text: str) -> str:
+    """One line, in which no word goes on for pages: what was typed is quoted as far as it helps."""
+    return " ".join(word if len(word) <= 200 else f"{word[:60]}...{word[-20:]}" for word in text.split())
+
+
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """A SIGTERM, as a cluster's scheduler sends it, ends the work like the user's Ctrl-C: recorded, and to be gone on with.
@@ -199,7 +204,7 @@ def _stoppable() -> Iterator[None]:
     except Helped:
         raise
     except SystemExit as left:
-        raise RuntimeError(f"sys.exit({left.code!r}) was called") from left
+        raise RuntimeError(f"the code of a run called sys.exit({left.code!r})") from left
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..backbones import Backbone
-from ..errors import UserError
+from ..errors import Terminated, UserError
 from ..method import Method
 from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
@@ -209,7 +209,8 @@ def _built(plan: Plan, backbone: Backbone) -> Method:
 def _fail(state: RunState, fault: BaseException) -> None:
     """Leave an honest record of how the run ended."""
     stopped = isinstance(fault, KeyboardInterrupt)
-    sentence = "stopped by the user" if stopped else f"{type(fault).__name__}: {fault}"
+    by = "SIGTERM" if isinstance(fault, Terminated) else "the user"
+    sentence = f"stopped by {by}" if stopped else f"{type(fault).__name__}: {fault}"
     state.writer.event(kind="error", message=sentence, traceback=traceback.format_exc())
     state.end("stopped" if stopped else "failed", error=" ".join(sentence.split())[:500])
 

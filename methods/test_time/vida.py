@@ -90,18 +90,11 @@ class ViDA(TestTimeMethod):
         self.adapter_lr, self.momentum, self.adapter_momentum = adapter_lr, momentum, adapter_momentum
         self.threshold, self.restore, self.symmetric, self.variant = threshold, restore, symmetric, variant
         self.low, self.high, self.views = low, high, views
+        if not _sites(backbone):
+            raise UserError("ViDA adapts the linear layers inside attention and found none; use a timm transformer.")
 
     def build(self, source: Experience | None) -> None:
-        sites = [
-            (module, name, child)
-            for module in self.model.modules()
-            if "Attention" in type(module).__name__ and not isinstance(module, nn.MultiheadAttention)
-            for name, child in module.named_children()
-            if isinstance(child, nn.Linear)
-        ]
-        if not sites:
-            raise UserError("ViDA adapts the linear layers inside attention and found none; use a timm transformer.")
-        for module, name, linear in sites:
+        for module, name, linear in _sites(self.model):
             setattr(module, name, VidaLinear(linear, self.low, self.high, self.rng))
         self.teacher = teacher_of(self.model)
         named = list(self.model.named_parameters())
@@ -145,3 +138,10 @@ class ViDA(TestTimeMethod):
 
     def outputs(self, x: Tensor) -> Tensor:
         return self.teacher(x)
+
+
+def _sites(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """(layer, name, linear) of every linear layer inside attention."""
+    return [(module, name, child) for module in model.modules()
+            if "Attention" in type(module).__name__ and not isinstance(module, nn.MultiheadAttention)
+            for name, child in module.named_children() if isinstance(child, nn.Linear)]
