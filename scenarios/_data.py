@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from cl_bench import TensorData, TestSet, UserError
 from cl_bench.data.digest import digest_of as digest_of
-from cl_bench.data.tensor import labels_of
+from cl_bench.data.labels import labels_of, whole_labels
 
 
 def seed_of(*parts: Any) -> int:
@@ -47,24 +47,26 @@ class Deferred(TensorData):
     """A :class:`TensorData` whose pixels are made when first looked at; its labels are known before.
 
     Args:
-        make: gives uint8 (N, 3, H, W), the same at every call.
+        make: gives ``x``, for images uint8 (N, 3, H, W), the same at every call.
         y: labels (N,).
         shelf: what limits how many of its data sets keep their pixels; None keeps them for good.
     """
 
     def __init__(self, make: Callable[[], Tensor], y: Tensor, shelf: Shelf | None = None) -> None:
-        self._make, self._shelf = make, shelf
+        self._make: Callable[[], Tensor] | None = make
+        self._shelf = shelf
         self._pixels: Tensor | None = None
-        self.y = y.to(torch.int64)
+        self.y = whole_labels(y, "images that are made when looked at")
         self._on: dict[str, TensorData] = {}
 
     @property
     def x(self) -> Tensor:  # type: ignore[override]
-        """The images, uint8 (N, 3, H, W)."""
+        """The images."""
         if self._pixels is None:
+            assert self._make is not None
             made = self._make()
-            if made.dtype != torch.uint8 or made.ndim != 4 or len(made) != len(self.y):
-                raise ValueError(f"expected {len(self.y)} uint8 images, got {made.dtype} {tuple(made.shape)}")
+            if len(made) != len(self.y):
+                raise UserError(f"{len(made)} images were made where there are {len(self.y)} labels; give one label per image.")
             self._pixels = made
         if self._shelf is not None:
             self._shelf.touch(self)
@@ -75,9 +77,21 @@ class Deferred(TensorData):
         self._pixels = self._bare = None
         self._on.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Into a worker process go the pixels: how they are made may be a function that cannot go."""
+        return {"_make": None, "_shelf": None, "_pixels": self.x, "y": self.y, "_on": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Deferred:
+        """Nobody writes into a data set: a copy shares its pixels, and makes none."""
+        twin = Deferred.__new__(Deferred)
+        twin.__dict__.update(self.__dict__, _on={}, _bare=None)
+        return twin
+
 
 class Picked(Dataset):
     """Rows of any data set, read one by one when asked for."""
+
+    says_labels: ClassVar[bool] = True
 
     def __init__(self, data: Dataset, y: Tensor, rows: Tensor) -> None:
         self.data, self.rows, self.y = data, rows, y[rows]

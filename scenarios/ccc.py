@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.classes import numbered
-from cl_bench.data.parquet import decode_image
+from cl_bench.data.labels import whole_labels
+from cl_bench.data.pixels import decode_image
 from cl_bench.ranges import Count, Seed, Whole
 
 from ._files import need_root
@@ -28,6 +28,8 @@ class TarImages(Dataset):
     Raises:
         UserError: not a tar of such pairs.
     """
+
+    says_labels: ClassVar[bool] = True
 
     def __init__(self, file: Path, limit: int) -> None:
         self.file, self.limit = file, limit
@@ -46,7 +48,7 @@ class TarImages(Dataset):
                         elif kind == "output.cls":
                             content = tar.extractfile(member)
                             labels[key] = int(content.read()) if content is not None else -1
-            except (tarfile.TarError, ValueError, OSError) as fault:
+            except Exception as fault:  # a damaged header raises whatever it does
                 raise UserError(f'"{self.file}" is not a tar of CCC ({fault}); fetch it again.') from fault
             if not images or images.keys() != labels.keys():
                 raise UserError(
@@ -54,7 +56,8 @@ class TarImages(Dataset):
                     "<key>.input.jpg and <key>.output.cls."
                 )
             keys = list(images)[: self.limit]
-            self._found = [images[k] for k in keys], torch.tensor([labels[k] for k in keys])
+            y = whole_labels([labels[k] for k in keys], f'"{self.file}"', 1000)
+            self._found = [images[k] for k in keys], y
         return self._found
 
     @property

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, TensorData, TestSet, UserError
-from cl_bench.data.cifar_c import cifar_c, read_npy
+from cl_bench.data.cifar_c import cifar_c, cifar_c_labels, npy_images, read_npy
 from cl_bench.data.classes import CIFAR100
 from cl_bench.data.files import existing_file, existing_folder
+from cl_bench.data.labels import whole_labels
 from cl_bench.data.parquet import LabelledImages, read_parquet
 from cl_bench.data.vision import torchvision_data
 from cl_bench.ranges import Count, Seed, Whole
@@ -26,11 +28,12 @@ __all__ = ["CIFAR100C", "CIFAR101", "CIFAR10C"]
 NAMES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def clean_images(root: str, torchvision_name: str, split: str) -> LabelledImages:
+def clean_images(root: str, torchvision_name: str, split: str, classes: int) -> LabelledImages:
     """The clean data set: parquet files ``train-*.parquet`` and ``test-*.parquet``, or torchvision's layout."""
     where = existing_folder(root, "it should hold train-*.parquet and test-*.parquet, or torchvision's files.")
-    if any(where.glob(f"{split}-*.parquet")):
-        return read_parquet(where / f"{split}-*.parquet")
+    if shards := sorted(where.glob(f"{split}-*.parquet")):
+        label = ("fine_label", "label") if classes == 100 else ("label",)
+        return read_parquet(shards, label=label, classes=classes)
     return torchvision_data(torchvision_name, where, split)  # type: ignore[arg-type]
 
 
@@ -82,36 +85,32 @@ class CIFAR10C(CorruptionStream):
         return LabelSpace(tuple(range(count)), names)
 
     def corrupted(self, corruption: str, severity: int) -> Dataset:
-        existing_file(self._where / f"{corruption}.npy", "download the data set's archive and unpack it there.")
-        y = self._labels(severity)
+        file = existing_file(self._where / f"{corruption}.npy", "download the data set's archive and unpack it there.")
+        y = cifar_c_labels(self._where, severity if len(npy_images(file)) == 50_000 else None, self.classes[0])
+        y = y[: self.limit or None]
 
         def make() -> Tensor:
-            loaded = cifar_c(self._where, corruption, severity=severity, limit=self.limit or None)
+            loaded = cifar_c(self._where, corruption, severity=severity, limit=self.limit or None, classes=self.classes[0])
             if not torch.equal(loaded.y, y):
                 raise UserError(f'"{self._where}/labels.npy" does not fit {corruption}.npy; fetch both again.')
             return loaded.x
 
         return Deferred(make, y, self._shelf)
 
-    def _labels(self, severity: int) -> Tensor:
-        y = read_npy(self._where / "labels.npy")
-        rows = slice((severity - 1) * 10_000, severity * 10_000) if len(y) == 50_000 else slice(None)
-        return torch.from_numpy(y[rows][: self.limit or None].astype("int64"))
-
     @property
     def source(self) -> Experience | None:
         if not self.clean_root:
             return None
         if "source" not in self._kept:
-            self._kept["source"] = clean_images(self.clean_root, self.classes[2], "train").data
+            self._kept["source"] = clean_images(self.clean_root, self.classes[2], "train", self.classes[0]).data
         return Experience(self.classes[2], self.space, self._kept["source"])
 
     def test_sets(self) -> Sequence[TestSet]:
         if "clean" not in self._kept:
             if (self._where / "original.npy").is_file():
-                self._kept["clean"] = cifar_c(self._where, "original", limit=self.limit or None)
+                self._kept["clean"] = cifar_c(self._where, "original", limit=self.limit or None, classes=self.classes[0])
             elif self.clean_root:
-                whole = clean_images(self.clean_root, self.classes[2], "test").data
+                whole = clean_images(self.clean_root, self.classes[2], "test", self.classes[0]).data
                 self._kept["clean"] = whole.subset(torch.arange(min(self.limit or len(whole), len(whole))))
             else:
                 return ()
@@ -174,15 +173,16 @@ class CIFAR101(DomainStream):
 
     def images(self, domain: str) -> Dataset:
         if self._data is None:
-            x = read_npy(self._where / f"cifar10.1_{self.version}_data.npy")
-            y = read_npy(self._where / f"cifar10.1_{self.version}_labels.npy")
-            if x.shape[1:] != (32, 32, 3) or x.dtype != "uint8" or y.shape != x.shape[:1]:
+            x = npy_images(self._where / f"cifar10.1_{self.version}_data.npy")
+            file = self._where / f"cifar10.1_{self.version}_labels.npy"
+            y = whole_labels(np.array(read_npy(file)), f'"{file}"', 10)
+            if x.shape[1:] != (32, 32, 3) or len(y) != len(x):
                 raise UserError(
-                    f'"{self._where}" holds images {x.dtype} {x.shape} and labels {y.shape}; expected uint8 '
+                    f'"{self._where}" holds images {x.dtype} {x.shape} and {len(y)} labels; expected uint8 '
                     "(N, 32, 32, 3) and (N,), as published."
                 )
             images = torch.from_numpy(x.copy()).permute(0, 3, 1, 2).contiguous()
-            self._data = TensorData(images, torch.from_numpy(y.astype("int64")))
+            self._data = TensorData(images, y)
         return self._data
 
     def protocol(self) -> Mapping[str, Any]:

@@ -9,12 +9,15 @@ from typing import Any, ClassVar, Literal
 from torch.utils.data import Dataset
 
 from cl_bench import TestSet, UserError
+from cl_bench.data.files import existing_folder
+from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders, loose_images
+from cl_bench.data.lists import with_labels
 from cl_bench.ranges import Pixels, Seed
 from cl_bench.types import Transform
 
 from ._augment import ResizedCropFlip
 from ._data import digest_of, numbers
-from ._files import ImageFiles, Listing, in_folders, with_labels
+from ._files import one_folder_per_label, same_classes
 from .domain_incremental import DomainAnswers, DomainIncremental
 
 __all__ = ["Core50", "DomainNet", "OfficeHome", "Pacs"]
@@ -34,6 +37,7 @@ class FolderDomains(DomainIncremental):
     layout: ClassVar[str] = "<domain>/<class>/<image>"
     split_seed: ClassVar[int] = 0
     published: ClassVar[tuple[str, ...]] = ()
+    held_out: ClassVar[tuple[str, ...]] = ()  # folders of images that are tested and never learned
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class FolderDomains(DomainIncremental):
     ) -> None:
         super().__init__(order=order, answers=answers)
         self.root, self.size, self.resize, self.augmented = root, size, resize, augmented
+        self._folders: list[str] | None = None
 
     def domains(self) -> tuple[str, ...]:
         return self.published
@@ -57,16 +62,28 @@ class FolderDomains(DomainIncremental):
         Raises:
             UserError: if it is missing, with the layout.
         """
-        where = Path(self.root).expanduser() / domain
-        if not self.root or not where.is_dir():
-            raise UserError(
-                f'{type(self).__name__} finds no folder "{where}": set root to a folder that holds {self.layout}.'
-            )
-        return where
+        if not self.root:
+            raise UserError(f"{type(self).__name__} needs its data: set root to a folder that holds {self.layout}.")
+        return existing_folder(Path(self.root) / domain, f"set root to a folder that holds {self.layout}.")
 
     def folders(self) -> list[str]:
-        """Names of the class folders, by class id."""
-        return sorted(p.name for p in self.folder(self.published[0]).iterdir() if p.is_dir())
+        """Names of the class folders, by class id: those of all domains.
+
+        Raises:
+            UserError: a domain that both lacks classes of the others and has classes of its own.
+        """
+        if self._folders is None:
+            known: set[str] = set()
+            for place in (*self.published, *self.held_out):
+                there = class_dirs(self.folder(place))
+                same_classes(known or there, there, "the folders before it", place)
+                known |= set(there)
+            self._folders = sorted(known, key=self.rank)
+        return self._folders
+
+    def rank(self, folder: str) -> Any:
+        """What class folders are ordered by."""
+        return folder
 
     def class_names(self) -> tuple[str, ...]:
         return tuple(n.replace("_", " ") for n in self.folders())
@@ -78,16 +95,31 @@ class FolderDomains(DomainIncremental):
         return ImageFiles(lambda: self.listing(domain, part), self.folder(), self.size, self.resize)
 
     def listing(self, domain: str, part: Literal["train", "test"]) -> Listing:
-        """Every class split 80 / 20 by a fixed draw, for data sets that publish no split."""
+        """Every class split 80 / 20 by a fixed draw, for data sets that publish no split.
+
+        Raises:
+            UserError: a class of a single image, which cannot be in both parts.
+        """
         where, files, labels = self.folder(domain), [], []
+        there = set(class_dirs(where))
         for label, name in enumerate(self.folders()):
+            if name not in there:
+                continue  # said by notes()
             every = in_folders(where, {name: label})[0]
+            if len(every) < 2:
+                raise UserError(f'"{where / name}" holds one image, which cannot be split into training and test images: '
+                                "give two or more.")
             order = numbers("domain split", self.split_seed, domain, name).permutation(len(every))
             cut = max(1, len(every) // 5)
             rows = sorted(order[:cut] if part == "test" else order[cut:])
             files += [every[k] for k in rows]
             labels += [label] * len(rows)
         return files, labels
+
+    def notes(self) -> Sequence[str]:
+        loose = {domain: loose_images(self.folder(domain)) for domain in self.domains()}
+        return [f"{count} images of {domain} lie in no class folder and are left out." for domain, count in loose.items()
+                if count]
 
 
 class OfficeHome(FolderDomains):
@@ -129,8 +161,45 @@ class DomainNet(FolderDomains):
     layout: ClassVar[str] = "<domain>/<class>/<image> and the lists <domain>_train.txt and <domain>_test.txt"
     published: ClassVar[tuple[str, ...]] = ("real", "quickdraw", "painting", "sketch", "infograph", "clipart")
 
+    def __init__(
+        self,
+        *,
+        root: str = "",
+        order: int | list[int] | None = None,
+        answers: DomainAnswers = "all",
+        size: int = 224,
+        resize: int = 256,
+        augmented: bool = True,
+    ) -> None:
+        super().__init__(root=root, order=order, answers=answers, size=size, resize=resize, augmented=augmented)
+        self._lists: dict[tuple[str, str], Listing] = {}
+
+    def folders(self) -> list[str]:
+        """Folder names by class id, as the lists put them together.
+
+        Raises:
+            UserError: where two lists give one label to two classes, or a label has no image in any list.
+        """
+        if self._folders is None:
+            lists = [(d, part) for d in self.published for part in ("train", "test")]
+            known = one_folder_per_label({f"{d}_{p}.txt": self._lines(d, p) for d, p in lists})
+            absent = sorted(set(range(max(known) + 1)) - set(known))
+            if absent:
+                raise UserError(f"no list has an image of label {absent[0]}, where {max(known)} is the largest: take lists of "
+                                "one data set.")
+            self._folders = [known[label] for label in sorted(known)]
+        return self._folders
+
     def listing(self, domain: str, part: Literal["train", "test"]) -> Listing:
-        return with_labels(self.folder() / f"{domain}_{part}.txt", self.folder(), ())
+        return self._lines(domain, part)
+
+    def _lines(self, domain: str, part: str) -> Listing:
+        if (domain, part) not in self._lists:
+            self._lists[domain, part] = with_labels(self.folder() / f"{domain}_{part}.txt", self.folder())
+        return self._lists[domain, part]
+
+    def notes(self) -> Sequence[str]:
+        return ()
 
 
 class Core50(FolderDomains):
@@ -157,8 +226,8 @@ class Core50(FolderDomains):
     ) -> None:
         super().__init__(root=root, order=order, size=size, resize=resize, augmented=augmented)
 
-    def folders(self) -> list[str]:
-        return sorted(super().folders(), key=lambda name: (len(name), name))  # o1, o2, ..., o10
+    def rank(self, folder: str) -> Any:
+        return len(folder), folder  # o1, o2, ..., o10
 
     def test_sets(self) -> Sequence[TestSet]:
         if self._test_sets is None:
@@ -170,7 +239,9 @@ class Core50(FolderDomains):
         label = {name: k for k, name in enumerate(self.folders())}
         files, labels = [], []
         for session in (domain,) if part == "train" else self.held_out:
-            found = in_folders(self.folder(session), label)
+            where = self.folder(session)
+            there = set(class_dirs(where))
+            found = in_folders(where, {name: k for name, k in label.items() if name in there})
             files += found[0]
             labels += found[1]
         return files, labels

@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 from cl_bench import Experience, LabelSpace, TestSet, UserError
 from cl_bench.data.classes import called, numbered
 from cl_bench.data.files import existing_file
+from cl_bench.data.folder import ImageFiles, in_folders, loose_images
+from cl_bench.data.lists import lines_of, with_labels
 from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
 from ._domains import DomainStream
-from ._files import ImageFiles, class_folders, in_folders, lines_of, need_root, read_class_list, shuffled, with_labels
+from ._files import IMAGENET, imagenet_labels, need_root, one_folder_per_label, short_list, shuffled
 
 __all__ = ["DomainNet126", "ImageNetA", "ImageNetD109", "ImageNetR", "ImageNetSketch", "ImageNetV2"]
 
@@ -67,8 +69,7 @@ class ImageNetR(DomainStream):
 
     def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
         if self._known is None:
-            labels, names = read_class_list(self.class_list) if self.class_list else (None, ())
-            self._known = class_folders(self._where, labels), names
+            self._known = imagenet_labels(self._where, self.class_list, type(self).__name__)
         return self._known
 
     def domains(self) -> tuple[str, ...]:
@@ -97,6 +98,11 @@ class ImageNetR(DomainStream):
 
     def protocol(self) -> Mapping[str, Any]:
         return {**super().protocol(), "data": digest_of(self.images(self.name)), "shuffle": self.shuffle}
+
+    def notes(self) -> Sequence[str]:
+        loose = loose_images(self._where)
+        beside = [f"{loose} images of the root lie in no class folder and are left out."] if loose else []
+        return [*short_list(self._classes()[1]), *beside]
 
 
 class ImageNetA(ImageNetR):
@@ -153,7 +159,7 @@ class DomainNet126(DomainStream):
     name: ClassVar[str] = "domainnet126"
     paper: ClassVar[str] = "Peng et al., ICCV 2019"
     places: ClassVar[frozenset[str]] = frozenset({"lists"})
-    gives: frozenset[str] = frozenset({"source"})
+    gives: frozenset[str] = frozenset({"names", "source"})
     sequences: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "real": ("clipart", "painting", "sketch"),
         "clipart": ("sketch", "real", "painting"),
@@ -180,6 +186,7 @@ class DomainNet126(DomainStream):
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
         self.mapping: list[int] = []
         self._files: dict[str, ImageFiles] = {}
+        self._names: dict[int, str] | None = None
         self._tests: tuple[TestSet, ...] | None = None
 
     def domains(self) -> tuple[str, ...]:
@@ -187,8 +194,15 @@ class DomainNet126(DomainStream):
 
     @property
     def space(self) -> LabelSpace:
-        ids = {int(i) for name in self.domains() for i in self._of(name).y.unique()}
-        return LabelSpace(tuple(sorted(ids)))
+        ids = sorted({int(i) for name in self.domains() for i in self._of(name).y.unique()})
+        return self._named(ids)
+
+    def _named(self, ids: Sequence[int]) -> LabelSpace:
+        """These classes with their names, which tell a classifier of theirs from one of other classes."""
+        if self._names is None:
+            lists = {name: self._of(name) for name in (*self.domains(), self.source_domain)}
+            self._names = one_folder_per_label({n: (f.files, f.y.tolist()) for n, f in lists.items()})
+        return LabelSpace(tuple(ids), tuple(self._names[i].replace("_", " ") for i in ids))
 
     def images(self, domain: str) -> Dataset:
         return self._of(domain)
@@ -197,8 +211,8 @@ class DomainNet126(DomainStream):
         if domain not in self._files:
             where = need_root(self.lists, "lists", "<domain>_list.txt") if self.lists else self._where
             file = existing_file(where / f"{domain}_list.txt", 'it should hold one "path label" per line.')
-            listing = ImageFiles(lambda: with_labels(file, self._where, self.mapping), self._where, 224, self.resize)
-            self._files[domain] = listing
+            self._files[domain] = ImageFiles(lambda: with_labels(file, self._where, self.mapping), self._where, 224,
+                                             self.resize)
         return self._files[domain]
 
     def stream(self) -> Sequence[TestSet]:
@@ -210,7 +224,7 @@ class DomainNet126(DomainStream):
     @property
     def source(self) -> Experience | None:
         data = self._of(self.source_domain)
-        return Experience(self.source_domain, LabelSpace(tuple(sorted(int(i) for i in data.y.unique()))), data)
+        return Experience(self.source_domain, self._named(sorted(int(i) for i in data.y.unique())), data)
 
     def protocol(self) -> Mapping[str, Any]:
         data = {name: digest_of(self._of(name)) for name in sorted(self.domains())}
@@ -253,9 +267,13 @@ class ImageNetD109(DomainNet126):
         self.label_map = label_map
         if label_map:
             lines = lines_of(label_map)
-            if not all(line.isdigit() for line in lines):
-                raise UserError(f'"{label_map}" should hold one ImageNet label (0 to 999) per line.')
+            bad = [line for line in lines if not (line.isascii() and line.isdigit() and int(line) < IMAGENET)]
+            if bad:
+                raise UserError(f'"{label_map}" has a line {bad[0]!r}: it should hold one ImageNet label (0 to 999) per line.')
             self.mapping = [int(line) for line in lines]
+
+    def _named(self, ids: Sequence[int]) -> LabelSpace:
+        return LabelSpace(tuple(ids))  # several folders may be one class of ImageNet
 
     @property
     def known_as(self) -> tuple[str, ...]:

@@ -8,23 +8,15 @@ from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
 
-from cl_bench import LabelSpace, TestSet
+from cl_bench import LabelSpace, TestSet, UserError
 from cl_bench.data.classes import called
+from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders
+from cl_bench.data.lists import in_list
 from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
 from ._domains import CorruptionStream
-from ._files import (
-    ImageFiles,
-    Listing,
-    class_folders,
-    in_folders,
-    in_list,
-    lines_of,
-    need_root,
-    read_class_list,
-    shuffled,
-)
+from ._files import imagenet_labels, listed, need_root, short_list, shuffled
 
 __all__ = ["ImageNet3DCC", "ImageNetC"]
 
@@ -40,7 +32,7 @@ class ImageNetC(CorruptionStream):
         image_list: text file with one ``class/file`` per line, in order: the 5,000 images that robustbench, CoTTA and
             most tables use (robustbench's imagenet_test_image_ids.txt). "" = all 50,000.
         class_list: the 1,000 classes in label order (see ``imagenet_r``); "" = class folders in order of name, which is
-            the same where all 1,000 are there.
+            the same where all 1,000 are there, and refused where they are not.
         names: reveal the names of ``class_list``.
         severity: 1 to 5.
         corruptions: "standard", "extra", "all", "rotta", or names.
@@ -76,13 +68,14 @@ class ImageNetC(CorruptionStream):
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
         self.gives = frozenset({"names"} if names and class_list else ())
         self._files: dict[tuple[str, int], ImageFiles] = {}
-        self._space: LabelSpace | None = None
-        self._known: tuple[dict[str, int] | None, tuple[str, ...]] | None = None
+        self._known: tuple[dict[str, int], tuple[str, ...]] | None = None
         self._tests: dict[int, tuple[TestSet, ...]] = {}
 
-    def _classes(self) -> tuple[dict[str, int] | None, tuple[str, ...]]:
+    def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Labels by class folder, the same in every corruption, and the names of the list."""
         if self._known is None:
-            self._known = read_class_list(self.class_list) if self.class_list else (None, ())
+            first = self._folder(self.domains()[0], self.severity)
+            self._known = imagenet_labels(first, self.class_list, type(self).__name__)
         return self._known
 
     def _folder(self, corruption: str, severity: int) -> Path:
@@ -90,30 +83,24 @@ class ImageNetC(CorruptionStream):
 
     @property
     def space(self) -> LabelSpace:
-        if self._space is None:
-            names = self._classes()[1]
-            ids = tuple(sorted(self._here().values()))
-            self._space = LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
-        return self._space
+        labels, names = self._classes()
+        ids = tuple(sorted(labels.values()))
+        return LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
 
     @property
     def known_as(self) -> tuple[str, ...]:
-        return called(self._here())
-
-    def _here(self) -> dict[str, int]:
-        """The class folders and their labels."""
-        return class_folders(self._folder(self.domains()[0], self.severity), self._classes()[0])
+        return called(self._classes()[0])
 
     def corrupted(self, corruption: str, severity: int) -> Dataset:
         key = (corruption, severity)
         if key not in self._files:
-            folder = self._folder(corruption, severity)
-            classes = class_folders(folder, self._classes()[0])
+            folder, classes = self._folder(corruption, severity), self._classes()[0]
+            if differ := set(class_dirs(folder)) ^ set(classes):
+                raise UserError(f'"{folder}" and the first corruption differ in the class folders {listed(sorted(differ))}: '
+                                "fetch both again.")
 
             def find() -> Listing:
-                if self.image_list:
-                    return in_list(folder, lines_of(self.image_list), classes)
-                return in_folders(folder, classes)
+                return in_list(folder, self.image_list, classes) if self.image_list else in_folders(folder, classes)
 
             self._files[key] = ImageFiles(find, self._where, 224, self.resize)
         return self._files[key]
@@ -130,6 +117,9 @@ class ImageNetC(CorruptionStream):
     def protocol(self) -> Mapping[str, Any]:
         data = {name: digest_of(self.corrupted(name, self.severity)) for name in sorted(self.domains())}
         return {**super().protocol(), "data": data, "shuffle": self.shuffle, "resize": self.resize}
+
+    def notes(self) -> Sequence[str]:
+        return short_list(self._classes()[1])
 
 
 class ImageNet3DCC(ImageNetC):

@@ -19,16 +19,17 @@ from .split import Answers, ClassIncremental
 __all__ = ["SplitCifar10", "SplitCifar100"]
 
 
-def cifar(name: Literal["CIFAR10", "CIFAR100"], root: str, part: str, label: str) -> TensorData:
-    """CIFAR from ``root``: either parquet files ``train-*.parquet`` and ``test-*.parquet`` (columns image and ``label``)
-    or torchvision's folder ``cifar-10-batches-py`` / ``cifar-100-python``.
+def cifar(name: Literal["CIFAR10", "CIFAR100"], root: str, part: str) -> TensorData:
+    """CIFAR from ``root``: either parquet files ``train-*.parquet`` and ``test-*.parquet`` (the hub's columns image or img,
+    and label, for CIFAR-100 fine_label) or torchvision's folder ``cifar-10-batches-py`` / ``cifar-100-python``.
 
     Raises:
         UserError: if neither is there.
     """
     where = Path(root).expanduser()
-    if sorted(where.glob(f"{part}-*.parquet")):
-        return read_parquet(str(where / f"{part}-*.parquet"), label=label).data
+    if shards := sorted(where.glob(f"{part}-*.parquet")):
+        label, classes = (("label",), 10) if name == "CIFAR10" else (("fine_label", "label"), 100)
+        return read_parquet(shards, label=label, classes=classes).data
     folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"
     if not (where / folder).is_dir():
         raise UserError(
@@ -71,7 +72,7 @@ class SplitCifar10(ClassIncremental):
         return CropFlip() if self.augmented else None
 
     def load(self, part: Literal["train", "test"]) -> Dataset:
-        return cifar("CIFAR10", self.root, part, "label")
+        return cifar("CIFAR10", self.root, part)
 
 
 class SplitCifar100(ClassIncremental):
@@ -104,4 +105,4 @@ class SplitCifar100(ClassIncremental):
         return CropFlip() if self.augmented else None
 
     def load(self, part: Literal["train", "test"]) -> Dataset:
-        return cifar("CIFAR100", self.root, part, "fine_label")
+        return cifar("CIFAR100", self.root, part)

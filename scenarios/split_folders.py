@@ -3,17 +3,21 @@ VTAB (in the re-splits that LAMDA-PILOT's authors published) and Tiny-ImageNet."
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch.utils.data import Dataset
 
 from cl_bench import UserError
+from cl_bench.data.files import below, existing_folder
+from cl_bench.data.folder import ImageFiles, Listing, class_dirs, images_below, in_folders, loose_images
+from cl_bench.data.lists import lines_of
 from cl_bench.ranges import Count, LegacySeed, Pixels, Whole
 from cl_bench.types import Transform
 
 from ._augment import ResizedCropFlip
-from ._files import ImageFiles, Listing, in_folders, lines_of
+from ._files import listed, same_classes
 from .split import Answers, ClassIncremental
 
 __all__ = [
@@ -52,6 +56,7 @@ class FolderSplit(ClassIncremental):
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
         self.root, self.size, self.resize, self.augmented = root, size, resize, augmented
+        self._folders: list[str] | None = None
 
     def folder(self, part: str) -> Path:
         """The folder of a part.
@@ -59,20 +64,15 @@ class FolderSplit(ClassIncremental):
         Raises:
             UserError: if it is missing, with the layout.
         """
-        where = Path(self.root).expanduser() / part
-        if not self.root or not where.is_dir():
-            raise UserError(
-                f'{type(self).__name__} finds no folder "{where}": set root to a folder that holds {self.layout}.'
-            )
-        return where
+        if not self.root:
+            raise UserError(f"{type(self).__name__} needs its data: set root to a folder that holds {self.layout}.")
+        return existing_folder(Path(self.root) / part, f"set root to a folder that holds {self.layout}.")
 
     def folders(self) -> list[str]:
         """Names of the class folders, by class id."""
-        where = self.folder("train")
-        names = sorted(p.name for p in where.iterdir() if p.is_dir())
-        if not names:
-            raise UserError(f'"{where}" holds no class folders; it should hold one folder of images per class.')
-        return names
+        if self._folders is None:
+            self._folders = class_dirs(self.folder("train"))
+        return self._folders
 
     def number_of_classes(self) -> int:
         return len(self.folders())
@@ -91,7 +91,26 @@ class FolderSplit(ClassIncremental):
 
     def listing(self, part: Literal["train", "test"], where: Path) -> Listing:
         """Paths and labels of a part."""
-        return in_folders(where, {name: k for k, name in enumerate(self.folders())})
+        missing = set(self._differ(where)[0]) if part == "test" else set()
+        return in_folders(where, {name: k for k, name in enumerate(self.folders()) if name not in missing})
+
+    def _differ(self, where: Path) -> tuple[list[str], list[str]]:
+        return same_classes(self.folders(), class_dirs(where), "train", where.name)
+
+    def notes(self) -> Sequence[str]:
+        return [*super().notes(), *self.beside()]
+
+    def beside(self) -> list[str]:
+        """What lies in the folders and is not read, counted."""
+        out, where = [], self.folder(self.tests)
+        extra = self._differ(where)[1]
+        if extra:
+            count = sum(len(images_below(where / name)) for name in extra)
+            out.append(f"{count} images of {len(extra)} classes that only the test folder has are left out: {listed(extra)}.")
+        for part in (self.folder("train"), where):
+            if loose := loose_images(part):
+                out.append(f"{loose} images of {part.name} lie in no class folder and are left out.")
+        return out
 
 
 class SplitImagenetR(FolderSplit):
@@ -208,11 +227,14 @@ class SplitTinyImagenet(FolderSplit):
         if part == "train":
             return super().listing(part, where)
         label = {name: k for k, name in enumerate(self.folders())}
-        files, labels = [], []
-        for number, line in enumerate(lines_of(where / "val_annotations.txt"), 1):
+        files, labels, listing = [], [], where / "val_annotations.txt"
+        for number, line in enumerate(lines_of(listing), 1):
             fields = line.split()
             if len(fields) < 2 or fields[1] not in label:
-                raise UserError(f'line {number} of "{where / "val_annotations.txt"}" is {line!r}; expected file and wnid.')
-            files.append(where / "images" / fields[0])
+                raise UserError(f'line {number} of "{listing}" is {line!r}; expected file and wnid.')
+            files.append(below(where / "images", fields[0], f'line {number} of "{listing}"'))
             labels.append(label[fields[1]])
         return files, labels
+
+    def beside(self) -> list[str]:
+        return []

@@ -50,7 +50,7 @@ def _read(root: str, part: Literal["train", "test"]) -> TensorData:
                 '(with only the t10k files, set files="t10k").'
             )
         found.append(there[0])
-    return read_idx_pair(found[0], found[1])
+    return read_idx_pair(found[0], found[1], classes=10)
 
 
 class SplitMnist(ClassIncremental):

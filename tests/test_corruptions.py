@@ -195,7 +195,7 @@ def test_frost_takes_pictures_from_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="smaller than the images"):
         corrupt(black, "frost", 5, generator=seeded(), frost_textures=[torch.zeros(3, 100, 100)])
     (tmp_path / "frost1.png").write_text("<html>not found</html>")
-    with pytest.raises(UserError, match="cannot be read as an image"):
+    with pytest.raises(UserError, match="cannot be decoded: it is a web page"):
         other = tmp_path.rename(tmp_path.with_name("broken"))
         corrupt(black, "frost", 5, generator=seeded(), frost_textures=other)
 

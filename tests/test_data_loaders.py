@@ -18,10 +18,10 @@ from PIL import Image
 
 from cl_bench.data.cifar_c import CIFAR_C_CORRUPTIONS, cifar_c, cifar_c_corruptions
 from cl_bench.data.files import check_magic, existing_file, verify_digest
-from cl_bench.data.folder import FolderData, read_folder
+from cl_bench.data.folder import FolderData
 from cl_bench.data.idx import read_idx, read_idx_pair
 from cl_bench.data.parquet import decode_image, read_parquet
-from cl_bench.data.vision import torchvision_data, torchvision_imagenet
+from cl_bench.data.vision import torchvision_data
 from cl_bench.errors import UserError
 
 HTML = b"<!DOCTYPE html><html><body>429 Too many requests</body></html>"
@@ -54,9 +54,9 @@ def write_parquet(
 
 def test_parquet_gives_the_pixels_labels_and_class_names(tmp_path):
     x = pictures(7)
-    file = write_parquet(tmp_path / "a.parquet", [encoded(i) for i in x], list(range(7)), ("cat", "dog"))
+    file = write_parquet(tmp_path / "a.parquet", [encoded(i) for i in x], list(range(7)), tuple("abcdefg"))
     loaded = read_parquet(file)
-    assert loaded.names == ("cat", "dog")
+    assert loaded.names == tuple("abcdefg")
     assert np.array_equal(loaded.data.x.permute(0, 2, 3, 1).numpy(), x)
     assert loaded.data.y.tolist() == list(range(7)) and loaded.data.y.dtype == torch.int64
 
@@ -254,10 +254,9 @@ def image_folder(tmp_path) -> Path:
 
 
 def test_folders_are_classes_in_order_of_name(image_folder):
-    lazy, whole = FolderData(image_folder, size=8), read_folder(image_folder, size=8)
-    assert lazy.names == whole.names == ("cat", "dog") and lazy.y.tolist() == whole.data.y.tolist() == [0, 0, 1, 1, 1]
-    assert all(torch.equal(lazy[i][0], whole.data.x[i]) for i in range(5))
-    assert whole.data.x.shape == (5, 3, 8, 8) and whole.data.x.dtype == torch.uint8
+    lazy = FolderData(image_folder, size=8)
+    assert lazy.names == ("cat", "dog") and lazy.y.tolist() == [0, 0, 1, 1, 1] and len(lazy) == 5
+    assert lazy[4][0].shape == (3, 8, 8) and lazy[4][0].dtype == torch.uint8 and lazy[4][1] == 1
     assert FolderData(image_folder, size=8, names=["dog"]).y.tolist() == [0, 0, 0]
 
 
@@ -282,7 +281,7 @@ def test_folders_without_images_are_refused(tmp_path, image_folder):
     with pytest.raises(UserError, match="holds no folders"):
         FolderData(image_folder / "empty")
     (image_folder / "broken.jpg").write_bytes(HTML)
-    with pytest.raises(UserError, match=r"broken\.jpg cannot be decoded"):
+    with pytest.raises(UserError, match=r"broken\.jpg\" cannot be decoded: it is a web page"):
         decode_image(image_folder / "broken.jpg", 8)
 
 
@@ -329,23 +328,5 @@ def test_missing_torchvision_files_say_what_to_put_where(tmp_path):
     for name, wanted in (("CIFAR100", "cifar-100-python"), ("MNIST", "MNIST/raw")):
         with pytest.raises(UserError, match=wanted):
             torchvision_data(name, tmp_path)
-    with pytest.raises(UserError, match="ILSVRC2012_devkit"):
-        torchvision_imagenet(tmp_path)
     with pytest.raises(UserError, match="Unknown data set"):
         torchvision_data("SVHN", tmp_path)
-
-
-def test_torchvision_imagenet_from_its_unpacked_folder(tmp_path):
-    wnids = ("n01440764", "n01443537")
-    torch.save(
-        ({wnids[0]: ("tench", "Tinca tinca"), wnids[1]: ("goldfish", "Carassius auratus")}, []), tmp_path / "meta.bin"
-    )
-    for wnid in wnids:
-        (tmp_path / "val" / wnid).mkdir(parents=True)
-        (tmp_path / "val" / wnid / "a.JPEG").write_bytes(encoded(pictures(1, 40, 30)[0], "JPEG"))
-    data = torchvision_imagenet(tmp_path, "val", size=16, resize=20)
-    assert data.names == ("tench", "goldfish") and data.y.tolist() == [0, 1] and len(data) == 2
-    x, y = data[1]
-    assert x.shape == (3, 16, 16) and x.dtype == torch.uint8 and y == 1
-    with pytest.raises(UserError, match="smaller than size"):
-        torchvision_imagenet(tmp_path, "val", size=32, resize=20)

@@ -1,4 +1,4 @@
-"""Memories: reservoir statistics, balance, herding, draws from explicit generators, copies."""
+"""Memories: reservoir statistics, draws from explicit generators, copies, data of any kind."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from cl_bench import TensorData
-from cl_bench.memory import Archive, ClassBalanced, Herding, Reservoir, as_uint8, herd
+from cl_bench.memory import Archive, Reservoir, as_uint8
 
 
 def images(n: int, start: int = 0) -> torch.Tensor:
@@ -67,47 +66,6 @@ def test_batch_size_does_not_matter_to_the_reservoir() -> None:
     assert whole.y.tolist() == slots
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(5, 20))
-def test_class_balanced_memory_is_balanced(labels: list[int], size: int) -> None:
-    memory, g = ClassBalanced(size), torch.Generator().manual_seed(0)
-    y = torch.tensor(labels)
-    for start in range(0, len(y), 7):
-        memory.add(images(len(y[start : start + 7]), start), y[start : start + 7], g)
-    assert memory.samples == min(size, len(labels))
-    have = torch.bincount(memory.y, minlength=5)
-    came = torch.bincount(y, minlength=5)
-    for c in range(5):  # a class with fewer images than another must have run out of images, give or take one
-        assert have[c] >= min(int(came[c]), int(have.max()) - 1)
-
-
-def test_herding_is_greedy_towards_the_mean() -> None:
-    f = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    order = herd(f, 5).tolist()
-    unit = nn.functional.normalize(f, dim=1)
-    mean, chosen = unit.mean(0), []
-    for _ in range(5):
-        rest = [k for k in range(12) if k not in chosen]
-        best = min(rest, key=lambda k: float((mean - unit[[*chosen, k]].mean(0)).norm()))
-        chosen.append(best)
-    assert order == chosen
-
-
-def test_herding_memory_shares_its_room_and_keeps_the_best() -> None:
-    g = torch.Generator().manual_seed(0)
-    memory = Herding(12)
-    f = torch.randn(40, 6, generator=g)
-    y = torch.arange(40) % 2
-    memory.add(images(40), y, f)
-    first = memory.x[memory.y == 0, 0, 0, 0].tolist()
-    assert len(first) == 6
-    memory.add(images(20, 100), torch.full((20,), 5), torch.randn(20, 6, generator=g))
-    assert torch.bincount(memory.y).tolist() == [4, 4, 0, 0, 0, 4]
-    assert memory.x[memory.y == 0, 0, 0, 0].tolist() == first[:4], "the first of the herding order stay"
-    with pytest.raises(ValueError, match="cannot hold"):
-        Herding(2).add(images(3), torch.arange(3), torch.randn(3, 6))
-
-
 def test_draw_is_without_replacement_from_the_given_generator() -> None:
     memory = Reservoir(10)
     memory.add(images(6), torch.arange(6), torch.Generator().manual_seed(0))
@@ -144,3 +102,23 @@ def test_archive_keeps_everything() -> None:
     archive.add(TensorData(images(3), torch.arange(3)))
     archive.add(TensorData(images(2, 3), torch.arange(3, 5)))
     assert archive.samples == 5 and archive.all().y.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("x", [
+    torch.randn(6, 5), torch.randn(6, 5, dtype=torch.float64), torch.randint(-99, 99, (6, 4)), torch.randn(6, 4, 3),
+    torch.randint(0, 9, (6, 5), dtype=torch.uint8), torch.randn(6) * 9, torch.rand(6, 2) > 0.5,
+], ids=lambda x: f"{str(x.dtype)[6:]}{tuple(x.shape)}")  # fmt: skip
+def test_data_that_are_no_images_are_kept_as_they_are(x: torch.Tensor) -> None:
+    memory, archive = Reservoir(9, extras=("z",)), Archive()
+    for rows in (slice(0, 2), slice(2, 6)):
+        memory.add(x[rows], torch.arange(6)[rows], torch.Generator().manual_seed(0), z=torch.ones(6)[rows])
+        archive.add(TensorData(x[rows], torch.arange(6)[rows]))
+    for kept in (memory.read(torch.arange(6)), archive.all()):
+        assert kept.x.dtype == x.dtype and torch.equal(kept.x, x) and kept.y.tolist() == list(range(6))
+
+
+def test_images_are_kept_as_uint8_and_read_as_float() -> None:
+    memory = Reservoir(4)
+    memory.add(images(3).float() / 255, torch.arange(3), torch.Generator().manual_seed(0))
+    assert memory.x.dtype == torch.uint8 and torch.equal(memory.x, images(3))
+    assert torch.equal(memory.read(torch.arange(3)).x, images(3).float() / 255)

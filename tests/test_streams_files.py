@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -103,8 +104,16 @@ def imagenet_c(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_imagenet_c_folder(imagenet_c: Path) -> None:
-    scenario = make("imagenet_c", root=str(imagenet_c), corruptions="fog,snow")
+@pytest.fixture
+def classes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """ImageNet's list as it is published, cut after four classes."""
+    file = tmp_path_factory.mktemp("lists") / "classes.txt"
+    file.write_text("\n".join(f"{wnid} name of {wnid}, other name" for wnid in WNIDS))
+    return str(file)
+
+
+def test_imagenet_c_folder(imagenet_c: Path, classes: str) -> None:
+    scenario = make("imagenet_c", root=str(imagenet_c), corruptions="fog,snow", class_list=classes)
     fog, snow = scenario.stream()
     assert [t.name for t in scenario.stream()] == ["fog", "snow"] and len(fog.data) == 12
     assert sorted(labels_of(fog.data).tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -112,7 +121,30 @@ def test_imagenet_c_folder(imagenet_c: Path) -> None:
     for x, y in (fog.data[i] for i in range(12)):
         assert x.shape == (3, 224, 224) and abs(int(x[0, 0, 0]) - 60 * y) < 4
     assert abs(int(snow.data[0][0][0, 0, 0]) - 60 * int(snow.data[0][1]) - 20) < 4
-    assert scenario.protocol() == make("imagenet_c", root=str(imagenet_c), corruptions="fog,snow", seed=1).protocol()
+    again = make("imagenet_c", root=str(imagenet_c), corruptions="fog,snow", seed=1, class_list=classes)
+    assert scenario.protocol() == again.protocol()
+    assert "4 classes of class_list" in scenario.notes()[0], "a classifier of 1,000 would answer by other rows"
+
+
+def test_some_classes_of_imagenet_need_their_list(imagenet_c: Path, classes: str, tmp_path: Path) -> None:
+    """Ranks 0 to 3 of four classes are not what a classifier of 1,000 calls 0 to 3."""
+    for name in ("imagenet_c", "imagenet_v2", "imagenet_sketch"):
+        root = imagenet_c if name == "imagenet_c" else imagenet_c / "fog/5"
+        extra = {"corruptions": "fog"} if name == "imagenet_c" else {}
+        with pytest.raises(UserError, match=r"4 classes where ImageNet.* set class_list"):
+            _ = make(name, root=str(root), **extra).space
+        assert make(name, root=str(root), class_list=classes, **extra).space.ids == (0, 1, 2, 3)
+    whole = tmp_path / "whole"
+    for k in range(1000):
+        (whole / f"n{k:08d}").mkdir(parents=True)
+    assert len(make("imagenet_sketch", root=str(whole)).space) == 1000
+
+
+def test_corruptions_of_other_classes_are_refused(imagenet_c: Path, classes: str) -> None:
+    """A class folder less, and every later rank would be another class."""
+    (imagenet_c / "snow/5" / WNIDS[0]).rename(imagenet_c / "aside")
+    with pytest.raises(UserError, match=f'snow.*differ in the class folders "{WNIDS[0]}"'):
+        make("imagenet_c", root=str(imagenet_c), corruptions="fog,snow", class_list=classes).stream()
 
 
 def test_imagenet_c_list_and_class_list(imagenet_c: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -135,10 +167,10 @@ def test_imagenet_c_list_and_class_list(imagenet_c: Path, tmp_path_factory: pyte
         make("imagenet_c", root=str(imagenet_c), corruptions="frost").stream()
 
 
-def test_imagenet_3dcc_knows_its_own_corruptions(tmp_path: Path) -> None:
+def test_imagenet_3dcc_knows_its_own_corruptions(tmp_path: Path, classes: str) -> None:
     for corruption in find("cl_bench.scenarios", "imagenet_3dcc").known:
         picture(tmp_path / corruption / "5" / WNIDS[0] / "a.JPEG", 9)
-    assert len(make("imagenet_3dcc", root=str(tmp_path)).stream()) == 12
+    assert len(make("imagenet_3dcc", root=str(tmp_path), class_list=classes).stream()) == 12
     with pytest.raises(UserError, match="near_focus"):
         make("imagenet_3dcc", root=str(tmp_path), corruptions="gaussian_noise")
 
@@ -158,7 +190,6 @@ def test_natural_variants(tmp_path: Path) -> None:
         assert scenario.space.ids == (1, 2) and scenario.space.names == ("thing_0", "thing_1")
         (test,) = scenario.stream()
         assert test.data[0][0].shape == (3, 224, 224) and sorted(labels_of(test.data).tolist()) == [1] * 4 + [2] * 4
-    assert make("imagenet_sketch", root=str(data)).space.ids == (0, 1)
     for label in ("0", "2", "10"):
         picture(tmp_path / "v2" / label / "x.jpeg", 7)
     v2 = make("imagenet_v2", root=str(tmp_path / "v2"))
@@ -166,9 +197,10 @@ def test_natural_variants(tmp_path: Path) -> None:
     index.write_text("[1, 2")
     with pytest.raises(UserError, match="class index"):
         make("imagenet_a", root=str(data), class_list=str(index)).stream()
+    index.write_text(json.dumps([*WNIDS, "n99999999"]))
     (data / "n99999999").mkdir()
     with pytest.raises(UserError, match="no images"):
-        labels_of(make("imagenet_sketch", root=str(data)).stream()[0].data)
+        labels_of(make("imagenet_sketch", root=str(data), class_list=str(index)).stream()[0].data)
 
 
 def test_domainnet_and_d109_lists(tmp_path: Path) -> None:

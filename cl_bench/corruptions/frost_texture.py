@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.pixels import decode_image
 from ..errors import UserError
 from .tools import blur
 
@@ -106,22 +107,12 @@ def read_folder(folder: str) -> tuple[Tensor, ...]:
     Raises:
         UserError: the folder or pictures in it are missing, or a picture cannot be read.
     """
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
     path = Path(folder)
-    files = sorted(f for f in path.glob("*") if f.suffix.lower() in {".png", ".jpg", ".jpeg"}) if path.is_dir() else []
+    entries = sorted(path.glob("[!.]*")) if path.is_dir() else []
+    files = [f for f in entries if f.suffix.lower() in {".png", ".jpg", ".jpeg"}]
     if not files:
         raise UserError(f"No frost pictures (.png, .jpg) in '{folder}': give the folder that holds them, or none.")
-    textures = []
-    for file in files[:5]:
-        try:
-            with Image.open(file) as picture:
-                pixels = np.array(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"The frost picture '{file}' cannot be read as an image ({error}); replace it.") from error
-        textures.append(torch.from_numpy(pixels).permute(2, 0, 1).float())
-    return tuple(textures)
+    return tuple(decode_image(file).float() for file in files[:5])
 
 
 class TexturePool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
+import stat
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import UserError
 
-__all__ = ["check_magic", "existing_file", "existing_folder", "file_digest", "verify_digest"]
+__all__ = ["below", "check_magic", "existing_file", "existing_folder", "file_digest", "is_web_page", "verify_digest"]
 
 # First bytes of each format; parquet has its mark at both ends, which also shows a truncated file.
 _MAGIC: dict[str, tuple[bytes, ...]] = {
@@ -25,9 +26,12 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
 
 def existing_file(path: str | os.PathLike[str], hint: str = "") -> Path:
     """The path, or a `UserError` that says the file is missing or empty and, with `hint`, what belongs there."""
-    found = Path(path).expanduser()
-    if not found.is_file():
+    found = _expanded(path)
+    kind = _kind(found)
+    if kind is None or stat.S_ISDIR(kind):
         raise UserError(f'There is no file "{found}"{_because(hint)}')
+    if not stat.S_ISREG(kind):
+        raise UserError(f'"{found}" is a pipe, socket or device, not a file{_because(hint)}')
     if found.stat().st_size == 0:
         raise UserError(f'"{found}" is empty: fetch it again.')
     return found
@@ -35,10 +39,38 @@ def existing_file(path: str | os.PathLike[str], hint: str = "") -> Path:
 
 def existing_folder(path: str | os.PathLike[str], hint: str = "") -> Path:
     """The path, or a `UserError` that says the folder is missing and, with `hint`, what belongs there."""
-    found = Path(path).expanduser()
-    if not found.is_dir():
+    found = _expanded(path)
+    kind = _kind(found)
+    if kind is None or not stat.S_ISDIR(kind):
         raise UserError(f'There is no folder "{found}"{_because(hint)}')
     return found
+
+
+def below(root: Path, name: str, told: str) -> Path:
+    """The path ``name`` below ``root`` as a list gives it, on Windows too; a :class:`UserError` if it leaves ``root``.
+
+    Args:
+        told: who names the path, for the message: a line of a list, a row of a file.
+    """
+    inside = PurePosixPath(name.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts or PureWindowsPath(name).drive or "\0" in name:
+        raise UserError(f'{told} names "{name}", which leaves the folder "{root}": give paths below it.')
+    return root / inside
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as fault:  # "~name" of nobody
+        raise UserError(f'"{path}" starts at the home of a user that is not here: write the whole path.') from fault
+
+
+def _kind(path: Path) -> int | None:
+    """What lies at a path (links followed), or None where nothing does or nothing can: a name too long, a NUL."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return None
 
 
 def check_magic(path: Path, kind: str) -> None:
@@ -46,13 +78,15 @@ def check_magic(path: Path, kind: str) -> None:
 
     `kind` is "gzip", "npy", "parquet", "torch" or "safetensors".
     """
-    size = path.stat().st_size
-    with path.open("rb") as f:
-        start = f.read(512)
-        f.seek(max(0, size - 4))
-        end = f.read(4)
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            start = f.read(512)
+            f.seek(max(0, size - 4))
+            end = f.read(4)
+    except OSError as fault:
+        raise UserError(f'"{path}" cannot be read ({fault.strerror or fault}): check its permissions.') from fault
+    if is_web_page(start):
         raise UserError(f'"{path}" is a web page, not a {kind} file: the download failed, fetch the file itself.')
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f'"{path}" is a Git LFS pointer, not the file: run "git lfs pull", or fetch the file itself.')
@@ -67,6 +101,12 @@ def check_magic(path: Path, kind: str) -> None:
         raise UserError(f'"{path}" is not a {kind} file: name a {kind} file, or fetch it again.')
     if kind == "parquet" and end != b"PAR1":
         raise UserError(f'"{path}" is cut short (no parquet footer): fetch it again.')
+
+
+def is_web_page(start: bytes) -> bool:
+    """Whether a file's first bytes are those of a web page: what a failed download leaves under the right name."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--"))
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

@@ -1,72 +1,70 @@
-"""Images in folders, one folder per class, as ImageNet and its corrupted copies lie on disk."""
+"""Images that lie as files, one folder per class: what is walked over, what is refused, and the data set over them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .files import existing_folder
-from .parquet import LabelledImages, decode_image
-from .tensor import TensorData
+from .files import below, existing_folder
+from .labels import whole_labels
+from .pixels import ENDINGS, decode_image
 
-__all__ = ["FolderData", "read_folder"]
+__all__ = ["FolderData", "ImageFiles", "Listing", "class_dirs", "images_below", "in_folders", "loose_images", "shown"]
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+Listing = tuple[list[Path], list[int]]
+# What file managers, notebooks and archives leave between the classes, beside everything whose name starts with a dot.
+_LITTER = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+_UNREAD = (".heic", ".heif", ".jxl", ".psd", ".svg", ".eps", ".dng", ".cr2", ".nef", ".arw", ".exr", ".hdr", ".mat", ".npz")
 
 
-class FolderData(Dataset[tuple[Tensor, int]]):
-    """Images decoded when asked for: uint8 (3, size, size) and a label; for sets that do not fit in memory.
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """Labelled image files: uint8 (3, size, size), decoded when asked for; for data that do not fit in memory.
 
-    Classes are the sub-folders in order of name, as in torchvision's ImageFolder; files may lie deeper. Short side
-    resized (bilinear, antialiased), centre cropped. `resize` larger than `size` cuts the border (ImageNet: resize
-    256, size 224).
+    Short side resized to ``resize`` (bilinear, antialiased), centre cropped to ``size``, as torchvision's ``Resize`` and
+    ``CenterCrop`` do.
 
-    Attributes:
-        files, y: the paths, and their labels int64 (N,).
-        names: class names by label.
+    Args:
+        find: gives paths and labels; asked once, when length, labels or an image are first wanted.
+        root: what paths are relative to in the digest.
 
     Raises:
-        UserError: a missing folder, no classes, or a class without images.
+        UserError: sizes that do not fit.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        size: int = 224,
-        resize: int | None = None,
-        names: Sequence[str] | None = None,
-    ) -> None:
-        where = existing_folder(folder, "it should hold one folder of images per class.")
-        self.names = tuple(names) if names else tuple(sorted(p.name for p in where.iterdir() if p.is_dir()))
-        if not self.names:
-            raise UserError(f'"{where}" holds no folders: put the images of each class into a folder of its name.')
-        if resize is not None and resize < size:
-            raise UserError(f"resize ({resize}) is smaller than size ({size}): give a larger one, or none.")
-        self.size, self.resize = size, resize or size
-        self.files: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(self.names):
-            if not (where / name).is_dir():
-                raise UserError(f'"{where}" has no folder "{name}": check the names of the classes.')
-            found = sorted(
-                Path(base) / f
-                for base, _, inside in os.walk(where / name, followlinks=True)
-                for f in inside
-                if f.lower().endswith(_ENDINGS)
-            )
-            if not found:
-                raise UserError(f'"{where / name}" holds no images ({", ".join(_ENDINGS)}): fill or remove it.')
-            self.files += found
-            labels += [label] * len(found)
-        self.y = torch.tensor(labels)
+    says_labels: ClassVar[bool] = True
+
+    def __init__(self, find: Callable[[], Listing], root: Path, size: int = 224, resize: int = 256) -> None:
+        if size < 1 or resize < size:
+            raise UserError(f"resize={resize} is smaller than the image size {size}, or that is not positive: give "
+                            "1 <= size <= resize.")
+        self._find: Callable[[], Listing] | None = find
+        self._root, self.size, self.resize = root, size, resize
+        self._found: tuple[list[Path], Tensor] | None = None
+
+    def _listing(self) -> tuple[list[Path], Tensor]:
+        if self._found is None:
+            assert self._find is not None
+            files, labels = self._find()
+            self._found = files, whole_labels(labels, f'the images of "{self._root}"')
+        return self._found
+
+    @property
+    def files(self) -> list[Path]:
+        """The images' paths."""
+        return self._listing()[0]
+
+    @property
+    def y(self) -> Tensor:
+        """Labels (N,)."""
+        return self._listing()[1]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -75,25 +73,146 @@ class FolderData(Dataset[tuple[Tensor, int]]):
         x = decode_image(self.files[index], self.size, resize=self.resize)
         return x.contiguous(), int(self.y[index])
 
+    def digest(self) -> str:
+        """16 hex digits over names, sizes in bytes and labels of all files and how they are cropped; pixels are not
+        read, which would take hours.
 
-def read_folder(
-    folder: str | os.PathLike[str],
-    *,
-    size: int = 224,
-    resize: int | None = None,
-    names: Sequence[str] | None = None,
-    threads: int | None = None,
-) -> LabelledImages:
-    """All images of a `FolderData`, decoded at once by threads: uint8 (N, 3, size, size), int64 (N,), and class
-    names.
+        Raises:
+            UserError: a file that is not there.
+        """
+        h = hashlib.sha256(f"{self.size}/{self.resize}".encode())
+        for file, label in zip(self.files, self.y.tolist(), strict=True):
+            h.update(f"{file.relative_to(self._root).as_posix()} {_stat(file).st_size} {label};".encode())
+        return h.hexdigest()[:16]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Into a worker process goes what was found: how it was found may be a function that cannot go."""
+        self._listing()
+        return {**self.__dict__, "_find": None}
+
+
+class _Found:
+    """A listing that is known."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+
+    def __call__(self) -> Listing:
+        return self.listing
+
+
+class FolderData(ImageFiles):
+    """A folder of class folders as :class:`ImageFiles`; classes are the folders in order of name, as in torchvision's
+    ImageFolder, or ``names``; files may lie deeper.
+
+    Raises:
+        UserError: a missing folder, no classes, or a class without images.
     """
-    lazy = FolderData(folder, size=size, resize=resize, names=names)
-    x = torch.empty(len(lazy), 3, size, size, dtype=torch.uint8)
 
-    def one(i: int) -> None:
-        x[i] = lazy[i][0]
+    def __init__(self, folder: str | os.PathLike[str], *, size: int = 224, resize: int | None = None,
+                 names: Sequence[str] | None = None) -> None:
+        where = existing_folder(folder, "it should hold one folder of images per class.")
+        self.names = tuple(names) if names else tuple(class_dirs(where))
+        for name in names or ():
+            below(where, name, "names")
+        listing = in_folders(where, {name: k for k, name in enumerate(self.names)})
+        super().__init__(_Found(listing), where, size, resize or size)
 
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(one, range(len(lazy)), chunksize=64):  # raises what a thread raised
-            pass
-    return LabelledImages(TensorData(x, lazy.y), lazy.names)
+
+def class_dirs(folder: Path) -> list[str]:
+    """Names of the class folders in order; hidden ones and litter are none.
+
+    Raises:
+        UserError: a missing folder, none inside, a link that leads nowhere, a name that is not UTF-8.
+    """
+    where = existing_folder(folder, "it should hold one folder of images per class.")
+    names = [_utf8(where, e.name) for e in _entries(where) if stat.S_ISDIR(_stat(Path(e.path)).st_mode)]
+    if not names:
+        raise UserError(f'"{where}" holds no folders of classes: put the images of each class into a folder of its name.')
+    return sorted(names)
+
+
+def loose_images(folder: Path) -> int:
+    """How many images lie beside the class folders, where no class is."""
+    return sum(e.name.lower().endswith(ENDINGS) and e.is_file() for e in _entries(folder))
+
+
+def in_folders(folder: Path, classes: Mapping[str, int]) -> Listing:
+    """All images below the class folders, by class and path.
+
+    Raises:
+        UserError: a class folder that is missing or without images, or what :func:`images_below` refuses.
+    """
+    files: list[Path] = []
+    labels: list[int] = []
+    for name, label in classes.items():
+        if not (folder / name).is_dir():
+            raise UserError(f'"{folder}" has no folder "{name}": check the names of the classes.')
+        found = images_below(folder / name)
+        if not found:
+            raise UserError(f'"{folder / name}" holds no images ({", ".join(ENDINGS)}): fill or remove it.')
+        files += found
+        labels += [label] * len(found)
+    return files, labels
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All image files below a folder, by path; hidden files and folders are skipped, links are followed.
+
+    Raises:
+        UserError: a link that leads nowhere or in a circle, something under an image's name that is no file, a name that
+            is not UTF-8, an image format that is not read.
+    """
+    chain = [(s.st_dev, s.st_ino) for s in map(_stat, folder.absolute().parents)]
+    return sorted(_below(folder, chain))
+
+
+def _below(folder: Path, above: list[tuple[int, int]]) -> Iterable[Path]:
+    here = _stat(folder)
+    if (here.st_dev, here.st_ino) in above:
+        raise UserError(f'"{shown(folder)}" is a link to a folder that it lies in, a circle: remove it.')
+    for entry in _entries(folder):
+        path, ending = Path(entry.path), os.path.splitext(entry.name)[1].lower()
+        if entry.is_symlink() and ending and ending not in ENDINGS and not path.exists():
+            continue  # notes.txt that leads nowhere is no image either way
+        mode = _stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            _utf8(folder, entry.name)
+            yield from _below(path, [*above, (here.st_dev, here.st_ino)])
+        elif ending in ENDINGS:
+            _utf8(folder, entry.name)
+            if not stat.S_ISREG(mode):
+                raise UserError(f'"{shown(path)}" is a pipe, socket or device under the name of an image: remove it.')
+            yield path
+        elif ending in _UNREAD and stat.S_ISREG(mode):
+            raise UserError(f'"{shown(path)}" is in a format that is not read ({", ".join(ENDINGS)}): convert or remove it.')
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return [e for e in found if not e.name.startswith(".") and e.name not in _LITTER]
+    except OSError as fault:
+        raise UserError(f'"{shown(folder)}" cannot be read ({fault.strerror or fault}): check its permissions.') from fault
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as fault:
+        if os.path.islink(path):
+            raise UserError(f'"{shown(path)}" is a link that leads nowhere, or in a circle: mend or remove it.') from fault
+        raise UserError(f'"{shown(path)}" cannot be read ({fault.strerror or fault}): check the path.') from fault
+
+
+def _utf8(folder: Path, name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        raise UserError(f'"{shown(folder / name)}" has a name that is not UTF-8: rename it.') from fault
+    return name
+
+
+def shown(path: str | Path) -> str:
+    """A path as it can be printed anywhere, whatever bytes its name has."""
+    return str(path).encode("utf-8", "backslashreplace").decode()

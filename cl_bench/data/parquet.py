@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,15 +11,20 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .files import check_magic, existing_file, verify_digest
+from .files import below, check_magic, existing_file, verify_digest
+from .labels import whole_labels
+from .pixels import decode_image
 from .tensor import TensorData
 
 __all__ = ["LabelledImages", "decode_image", "read_parquet"]
+
+# Column names of the data sets on the hub, in the order in which they are looked for.
+IMAGES = ("image", "img", "jpg", "png", "webp", "picture")
+LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +39,24 @@ def read_parquet(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     size: int | None = None,
-    image: str = "image",
-    label: str = "label",
+    image: str | Sequence[str] = IMAGES,
+    label: str | Sequence[str] = LABELS,
+    classes: int = 0,
     sha256: str | None = None,
     limit: int | None = None,
     threads: int | None = None,
 ) -> LabelledImages:
     """Images and labels of one or several parquet files: uint8 (N, 3, H, W), int64 (N,).
 
-    The column `image` holds {bytes, path} with an encoded image (JPEG, PNG, anything Pillow reads; an empty `bytes`
-    is read from `path`, relative to the file); `label` holds whole numbers. Class names come from the features in the
-    schema's metadata.
+    The column `image` holds encoded images (JPEG, PNG, whatever `decode_image` reads) as bytes or as {bytes, path} (an
+    empty `bytes` is read from `path`, below the file's folder); `label` holds whole numbers. Class names come from the
+    features in the schema's metadata.
 
     Args:
         path: a file, several, or a pattern such as "train-*.parquet" (its matches in order of name).
         size: side in pixels: short side resized (bilinear), centre cropped. None: images as they are, all of one size.
+        image, label: the columns; of several names the first that is there, by default those that the hub uses.
+        classes: how many there are; 0 = as many as the metadata name, or unknown.
         sha256: expected digest, or its beginning, where `path` is one file.
         limit: read the first rows only.
         threads: that decode; the processor's count (at most 8) by default.
@@ -57,17 +64,18 @@ def read_parquet(
     Raises:
         UserError: files that are missing, truncated, web pages, or have other columns; an image that cannot be decoded.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     files = _files(path)
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be 1 or more rows, not {limit}.")
     if sha256 is not None:
         if len(files) != 1:
             raise UserError(f"sha256 checks one parquet file, {len(files)} were given: give one, or no sha256.")
         verify_digest(files[0], sha256)
     names: tuple[str, ...] = ()
     images: list[Tensor] = []
-    labels: list[np.ndarray] = []
+    labels: list[Tensor] = []
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         for file in files:
             check_magic(file, "parquet")
@@ -75,23 +83,29 @@ def read_parquet(
             if wanted is not None and wanted <= 0:
                 break
             try:
-                table = pq.read_table(file)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(
-                    f'"{file}" cannot be read as parquet ({error}): it is damaged, fetch it again.'
-                ) from error
-            for column in (image, label):
-                if column not in table.column_names:
-                    raise UserError(
-                        f'"{file}" has no column "{column}" but {", ".join(table.column_names)}: name the right one.'
-                    )
+                schema = pq.read_schema(file)
+                pixels, marks = (_column(schema.names, given, file) for given in (image, label))
+                table = pq.read_table(file, columns=[pixels, marks])
+            except UserError:
+                raise
+            except Exception as error:  # pyarrow's own errors have many bases
+                raise UserError(f'"{file}" cannot be read as parquet ({error}): it is damaged, fetch it again.') from error
             if wanted is not None:
                 table = table.slice(0, wanted)
-            names = names or _class_names(table.schema.metadata, label)
-            labels.append(_labels(table.column(label), file, label))
-            images.append(_decode_all(table.column(image), file, size, pool))
+            names = names or _class_names(schema.metadata, marks)
+            labels.append(_labels(table.column(marks), file, marks, classes or len(names)))
+            images.append(_decode_all(table.column(pixels), file, size, pool))
     x = torch.cat(images) if len({i.shape[1:] for i in images}) == 1 else _sizes_differ(files[0])
-    return LabelledImages(TensorData(x, torch.from_numpy(np.concatenate(labels))), names)
+    return LabelledImages(TensorData(x, torch.cat(labels)), names)
+
+
+def _column(there: Sequence[str], wanted: str | Sequence[str], file: Path) -> str:
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    found = next((name for name in names if name in there), None)
+    if found is None:
+        looked = " or ".join(f'"{name}"' for name in names)
+        raise UserError(f'"{file}" has no column {looked} but {", ".join(there)}: name the right one.')
+    return found
 
 
 def _files(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -116,30 +130,31 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, 
         return ()
 
 
-def _labels(column: Any, file: Path, name: str) -> np.ndarray:
+def _labels(column: Any, file: Path, name: str, classes: int) -> Tensor:
+    import pyarrow as pa
+
     if column.null_count:
         raise UserError(f'"{file}" has {column.null_count} rows without "{name}": use a split that is labelled.')
-    values = column.to_numpy()
-    if values.dtype.kind not in "iu":
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise UserError(
             f'Column "{name}" of "{file}" holds {column.type}, not whole numbers: name the column of labels.'
         )
-    return values.astype(np.int64)
+    return whole_labels(column.to_numpy(), f'column "{name}" of "{file}"', classes)
 
 
 def _decode_all(column: Any, file: Path, size: int | None, pool: ThreadPoolExecutor) -> Tensor:
     import pyarrow as pa
 
-    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
-        raise UserError(
-            f'The image column of "{file}" holds {column.type}, not {{bytes, path}}: name the right column.'
-        )
+    kind = column.type
+    bare = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not bare and (not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0):
+        raise UserError(f'The image column of "{file}" holds {kind}, not encoded images: name the right column.')
     if len(column) == 0:
         raise UserError(f'"{file}" has no rows: fetch it again.')
 
     def encoded(chunk: Any) -> Iterator[tuple[Any, str | None]]:
-        paths = chunk.field("path") if column.type.get_field_index("path") >= 0 else [None] * len(chunk)
-        for data, path in zip(chunk.field("bytes"), paths, strict=True):
+        paths = chunk.field("path") if not bare and kind.get_field_index("path") >= 0 else [None] * len(chunk)
+        for data, path in zip(chunk if bare else chunk.field("bytes"), paths, strict=True):
             yield data.as_buffer(), path.as_py() if path is not None else None
 
     rows = [row for chunk in column.chunks for row in encoded(chunk)]  # buffers point into the table: nothing is copied
@@ -150,7 +165,7 @@ def _decode_all(column: Any, file: Path, size: int | None, pool: ThreadPoolExecu
             return decode_image(data, size, f'row {row} of "{file}"')
         if not path:
             raise UserError(f'Row {row} of "{file}" holds neither bytes nor a path: fetch the file again.')
-        return decode_image(existing_file(file.parent / path), size)
+        return decode_image(existing_file(below(file.parent, str(path), f'row {row} of "{file}"')), size)
 
     first = one(0)
     out = first.new_empty(len(rows), *first.shape)
@@ -169,46 +184,3 @@ def _decode_all(column: Any, file: Path, size: int | None, pool: ThreadPoolExecu
 
 def _sizes_differ(file: Path) -> Tensor:
     raise UserError(f'Images of "{file}" differ in size: give size=, to which all are resized and cropped.')
-
-
-# JPEG and PNG: torchvision decodes them without holding Python's lock, so that threads help; the pixels are Pillow's.
-_QUICK = (b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xdb", b"\xff\xd8\xff\xee", b"\x89PNG")
-
-
-def _decode_quickly(source: Any, name: str) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_image
-
-    data = torch.from_numpy(np.frombuffer(source, dtype=np.uint8).copy())
-    try:
-        return decode_image(data, mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0].rpartition(": ")[2]
-        raise UserError(f"The image {name} cannot be decoded ({reason}): it is damaged, fetch it again.") from error
-
-
-def decode_image(source: Any, size: int | None = None, name: str = "", resize: int | None = None) -> Tensor:
-    """One encoded image (bytes-like, or a path) as uint8 (3, H, W) in RGB.
-
-    With `size` the short side is resized to `resize` (or `size`; bilinear, antialiased) and the centre cropped to a
-    square, with the roundings of torchvision's `Resize` and `CenterCrop`. Raises `UserError` where Pillow cannot
-    decode it, naming it.
-    """
-    if size is None and not isinstance(source, Path) and bytes(source[:4]) in _QUICK:
-        return _decode_quickly(source, name)
-    from PIL import Image
-
-    try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        where = name or source
-        raise UserError(f"The image {where} cannot be decoded ({error}): it is damaged, fetch it again.") from error
-    if size is not None:
-        width, height = picture.size
-        side = resize or size
-        scaled = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
-        if scaled != picture.size:
-            picture = picture.resize(scaled, Image.Resampling.BILINEAR)
-        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
-        picture = picture.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

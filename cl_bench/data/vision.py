@@ -1,7 +1,7 @@
-"""CIFAR-10, CIFAR-100, MNIST and ImageNet through torchvision's own classes, from files that the user has.
+"""CIFAR-10, CIFAR-100, MNIST and their kin through torchvision's own classes, from files that the user has.
 
 Krizhevsky, "Learning multiple layers of features from tiny images", 2009; LeCun, Cortes and Burges, "The MNIST
-database", 1998; Russakovsky et al., "ImageNet large scale visual recognition challenge", IJCV 2015.
+database", 1998.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .files import existing_folder
-from .folder import FolderData
+from .labels import whole_labels
 from .parquet import LabelledImages
 from .tensor import TensorData
 
-__all__ = ["torchvision_data", "torchvision_imagenet"]
+__all__ = ["torchvision_data"]
 
 # What torchvision looks for below the root, so that the message can say it.
 _WANTED = {
@@ -58,8 +55,9 @@ def torchvision_data(
     where = Path(root).expanduser()
     try:
         data: Any = getattr(datasets, name)(os.fspath(where), train=split == "train", download=download)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        # torchvision says RuntimeError for files that are missing or of another digest, ValueError for damaged ones.
+    except Exception as error:
+        # RuntimeError for files that are missing or of another digest; what damaged ones raise (ValueError, KeyError,
+        # AssertionError, pickle's own) is nowhere promised.
         raise UserError(
             f'{name} is not complete in "{where}" ({_first_line(error)}): '
             f"put {_WANTED[name]} there, or use download=True."
@@ -67,46 +65,8 @@ def torchvision_data(
     pixels = torch.as_tensor(np.asarray(data.data))
     # Grey (N, H, W) becomes three equal channels; colour is kept as (N, H, W, 3).
     x = pixels[:, None].expand(-1, 3, -1, -1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    y = torch.as_tensor(np.asarray(data.targets))
+    y = whole_labels(data.targets, f'{name} in "{where}"', 100 if name == "CIFAR100" else 10)
     return LabelledImages(TensorData(x.contiguous(), y), tuple(str(c) for c in data.classes))
-
-
-class ImageNetData(Dataset[tuple[Tensor, int]]):
-    """ImageNet as lazy uint8 images (3, size, size); labels and names are torchvision's (folder ids in order)."""
-
-    def __init__(self, folder: FolderData, names: tuple[str, ...]) -> None:
-        self._folder, self.names = folder, names
-        self.y = folder.y
-
-    def __len__(self) -> int:
-        return len(self._folder)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._folder[index]
-
-
-def torchvision_imagenet(
-    root: str | os.PathLike[str], split: Literal["train", "val"] = "val", *, size: int = 224, resize: int | None = 256
-) -> ImageNetData:
-    """ILSVRC 2012 through `torchvision.datasets.ImageNet`: lazy, uint8 (3, size, size) after resize and centre crop.
-
-    Raises:
-        UserError: where `root` holds neither the unpacked folder nor the official archives.
-    """
-    from torchvision import datasets
-
-    where = existing_folder(root, "it should hold the ImageNet archives or their unpacked folders train/ and val/.")
-    if split not in ("train", "val"):
-        raise UserError(f'Unknown split "{split}" of ImageNet: use "train" or "val".')
-    try:
-        data = datasets.ImageNet(os.fspath(where), split=split)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(
-            f'ImageNet is not complete in "{where}" ({_first_line(error)}): put ILSVRC2012_devkit_t12.tar.gz and '
-            f"ILSVRC2012_img_{split}.tar there, from image-net.org."
-        ) from error
-    folder = FolderData(where / split, size=size, resize=resize, names=data.wnids)
-    return ImageNetData(folder, tuple(str(c[0]) for c in data.classes))
 
 
 def _first_line(error: BaseException) -> str:

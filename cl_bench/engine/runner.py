@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from ..backbones import Backbone
-from ..errors import Terminated, UserError
+from ..data.entry import check_data
+from ..errors import UserError
 from ..method import Method
 from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
 from . import checkpoint
-from .compute import Compute, check_precision, resolve_device
+from .compute import Compute, resolve_device
 from .meter import reset_peak_memory
 from .optimizers import check_optimizers
 from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source
@@ -44,12 +45,13 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             be built, another process writes the folder, the run has finished, or it is not the same run any more.
     """
     device = resolve_device(plan.compute.device)
-    check_precision(plan.compute.precision, device)
     check_optimizers(plan.compute.optimizers, device)
     with _process(plan.compute):
         reset_peak_memory()
         check_needs(plan.method, plan.scenario, plan.names)
-        # Walk the scenario once before anything is on disk: missing files and impossible splits show themselves here.
+        # Walk the scenario once before anything is on disk: missing files, impossible splits and labels that cannot be
+        # right show themselves here.
+        notes = check_data(plan.scenario)
         timeline = list(plan.scenario.timeline())
         for step in timeline:
             handler_of(step)
@@ -63,7 +65,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
                 record["started"] = writer.previous.get("started", record["started"])
             state = RunState(plan, writer, record, listen)
             try:
-                _go(state, timeline, found, lost, runs / ".cache")
+                _go(state, timeline, found, lost, notes, runs / ".cache")
             except BaseException as fault:
                 _fail(state, fault)
                 raise
@@ -134,7 +136,8 @@ def _difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | No
     return None if old == new else (path, repr(old)[:80], repr(new)[:80])
 
 
-def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lost: str, cache: Path) -> None:
+def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lost: str, notes: list[str],
+        cache: Path) -> None:
     """The whole run, from its start or from a checkpoint."""
     plan = state.plan
     if found is None:
@@ -159,7 +162,7 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
         state.event("resume", step=state.position.step)
     elif lost:
         state.warn(f"The run was started over: {lost}.")
-    for sentence in plan.scenario.notes():
+    for sentence in notes:
         state.warn(sentence)
     if trained.get("note"):
         state.warn(f"{trained['note'][:1].upper()}{trained['note'][1:]}.")
@@ -197,9 +200,7 @@ def _without_head(backbone: Backbone) -> Backbone:
 def _built(plan: Plan, backbone: Backbone) -> Method:
     """The method on ``backbone``; what its constructor says against its options is the user's to mend."""
     try:
-        method = plan.build(backbone)
-        method.plan(len(plan.scenario.experiences()))
-        return method
+        return plan.build(backbone)
     except UserError:
         raise
     except (TypeError, ValueError) as fault:
@@ -209,8 +210,7 @@ def _built(plan: Plan, backbone: Backbone) -> Method:
 def _fail(state: RunState, fault: BaseException) -> None:
     """Leave an honest record of how the run ended."""
     stopped = isinstance(fault, KeyboardInterrupt)
-    by = "SIGTERM" if isinstance(fault, Terminated) else "the user"
-    sentence = f"stopped by {by}" if stopped else f"{type(fault).__name__}: {fault}"
+    sentence = "stopped by the user" if stopped else f"{type(fault).__name__}: {fault}"
     state.writer.event(kind="error", message=sentence, traceback=traceback.format_exc())
     state.end("stopped" if stopped else "failed", error=" ".join(sentence.split())[:500])
 

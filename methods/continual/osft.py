@@ -10,14 +10,15 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
+from cl_bench.adapters.osft import OSFT as Factors
 from cl_bench.ranges import Amount, Count, Share, Text, Whole
 
-from ._frozen_trunk import FrozenTrunk
+from ._adapted import Adapted
 
 __all__ = ["OSFT"]
 
 
-class OSFT(FrozenTrunk):
+class OSFT(Adapted):
     """Keeps each weight's top singular directions and fine-tunes the rest orthogonally to them, again per experience.
 
     Before every experience each target weight is factored anew, so that what was just learned is protected if it is
@@ -71,7 +72,9 @@ class OSFT(FrozenTrunk):
         return torch.optim.AdamW(self.rates(self.head_lr), weight_decay=0.0)
 
     def on_after_backward(self) -> None:
-        self.adapters.after_backward()
+        for _, adapter in self.adapters.each():
+            assert isinstance(adapter, Factors)
+            adapter.project_gradients()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.adapters.after_step()

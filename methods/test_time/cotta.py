@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
-    Learning,
     TestTimeMethod,
     all_parameters,
     augmented_outputs,
@@ -22,7 +21,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Share, Size
+from cl_bench.ranges import Amount, Count, Share, Size, Whole
 
 __all__ = ["CoTTA", "CoTTACalibrated"]
 
@@ -57,9 +56,13 @@ class CoTTA(TestTimeMethod):
         threshold: Share = 0.92,
         augmentations: Size = 32,
         symmetric: bool = False,
-        **learning: Learning,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
-        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
+        super().__init__(
+            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
+        )
         self.momentum, self.restore, self.threshold = momentum, restore, threshold
         self.augmentations, self.symmetric = augmentations, symmetric
 

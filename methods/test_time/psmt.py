@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import (
-    Learning,
     TestTimeMethod,
     all_parameters,
     augmented_outputs,
@@ -23,7 +22,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Share, Size
+from cl_bench.ranges import Amount, Count, Share, Size, Whole
 
 __all__ = ["PSMT"]
 
@@ -69,9 +68,13 @@ class PSMT(TestTimeMethod):
         variant: Literal["code", "paper"] = "code",
         threshold: Share = 0.92,
         augmentations: Size = 32,
-        **learning: Learning,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
-        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
+        super().__init__(
+            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
+        )
         if variant not in ("code", "paper"):
             raise UserError(f"variant {variant!r} is not known; use code or paper.")
         self.fisher_weight, self.fraction, self.momentum = fisher_weight, fraction, momentum

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.adaptation import Learning
-from cl_bench.ranges import Amount, Count
+from cl_bench.ranges import Amount, Count, Whole
 
 from .eata import ETA
 
@@ -37,9 +36,14 @@ class RDumb(ETA):
         margin: Amount = 0.4,
         redundancy: float = 0.4,
         period: Count = 1000,
-        **learning: Learning,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
-        super().__init__(backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, **learning)
+        super().__init__(
+            backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, learn_lr=learn_lr,
+            epochs=epochs, batch_size=batch_size,
+        )
         self.period = period
 
     def build(self, source: Experience | None) -> None:

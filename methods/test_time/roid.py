@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
-    Learning,
     TestTimeMethod,
     augment,
     batch_statistics,
@@ -19,7 +18,7 @@ from cl_bench.adaptation import (
     soft_likelihood_ratio,
     symmetric_cross_entropy,
 )
-from cl_bench.ranges import Amount, Positive, Share
+from cl_bench.ranges import Amount, Count, Positive, Share, Whole
 
 __all__ = ["ROID"]
 
@@ -53,9 +52,13 @@ class ROID(TestTimeMethod):
         prior_momentum: Share = 0.9,
         temperature: Positive = 1 / 3,
         correct_prior: bool = True,
-        **learning: Learning,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
-        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
+        super().__init__(
+            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
+        )
         self.source_momentum, self.prior_momentum, self.temperature = source_momentum, prior_momentum, temperature
         self.correct_prior = correct_prior
 

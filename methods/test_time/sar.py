@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
-    Learning,
     TestTimeMethod,
     ascend_,
     batch_statistics,
@@ -18,7 +17,7 @@ from cl_bench.adaptation import (
     put_back_,
     shallow_norm_parameters,
 )
-from cl_bench.ranges import Amount
+from cl_bench.ranges import Amount, Count, Whole
 
 __all__ = ["SAR"]
 
@@ -51,9 +50,13 @@ class SAR(TestTimeMethod):
         margin: Amount = 0.4,
         rho: Amount = 0.05,
         reset_below: Amount = 0.2,
-        **learning: Learning,
+        learn_lr: Amount = 1e-3,
+        epochs: Whole = 5,
+        batch_size: Count = 32,
     ) -> None:
-        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
+        super().__init__(
+            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
+        )
         self.margin, self.rho, self.reset_below = margin, rho, reset_below
 
     def build(self, source: Experience | None) -> None:

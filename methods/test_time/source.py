@@ -14,4 +14,3 @@ class Source(TestTimeMethod):
 
     adapts: ClassVar[bool] = False
     paper: ClassVar[str] = "lower bound"
-    reference: ClassVar[str] = "no adaptation"
