@@ -1,11 +1,11 @@
-"""The one exception for mistakes a user can make and mend, and where an unforeseen one happened."""
+"""The one exception for mistakes a user can make and mend, an end that was asked for, and where an unforeseen one happened."""
 
 from __future__ import annotations
 
 import traceback
 from pathlib import Path
 
-__all__ = ["UserError", "told"]
+__all__ = ["Helped", "Terminated", "UserError", "told"]
 
 
 class UserError(Exception):
@@ -14,6 +14,14 @@ class UserError(Exception):
     The message is one sentence that says what is wrong and what to do. The command line prints it alone and exits
     with code 2; ``--debug`` shows the traceback.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): an interrupt like the user's, by another hand."""
+
+
+class Helped(SystemExit):
+    """Help was asked for and printed: the one exit that is no failure."""
 
 
 def told(fault: BaseException) -> str:

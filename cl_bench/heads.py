@@ -92,11 +92,16 @@ class Head(nn.Module):
 
 
 class LinearHead(Head):
-    """An affine classifier; new rows are drawn as ``nn.Linear`` draws them unless ``std`` says N(0, std^2)."""
+    """An affine classifier; new rows are drawn as ``nn.Linear`` draws them, from U(+-1/sqrt(d)), biases too.
 
-    def __init__(self, num_features: int, bias: bool = True, std: float | None = None) -> None:
+    ``std`` draws them from N(0, std^2) instead (0: all zero), ``bound`` from U(+-bound); biases then start at zero.
+    """
+
+    def __init__(
+        self, num_features: int, bias: bool = True, std: float | None = None, bound: float | None = None
+    ) -> None:
         super().__init__(num_features)
-        self.std = std
+        self.std, self.bound = std, bound
         self.weight = nn.Parameter(torch.empty(0, num_features))
         self.bias = nn.Parameter(torch.empty(0)) if bias else None
 
@@ -106,7 +111,8 @@ class LinearHead(Head):
         n = len(self.space)
         if n == old:
             return
-        bound = 1 / math.sqrt(self.num_features)
+        usual = 1 / math.sqrt(self.num_features)
+        bound = usual if self.bound is None else self.bound
         weight = torch.empty(n, self.num_features)
         if self.std is None:
             weight.uniform_(-bound, bound)
@@ -114,7 +120,8 @@ class LinearHead(Head):
             weight.normal_(0.0, self.std)
         self.weight = self._grown(self.weight, old, weight.to(self.weight))
         if self.bias is not None:
-            bias = torch.zeros(n) if self.std is not None else torch.empty(n).uniform_(-bound, bound)
+            plain = self.std is None and self.bound is None
+            bias = torch.empty(n).uniform_(-usual, usual) if plain else torch.zeros(n)
             self.bias = self._grown(self.bias, old, bias.to(self.bias))
 
     def forward(self, features: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ class Method(LightningModule):
     published default, kept under its own name; there is no config object. The base class is a working method: it
     fine-tunes the backbone and a growing linear head with cross-entropy.
 
-    The runner calls, per experience: ``begin(exp)`` -> Lightning's ``fit`` (``training_step``,
-    ``configure_optimizers`` and any other Lightning hook) for ``epochs_for(exp)`` epochs -> ``end(exp)``. For a
-    test stream it calls ``deploy(source, stream)`` once and then ``predict`` for each arriving batch.
+    The runner calls ``plan(number of experiences)`` once; then, per experience, ``begin(exp)`` -> Lightning's ``fit``
+    (``training_step``, ``configure_optimizers`` and any other Lightning hook) for ``epochs_for(exp)`` epochs ->
+    ``end(exp)``. For a test stream it calls ``deploy(source, stream)`` once and then ``predict`` for each arriving batch.
 
     What a method can see: images and labels of the experience at hand, what it stored itself, and the images of test
     batches. It never holds a test set, test labels, or an identity of the experience behind a test image.
@@ -42,6 +42,8 @@ class Method(LightningModule):
         needs: what the scenario must reveal (``Scenario.gives``).
         adapts: True for test-time adaptation: ``predict`` changes the model.
         family, paper: shown by ``cl-bench list methods``.
+        reference: what tables show beside methods and never as one of them: ``upper bound``, ``lower bound`` or
+            ``no adaptation``. Empty for a method that competes; a subclass competes unless it says so itself.
         exempt: checks of :mod:`cl_bench.testing` that do not apply, each with its reason; printed by the checker.
         backbone: images (N, 3, H, W) in [0, 1] to features (N, num_features).
         head: features to logits over ``head.space``.
@@ -53,6 +55,7 @@ class Method(LightningModule):
     adapts: ClassVar[bool] = False
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
     exempt: ClassVar[dict[str, str]] = {}
     WIRING: ClassVar[frozenset[str]]
 
@@ -80,6 +83,13 @@ class Method(LightningModule):
         return self.backbone.make_head()
 
     # ------------------------------------------------------------------ learning
+    def plan(self, experiences: int) -> None:
+        """Before any work: how many experiences the scenario will bring, for methods that divide something among them.
+
+        Raises:
+            UserError: if that does not fit the method's own settings.
+        """
+
     def begin(self, exp: Experience) -> None:
         """Before optimizers exist: grow the head, add an adapter. Call ``super().begin(exp)``."""
         self.current = exp.space

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import UserError, told
@@ -33,6 +34,7 @@ GROUPS = {
     "adapters": "cl_bench.adapters",
     "launchers": "cl_bench.launchers",
     "metrics": "cl_bench.metrics",
+    "steps": "cl_bench.steps",
 }
 
 
@@ -84,28 +86,52 @@ def load_path(path: str) -> Any:
     """
     where, _, attribute = (path, "", "") if path.endswith(".py") else path.rpartition(":")
     if where.endswith(".py"):
-        file = Path(where).expanduser().resolve()
-        if not file.is_file():
+        file = _file(where)
+        if file is None:
             raise UserError(f"there is no file {where}; give path/to/file.py:Class.")
         module = _import_file(file)
     else:
-        try:
-            found = importlib.util.find_spec(where)
-        except (ModuleNotFoundError, ValueError):
-            found = None
-        if found is None:
-            raise UserError(f"there is no module {where!r}: install its package, put its folder on PYTHONPATH, or give "
-                            "path/to/file.py:Class.")
-        with _told_where(where):
-            module = importlib.import_module(where)
-    if not hasattr(module, attribute):
-        here = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        near = difflib.get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(here) or 'no class of its own'}."
-        if not attribute:
-            raise UserError(f"say which class of {where}: {where}:{here[0] if here else 'Class'}.")
-        raise UserError(f"{where} has no {attribute!r}.{hint}")
-    return getattr(module, attribute)
+        module = sys.modules.get(where)  # __main__ among them: a class that was typed into a notebook
+        if module is None:
+            with _told_where(where):  # looking for a module imports the packages that it lies in
+                there = _is_module(where)
+            if not there:
+                raise UserError(f"there is no module {where!r}: install its package, put its folder on PYTHONPATH, or give "
+                                "path/to/file.py:Class.")
+            with _told_where(where):
+                module = importlib.import_module(where)
+    found: Any = module
+    for step in attribute.split("."):
+        if not hasattr(found, step):
+            raise UserError(_lacking(where, module, attribute))
+        found = getattr(found, step)
+    return found
+
+
+def _lacking(where: str, module: ModuleType, attribute: str) -> str:
+    here = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+    if not attribute:
+        return f"say which class of {where}: {where}:{here[0] if here else 'Class'}."
+    near = difflib.get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")], n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(here) or 'no class of its own'}."
+    return f"{where} has no {attribute!r}.{hint}"
+
+
+def _file(where: str) -> Path | None:
+    try:
+        file = Path(where).expanduser().resolve()
+        return file if file.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long for a name, a character that none can have, no such user
+        return None
+
+
+def _is_module(name: str) -> bool:
+    if not all(step.isidentifier() for step in name.split(".")):
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 __all__ = ["HARNESS", "leaves", "modules", "moved", "own", "parts", "size_bytes", "stored_images"]
 
@@ -58,8 +59,8 @@ def _slots(cls: type) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def leaves(value: Any, *, everything: bool = False) -> Iterator[Tensor | np.ndarray]:
-    """Every tensor and array in ``value``, each object once."""
+def leaves(value: Any, *, everything: bool = False) -> Iterator[Any]:
+    """Every tensor and array in ``value``, each object once; with ``everything`` also every data set, not opened."""
     stack: list[Any] = [value]
     seen: set[int] = set()
     keep: list[Any] = []
@@ -69,7 +70,7 @@ def leaves(value: Any, *, everything: bool = False) -> Iterator[Tensor | np.ndar
             continue
         seen.add(id(here))
         keep.append(here)  # an id is unique only while its object lives
-        if isinstance(here, (Tensor, np.ndarray)):
+        if isinstance(here, (Tensor, np.ndarray)) or (everything and isinstance(here, Dataset)):
             yield here
         else:
             stack.extend(parts(here, everything=everything))
@@ -97,14 +98,20 @@ def size_bytes(value: Any) -> int:
 def stored_images(value: Any, shape: tuple[int, ...]) -> int:
     """How many training items of one ``shape`` (C, H, W) lie in ``value``, in whatever it keeps them.
 
-    Found are tensors and arrays whose last dimensions are the item's and that are no parameter; items of fewer than
-    two dimensions cannot be told from other state and are not looked for. Memory that two tensors share counts once.
+    Found are data sets of such items, and tensors and arrays whose last dimensions are the item's and that are no
+    parameter; items of fewer than two dimensions cannot be told from other state and are not looked for. Memory that two
+    tensors share counts once.
     """
     if len(shape) < 2:
         return 0
     each = int(np.prod(shape))
     spans: dict[Any, int] = {}
     for t in leaves(value, everything=True):
+        if isinstance(t, Dataset):
+            size = len(t)  # type: ignore[arg-type]
+            if size and tuple(np.shape(t[0][0])) == tuple(shape):
+                spans[id(t)] = size
+            continue
         if isinstance(t, nn.Parameter) or tuple(t.shape[-len(shape):]) != tuple(shape) or t.ndim > len(shape) + 1:
             continue
         where = t.untyped_storage().data_ptr() if isinstance(t, Tensor) else t.__array_interface__["data"][0]

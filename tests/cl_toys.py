@@ -39,13 +39,13 @@ def tiny_backbone(norm: bool = False) -> Backbone:
     return Backbone(model, num_features=16, preprocess=Preprocess(None))
 
 
-def toy(classes: tuple[int, ...], n: int = 20, seed: int = 0) -> Experience:
-    """Images whose class is a fixed pattern plus noise."""
+def toy(classes: tuple[int, ...], n: int = 20, seed: int = 0, clear: float = 0.7) -> Experience:
+    """Images whose class is a fixed pattern, a share ``clear`` of them, plus noise."""
     g = torch.Generator().manual_seed(seed)
     xs, ys = [], []
     for c in classes:
         pattern = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(100 + c))
-        xs.append((0.7 * pattern + 0.3 * torch.rand(n, 3, 8, 8, generator=g)).mul(255).to(torch.uint8))
+        xs.append((clear * pattern + (1 - clear) * torch.rand(n, 3, 8, 8, generator=g)).mul(255).to(torch.uint8))
         ys += [c] * n
     return Experience(f"toy {classes}", LabelSpace(classes), TensorData(torch.cat(xs), torch.tensor(ys)))
 

@@ -40,13 +40,24 @@ def test_finetune_forgets_what_joint_keeps() -> None:
     assert accuracy(m, B) > 0.9 and accuracy(m, A) < 0.3
 
 
-def test_masked_finetune_leaves_old_rows_of_the_head_to_weight_decay_alone() -> None:
-    m = learn(method("finetune", masked=True, epochs=1), A)
-    m.begin(B)
-    m.loss(m(images(B)[0]), B.data.y, m.current).backward()  # type: ignore[attr-defined]
-    assert m.head.weight.grad[:2].abs().max() == 0 < m.head.weight.grad[2:].abs().max()  # type: ignore[union-attr, index]
-    groups = method("finetune", backbone_lr=1e-5).configure_optimizers().param_groups
-    assert groups[0]["lr"] == 1e-5
+@pytest.mark.parametrize("name", ["finetune", "linear_probe", "ewc", "agem"])
+def test_rows_that_a_masked_loss_does_not_reach_stay(name: str) -> None:
+    kw = {"strength": 0.0} if name == "ewc" else {"patterns": 1, "sample_size": 1} if name == "agem" else {}
+    m = learn(method(name, masked=True, epochs=2, **kw), A)
+    if name == "agem":
+        m.memories, m.spaces = torch.nn.ModuleList(), []  # its memory's loss reaches them
+    weight, bias = m.head.weight.detach().clone(), m.head.bias.detach().clone()
+    learn(m, B)
+    assert torch.equal(m.head.weight[:2], weight) and torch.equal(m.head.bias[:2], bias), "decay moved them"
+
+
+@pytest.mark.parametrize("rate, moves", [(None, True), (1e-5, True), (0.0, False)])
+def test_a_backbone_rate_of_zero_means_zero(rate: float | None, moves: bool) -> None:
+    m = method("finetune", backbone_lr=rate, epochs=1)
+    assert m.configure_optimizers().param_groups[0]["lr"] == (m.lr if rate is None else rate)
+    learn(m, A)
+    start = tiny_backbone().state_dict()
+    assert any(not torch.equal(v, start[k]) for k, v in m.backbone.state_dict().items()) == moves
 
 
 def test_linear_probe_leaves_the_backbone_alone() -> None:
@@ -82,6 +93,46 @@ def test_lwf_warms_up_the_new_rows_alone() -> None:
     m.training_step(Batch(*images(B)), 0).backward()  # epoch 0 is the warm-up
     assert all(p.grad is None for p in m.backbone.parameters())
     assert m.head.weight.grad[:2].abs().max() == 0 < m.head.weight.grad[2:].abs().max()  # type: ignore[union-attr, index]
+
+
+def test_lwf_warm_up_leaves_old_rows_and_the_trunks_norms_alone() -> None:
+    m = learn(method("lwf", tiny_backbone(norm=True), epochs=1), A)
+    before = {k: v.clone() for k, v in m.state_dict().items() if k.startswith(("backbone", "head"))}
+    m.epochs, m.warmup = 0, 3
+    learn(m, B)
+    for k, v in before.items():
+        now = m.state_dict()[k]
+        assert torch.equal(now[: len(v)] if k.startswith("head") else now, v), k
+
+
+def test_ewc_looks_at_the_classes_that_it_trains() -> None:
+    m = learn(method("ewc", masked=True, epochs=1), A)
+    m.begin(B)
+    assert m.trains_among.ids == (2, 3)
+    found = m.diagonal(B)
+    assert float(found["head.weight"][:2].abs().max()) == 0 < float(found["head.weight"][2:].max()), "softmax among all seen"
+
+
+def test_ewc_in_facils_setting() -> None:
+    m = learn(method("ewc", variant="facil", epochs=1, batch_size=8), A)
+    first = [getattr(m.anchors[0], f"fisher{k}").clone() for k in range(len(m.anchors[0].names))]
+    assert not any(n.startswith("head") for n in m.anchors[0].names), "heads are left out"
+    m.begin(B)
+    twin = copy.deepcopy(m)
+    alone = twin.diagonal(B)
+    m.end(B)
+    assert len(m.anchors) == 1
+    for k, n in enumerate(m.anchors[0].names):
+        assert torch.allclose(getattr(m.anchors[0], f"fisher{k}"), 0.5 * first[k] + 0.5 * alone[n], atol=1e-9)
+    theta = m.learned()
+    with torch.no_grad():
+        for p in theta.values():
+            p += 0.1
+    sums = sum((getattr(m.anchors[0], f"fisher{k}") * 0.01).sum() for k in range(len(theta)))
+    assert torch.allclose(m.penalty(), 0.5 * sums, rtol=1e-4)  # type: ignore[arg-type]
+    mammoth = copy.deepcopy(m)
+    mammoth.variant, mammoth.anchors = "mammoth", m.anchors
+    assert torch.allclose(mammoth.anchors[0].penalty(theta), sums, rtol=1e-4), "Mammoth has no 1/2"  # type: ignore[operator, arg-type]
 
 
 def slow_fisher(m, x, y, flavour: str) -> dict[str, torch.Tensor]:
@@ -176,6 +227,16 @@ def test_agem_projection_is_the_nearest_gradient_that_does_not_hurt(n: int, seed
         assert abs(float(p @ r)) < 1e-10
         away = g - p  # Karush-Kuhn-Tucker: the change is along the memory's gradient, against it
         assert torch.allclose(away, (away @ r) / (r @ r) * r) and away @ r <= 0
+
+
+def test_agem_masks_each_stored_image_to_its_own_experience() -> None:
+    m = learn(method("agem", masked=True, patterns=10, sample_size=100), A, B)
+    x = torch.cat([k.x for k in m.memories]).float() / 255
+    y = torch.cat([k.y for k in m.memories])
+    logits = m(x)
+    parts = [F.cross_entropy(logits[y < 2][:, :2], y[y < 2], reduction="sum"),
+             F.cross_entropy(logits[y >= 2][:, 2:], y[y >= 2] - 2, reduction="sum")]
+    assert torch.allclose(m.memory_loss(), sum(parts) / len(y), atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_agem_projects_every_step_and_stores_what_it_says() -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from cl_vit_toys import CPU, experience, features, images, learned
 
+from cl_bench import Batch
 from cl_bench.engine.fit import fit
 from cl_bench.registry import find
 
@@ -51,7 +52,7 @@ def test_lae_has_its_three_forms(pet: str) -> None:
     per_block = {
         "adapter": 2 * width * 5 + 5 + width + 1,
         "lora": 2 * (5 * 2 * width + 1),
-        "prefix": 2 * 10 * width + 1,
+        "prefix": 2 * 10 * width + 2,
     }
     for name in ("default", "offline"):
         assert sum(p.numel() for _, a in method.adapters.each(name) for p in a.parameters()) == blocks * per_block[pet]
@@ -101,6 +102,25 @@ def test_mos_grows_an_adapter_per_task_and_draws_it_to_the_earlier_ones() -> Non
     )
 
 
+def test_mos_merges_as_released_once_per_block_of_a_training_pass_and_once_after_the_step() -> None:
+    moved = {}
+    for released in (True, False):
+        method = learned("mos", count=1, released_merge=released)
+        method.begin(experience(1))
+        with torch.no_grad():
+            for _, a in method.adapters.each("task1"):
+                for p in a.parameters():
+                    p += 1.0
+        method._trainer = None
+        method.train()
+        method.training_step(Batch(images(1), experience(1).data.y), 0)  # type: ignore[attr-defined]
+        method.on_train_batch_end(None, None, 0)
+        first, now = ([p for _, a in method.adapters.each(n) for p in a.parameters()] for n in method.adapters.names)
+        moved[released] = [float((b - a).detach().mean()) for a, b in zip(first, now, strict=True)]
+    assert moved[False] == pytest.approx([0.9] * len(moved[False]), abs=1e-5)
+    assert moved[True] == pytest.approx([0.9**3] * len(moved[True]), abs=1e-5), "two blocks and the step"
+
+
 def test_mos_looks_up_the_adapter_of_the_predicted_class() -> None:
     method, x = learned("mos", count=3), images(1)
     feats = []
@@ -110,7 +130,7 @@ def test_mos_looks_up_the_adapter_of_the_predicted_class() -> None:
     near = method.nearest(feats[0])
     for row in range(len(x)):
         chosen = method.task[int(near[row].argmax())]
-        for _ in range(4):
+        for _ in range(3):  # the first adapter is the first of four look-ups
             chosen = method.task[int(method.head(feats[chosen][row : row + 1]).argmax())]
         score = method.head(feats[chosen][row : row + 1]).softmax(1)[0] + (3 * near[row]).softmax(0)
         assert torch.allclose(method.predict(x, method.seen)[row].exp(), score, atol=1e-5)

@@ -9,6 +9,7 @@ from cl_vit_toys import backbone, build, experience, images, learned
 
 from cl_bench import UserError
 from cl_bench.engine.meter import Meter
+from cl_bench.registry import find
 
 
 def test_l2p_puts_prompts_before_the_class_token_and_reads_their_mean() -> None:
@@ -92,3 +93,27 @@ def test_coda_components_start_orthonormal_and_old_ones_are_frozen() -> None:
         method.begin(experience(k))
     with pytest.raises(UserError, match="are used"):
         method.begin(experience(5))
+
+
+@pytest.mark.parametrize("name", ["l2p", "dualprompt"])
+def test_prompt_heads_start_at_zero_as_flax_does(name: str) -> None:
+    method = build(name)
+    method.begin(experience(0))
+    assert not method.head.weight.any() and not method.head.bias.any()
+
+
+@pytest.mark.parametrize("name", ["coda_prompt", "inflora"])
+def test_the_scenario_says_how_many_experiences_there_are(name: str) -> None:
+    kw = {"at": r"blocks\.\d+\.attn"} if name == "coda_prompt" else {"r": 4}
+    method = find("cl_bench.methods", name)(backbone(), epochs=1, **kw)
+    method.plan(20)
+    assert method.planned == 20
+    fixed = find("cl_bench.methods", name)(backbone(), tasks=5, **kw)
+    with pytest.raises(UserError, match="5"):
+        fixed.plan(6)
+    one = find("cl_bench.methods", name)(backbone(), tasks=1, **kw)
+    one.begin(experience(0))
+    if name == "inflora":
+        one.end(experience(0))
+    with pytest.raises(UserError):
+        one.begin(experience(1))

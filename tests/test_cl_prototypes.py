@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from cl_vit_toys import CPU, backbone, experience, features, images, learned
+from cl_vit_toys import CPU, backbone, build, experience, features, images, learned
 
+from cl_bench import LabelSpace
 from cl_bench.engine.fit import fit
 
 
@@ -65,3 +66,64 @@ def test_slca_freezes_old_rows_and_answers_with_an_aligned_copy() -> None:
     assert torch.allclose(own.mean(0), method.gaussians.means[3], atol=0.1)
     root = method.gaussians.roots[3]
     assert torch.allclose(torch.cov(own.T), root @ root.T, atol=0.15 * float((root @ root.T).abs().max()))
+
+
+@pytest.mark.parametrize("name", ["aper", "ranpac", "ease", "mos", "sema"])
+def test_schedules_of_the_prototype_papers_step_once_per_epoch(name: str) -> None:
+    """RevisitingCIL's aper_adapter, RanPAC, EASE, MOS, SEMA-CL: scheduler.step() after each epoch, T_max = epochs."""
+    method, used = build(name, epochs=4, lr=0.5), []
+    step = method.training_step
+
+    def watch(batch, batch_idx):
+        used.append(method.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(batch, batch_idx)
+
+    method.__dict__["training_step"] = watch
+    method.batch_size = 8  # three steps an epoch
+    fit(method, experience(0), CPU, seed=0)
+    assert used == pytest.approx([0.5] * 3 + [0.4267767] * 3 + [0.25] * 3 + [0.0732233] * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["inflora", "coda_prompt"])
+def test_the_released_cosine_stays_at_full_rate_for_two_epochs(name: str) -> None:
+    method, used = build(name, epochs=3, lr=0.5), []
+    step = method.training_step
+
+    def watch(batch, batch_idx):
+        used.append(method.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(batch, batch_idx)
+
+    method.__dict__["training_step"] = watch
+    fit(method, experience(0), CPU, seed=0)
+    assert used == pytest.approx([0.5, 0.5, 0.5 * 0.7126385], abs=1e-6)
+
+
+@pytest.mark.parametrize("name, low, high", [("slca", 0.0, 0.1), ("mos", 0.0, 0.1), ("sema", 0.15, 24**-0.5),
+                                             ("sdlora", 0.25, (3 / 24) ** 0.5)])
+def test_heads_start_as_published(name: str, low: float, high: float) -> None:
+    """SLCA (linears.py): truncated normal 0.02; MOS: timm's, the same; SEMA: U(+-1/sqrt(d)); SD-LoRA: U(+-sqrt(3/d))."""
+    method = build(name)
+    method.head.grow(LabelSpace(tuple(range(200))))
+    assert not method.head.bias.any() and low < float(method.head.weight.detach().abs().max()) <= high
+    if name in ("slca", "mos"):
+        assert float(method.head.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    else:
+        assert float(method.head.weight.detach().std()) == pytest.approx(high / 3**0.5, rel=0.05)
+
+
+def test_ranpac_selects_its_ridge_in_float32() -> None:
+    """As RanPAC.py's optimise_ridge_parameter: 17 float32 solutions; on data almost without noise the small ones are noise."""
+    import sys
+
+    from cl_bench.registry import find
+
+    m = sys.modules[find("cl_bench.methods", "ranpac").__module__]
+    g = torch.Generator().manual_seed(0)
+    h = torch.relu(torch.randn(48, 8, generator=g) @ torch.randn(8, 400, generator=g)).double()
+    truth = torch.randn(400, 3, generator=g).double() / 400
+    y = h @ truth
+    parts = h[:38], y[:38], h[38:], y[38:]
+    exact, single = m.best(m.losses_exact(*parts)), m.best(m.losses_as_released(*(p.float() for p in parts)))
+    assert exact < 1e-4 < single, (exact, single)
+    least = 6e-8 * float(torch.linalg.svdvals(h[:38])[0]) ** 2
+    assert m.best(m.losses_exact(*parts, single=True)) >= least

@@ -92,7 +92,7 @@ def test_codyra_closed_ranks_can_be_removed_and_merged_without_change() -> None:
 
 @pytest.mark.parametrize("name", ["lora", "codyra", "osft"])
 def test_the_head_may_learn_at_a_rate_of_its_own(name: str) -> None:
-    for head_lr, expected in ((None, [0.01, 0.01]), (0.5, [0.01, 0.5])):
+    for head_lr, expected in ((None, [0.01, 0.01]), (0.5, [0.01, 0.5]), (0.0, [0.01, 0.0])):
         method = build(name, lr=0.01, head_lr=head_lr)
         method.begin(experience(0))
         made = method.configure_optimizers()
@@ -105,8 +105,9 @@ def test_codyra_threshold_is_dense_first_and_then_climbs_in_fifty_levels() -> No
     method = build("codyra")
     method.total_steps = 500
     walk = [method.threshold(s) for s in range(1, 501)]
-    assert walk[:250] == [0.0] * 250 and walk[-1] == pytest.approx(5e-3)
+    assert walk[:251] == [0.0] * 251 and walk[-1] == pytest.approx(5e-3)
     assert walk == sorted(walk) and len(set(walk)) == 50
+    assert sum(walk) == pytest.approx(0.6499, abs=1e-4) and walk[251] == pytest.approx(5e-3 / 49), "level 0 is never used"
     gate = torch.tensor([-0.5, 0.004, 0.006, 1.0])
     from cl_bench.adapters._prox import shrink
 
@@ -115,6 +116,12 @@ def test_codyra_threshold_is_dense_first_and_then_climbs_in_fifty_levels() -> No
     released = torch.tensor([0.006, 0.011])
     shrink(released, 0.005, released=True)
     assert torch.allclose(released, torch.tensor([0.0, 0.006])), "the authors' statements close everything below 2k"
+
+
+def test_codyra_makes_as_many_steps_as_it_says() -> None:
+    method = build("codyra", epochs=0, iterations=7, batch_size=5)  # five steps an epoch: 24 images
+    found = fit(method, experience(0), CPU, seed=0)
+    assert (found.steps, method.total_steps) == (7, 7)
 
 
 def test_codyra_closes_ranks_and_does_not_grow() -> None:

@@ -74,14 +74,14 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["run", "--scenario", "split_digits", "--method.epochs", "2"], "name a method with --method NAME"),
     (["run", *TINY, "--sede", "3"], "there is no option 'sede'; did you mean seed?"),
     (["run", *TINY, "--compute.devcie", "cpu"], "did you mean compute.device"),
-    (["run", *TINY, "stray"], "no option 'stray'"),
+    (["run", *TINY, "stray"], "'stray' is no option of a run"),
     (["run", *TINY, "--method", "finetune", "--method.epoch", "3"], "Finetune has no option 'epoch'; did you mean epochs"),
     (["run", *TINY, "--method.zzz", "3"], "NCM has no option 'zzz'; it takes batch_size."),
     (["run", *TINY, "--method", "finetune", "--method.epochs", "three"], "epochs must be int, not 'three'"),
     (["run", *TINY, "--method", "finetune", "--method.lr", "fast"], "lr must be float, not 'fast'"),
     (["run", *TINY, "--seed", "x"], "seed must be int, not 'x'"),
     (["run", *TINY, "--checkpoint", "perhaps"], "checkpoint must be bool"),
-    (["run", *TINY, "--threads", "-1"], "compute.threads must be"),
+    (["run", *TINY, "--threads", "-1"], "compute.threads must be at least 0"),
     (["run", *TINY, "--precision", "7-bit"], "compute.precision must be one of '32-true'"),
     (["run", *TINY, "--device", "gpuu"], "'gpuu' is not a device; use cpu, cuda or auto"),
     (["run", *TINY, "--device", "mps"], "use cpu, cuda or auto"),
@@ -105,7 +105,8 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
      "severity must be int, not 'x'"),
     (["run", "--scenario", "recurring", "--scenario.of", "digits_c", "--scenario.of.severity", "9", "--method", "tent"],
      "severity 9: corruptions have severities 1 to 5"),
-    (["run", "--scenario", "recurring", "--scenario.of.severity", "3", "--method", "tent"], "name the scenario that option"),
+    (["run", "--scenario", "recurring", "--scenario.of.severity", "3", "--method", "tent"],
+     "name a scenario with --scenario.of NAME"),
     (["run", "--scenario", "recurring", "--scenario.of", "split_digits", "--method", "tent"], "no test-time stream"),
     (["run", "--config", "split_digits_codira"], "did you mean split_digits_codyra"),
     (["run", "--config", "/no/such/file.yaml"], "there is no config '/no/such/file.yaml'"),
@@ -119,7 +120,11 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["run", "--resume", "/no/such/run"], "/no/such/run holds no run"),
     (["suite", "quikstart"], "did you mean quickstart"),
     (["suite", "split_digits_codyra"], "is no suite"),
-    (["suite", "quickstart", "--jobs", "-1"], "--jobs -1"),
+    (["suite", "quickstart", "--jobs", "-1"], "argument --jobs: give the number of processes"),
+    (["serve", "--port", "99999"], "a port is a number from 0 to 65535"), (["ui", "--port", "-1"], "a port is a number"),
+    (["compare", ""], "must have a name"), (["run", *TINY, "--resume", ""], "must have a name"),
+    (["sync", "a", "--runs", "b"], "works on one folder of records; it was given a, b"),
+    (["ui", "a", "b"], "no option 'b'"),
     (["suite", "quickstart", "--compute.devcie", "cpu"], "did you mean compute.device"),
 ], ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None)
 def test_a_mistake_is_one_sentence(argv: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,3 +340,26 @@ def test_check_passes_fails_and_says_so(tmp_path: Path, code: Path, capsys: pyte
     assert "is not a subclass of cl_bench.Method" in capsys.readouterr().out
     assert main(["check", "split_digits"]) == 0
     assert "passed split_digits" in capsys.readouterr().out
+
+
+def test_every_command_takes_the_folder_of_records_both_ways(finished: Path, tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["compare"], ["select"]):
+        said = []
+        for folder in ([str(finished)], ["--runs", str(finished)]):
+            code = main([*command, *folder])
+            said.append((code, capsys.readouterr()))
+        assert said[0] == said[1] and "no folder" not in said[0][1].err
+    for command in (["serve"], ["compare"], ["select"]):
+        for folder in (["/no/such/folder"], ["--runs", "/no/such/folder"]):
+            assert main([*command, *folder]) == 2 and "there is no folder /no/such/folder" in capsys.readouterr().err
+    for folder in ([str(tmp_path)], ["--runs", str(tmp_path)]):
+        assert main(["ui", *folder]) == 2 and f"no MLflow store {tmp_path}/mlflow.db" in capsys.readouterr().err
+
+
+def test_a_suites_help_shows_what_overrides_its_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["suite", "--help"])
+    out = capsys.readouterr().out
+    for option in ("--method NAME", "--device cpu|cuda|auto", "--seed N", "--checkpoint", "--jobs", "--again", "--html"):
+        assert option in out

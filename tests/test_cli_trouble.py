@@ -146,8 +146,9 @@ def test_an_interrupt_ends_a_run_as_stopped_and_it_goes_on(tmp_path: Path) -> No
     argv = ["run", *TINY, "--method", f"{tmp_path}/stops_cli.py:Stops", "--method.flag", f"{tmp_path}/flag"]
     rest = ["--runs", str(tmp_path / "runs"), "--tracking", "none"]
     ended = subprocess.run([sys.executable, "-m", "cl_bench.cli", *argv, *rest], capture_output=True, text=True)
-    assert ended.returncode == 130 and ended.stderr.endswith("cl-bench: stopped; what was done is on disk.\n"), ended.stderr
     folder = only(tmp_path / "runs")
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.endswith(f"stopped; `cl-bench run --resume {folder}` goes on from its last checkpoint.\n"), ended.stderr
     stopped = load(folder)
     assert stopped.status == "stopped" and len(stopped.matrix.rows) == 1
     assert main(["run", "--resume", str(folder), *rest]) == 0
@@ -187,5 +188,7 @@ def test_an_interrupt_stops_every_process_of_a_suite(sent: signal.Signals, tmp_p
     finally:
         if suite.poll() is None:
             os.killpg(suite.pid, signal.SIGKILL)
-    assert suite.returncode == 130 and "cl-bench: stopped" in err and "Traceback" not in err, err
+    code, by = (130, "") if sent == signal.SIGINT else (143, " by SIGTERM")
+    assert suite.returncode == code and "Traceback" not in err, err
+    assert f"cl-bench: stopped{by}; the same command runs what has not finished.\n" in err
     assert [r.status for r in load_all(runs)] == ["stopped", "stopped"], "the others were not begun"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,6 +48,24 @@ def test_vida_groups_ema_and_restore() -> None:
     assert max(ups) == pytest.approx(0.5 * 1e-5, rel=0.05)
     with pytest.raises(UserError, match="timm transformer"):
         deployed("vida", "bn")
+
+
+def test_a_source_that_is_nearly_balanced_has_no_degree() -> None:
+    """By scipy's own G-test; a degree of the noise of 500 draws from the uniform distribution would be anything."""
+    from scipy.stats import power_divergence
+
+    imbalance = sys.modules[find("cl_bench.methods", "label_shift_adapter").__module__].imbalance
+    draw = torch.Generator().manual_seed(0)
+    told = []
+    for counts in [*(torch.multinomial(torch.ones(10), 500, True, generator=draw).bincount(minlength=10) for _ in range(40)),
+                   torch.tensor([100, 50, 20, 10]), torch.tensor([60, 50, 50, 40]), torch.tensor([55, 50, 50, 45])]:
+        p = float(power_divergence(counts.numpy(), lambda_="log-likelihood").pvalue)
+        prior = counts.double() / counts.sum()
+        degree = imbalance(prior, prior, counts.sum())
+        assert (degree is None) == (p > 0.05), (counts, p)
+        assert degree is None or abs(float(degree) - 1) < 1e-9
+        told.append(degree is not None)
+    assert 0 <= sum(told[:40]) <= 6, "about one in twenty"
 
 
 def test_adapter_is_the_identity_until_trained_and_for_a_balanced_source() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import numpy as np
@@ -78,10 +79,37 @@ def test_augmix_operations_are_pillows(size: int) -> None:
                                for p, m in zip(pillow, moves, strict=True)]) < 1.01
     turns = [int(30 * s / 10) * g for s, g in ((0.5, 1), (1.0, -1))]
     assert far("rotate", [p.rotate(t, **fill) for p, t in zip(pillow, turns, strict=True)]) < 1.01
+    for name, rows in (("shear_x", lambda s: (1, s, 0, 0, 1, 0)), ("shear_y", lambda s: (1, 0, 0, s, 1, 0))):
+        sheared = [p.transform(p.size, affine, rows(0.03 * s * g), **fill)
+                   for p, s, g in zip(pillow, (0.5, 1.0), (1, -1), strict=True)]
+        assert far(name, sheared) < 1.01
     views = module.augmix(x[0], 16, Rng(0))
     assert views.shape == (16, 3, size, size) and views.min() >= 0 and views.max() <= 1
     assert len({v.sum().item() for v in views}) > 8, "views do not vary"
     assert torch.equal(views, module.augmix(x[0], 16, Rng(0)))
+
+
+def test_memo_takes_the_step_of_the_official_code() -> None:
+    """zhangmarvin/memo: moments come from the buffers of a throw-away batch_norm call, so no gradient passes them."""
+    method = deployed("memo", views=6, lr=0.05)
+    twin = copy.deepcopy(method)
+    x = images(1)[0]
+
+    def official(self: MixedNorm, x: torch.Tensor) -> torch.Tensor:
+        mean, var = torch.zeros_like(self.mean), torch.ones_like(self.var)
+        torch.nn.functional.batch_norm(x, mean, var, None, None, True, 1.0, self.eps)
+        prior = 16 / 17
+        return torch.nn.functional.batch_norm(x, prior * self.mean + (1 - prior) * mean, prior * self.var + (1 - prior) * var,
+                                              self.weight, self.bias, False, 0, self.eps)
+
+    for layer in twin.model.modules():
+        if isinstance(layer, MixedNorm):
+            layer.normalised = official.__get__(layer)
+    for m in (method, twin):
+        m.rng = Rng(5)
+        assert m.step(m.marginal_entropy(x))
+    for a, b in zip(method.trained(), twin.trained(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_memo_knows_its_own_optimizers_alone() -> None:

@@ -93,7 +93,17 @@ def test_every_mode_normalises_with_its_own_statistics(memory_format: torch.memo
     assert torch.allclose(net.train()(x), by_hand(norm, mean, var), atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda n: MixedNorm(n, 0.3), lambda n: RobustNorm(n, 0.3).train()])
+def test_no_gradient_passes_mixed_statistics() -> None:
+    layer, x = MixedNorm(norm2d(), 0.3).double(), X[:2, :, :2, :2].double().requires_grad_()
+    weight = torch.arange(x.numel(), dtype=x.dtype).view_as(x)
+    (layer(x) * weight).sum().backward()
+    var = torch.var_mean(x, dim=(0, 2, 3))[0].detach()
+    norm = norm2d().double()
+    scale = norm.weight / torch.sqrt(norm.running_var.lerp(var, 0.3) + 1e-5)
+    assert torch.allclose(x.grad, weight * scale.view(1, 4, 1, 1), atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [lambda n: RobustNorm(n, 0.3).train()])
 def test_gradient_flows_through_the_batch_part(make) -> None:
     layer = make(norm2d()).double()
     x = X[:2, :, :2, :2].double().requires_grad_()

@@ -1,7 +1,7 @@
 """Parts that test-time methods are composed of: base class, norm modes, losses, augmentation, teachers, memories."""
 
 from .augmentation import augment, draw_augmentations, pixel_chunk
-from .base import Deployed, TestTimeMethod
+from .base import Deployed, Learning, TestTimeMethod
 from .losses import (
     contrastive,
     cross_entropy_to,
@@ -31,6 +31,7 @@ from .teacher import augmented_outputs, ema_, stochastic_restore_, teacher_of
 __all__ = [
     "CategoryBalancedMemory",
     "Deployed",
+    "Learning",
     "InstanceAwareNorm",
     "MixedNorm",
     "Replay",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..heads import select
 from ..method import Method
-from ..ranges import Amount, Count, Whole
+from ..ranges import Amount, Count, Whole, hints
 from ..state import moved
 from ..types import Experience, LabelSpace, StreamFacts
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from ..backbones import Backbone
     from ..heads import Head
 
-__all__ = ["Deployed", "TestTimeMethod"]
+__all__ = ["Deployed", "Learning", "TestTimeMethod"]
+
+Learning: TypeAlias = Any  # of ``**learning``: learn_lr, epochs and batch_size as TestTimeMethod takes them
 
 COUNTED = ("batches", "selected", "steps", "skipped", "nonfinite", "resets")
 
@@ -90,7 +93,8 @@ class TestTimeMethod(Method):
     Args:
         lr: step size of adaptation.
         optimizer: ``adam`` (betas 0.9, 0.999; the field's choice for CIFAR) or ``sgd`` (momentum 0.9; ImageNet).
-        learn_lr, epochs, batch_size: how a classifier is learned where the scenario has experiences to learn.
+        learn_lr, epochs, batch_size: how a classifier is learned where the scenario has experiences to learn. A subclass
+            takes them as ``**learning: Learning`` and passes them on.
 
     Attributes:
         output: what :meth:`adapt` returns: ``logits``; ``logit_sum`` of two networks; ``scaled_logits`` (multiplied by
@@ -111,6 +115,21 @@ class TestTimeMethod(Method):
     family: ClassVar[str] = "test-time"
     output: ClassVar[Literal["logits", "logit_sum", "scaled_logits", "probs"]] = "logits"
     nesterov: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A constructor with ``**learning: Learning`` states the three options of learning as if it listed them."""
+        made = cls.__dict__.get("__init__")
+        if made is not None:
+            own = inspect.signature(made)
+            rest = [p for p in own.parameters.values() if p.kind is p.VAR_KEYWORD and p.annotation in ("Learning", Learning)]
+            if rest:
+                given, types = inspect.signature(TestTimeMethod.__init__).parameters, hints(TestTimeMethod)
+                options = [given[name].replace(annotation=types[name]) for name in ("learn_lr", "epochs", "batch_size")]
+                listed = [p for p in own.parameters.values() if p not in rest]
+                made.__signature__ = own.replace(parameters=[*listed, *options])
+                made.__annotations__ = {**{k: v for k, v in made.__annotations__.items() if k != rest[0].name},
+                                        **{p.name: p.annotation for p in options}}
+        super().__init_subclass__(**kwargs)
 
     def __init__(
         self,

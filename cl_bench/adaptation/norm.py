@@ -154,7 +154,8 @@ class BatchStatistics(DeployedNorm):
 
 
 class MixedNorm(DeployedNorm):
-    """MIX(a): (1 - alpha) source + alpha batch, mean and variance alike, differentiable through the batch part.
+    """MIX(a): (1 - alpha) source + alpha batch, mean and variance alike. No gradient passes the statistics, as in
+    zhangmarvin/memo and in TTA-lib, which take the batch's from the buffers of a second BatchNorm.
 
     Args:
         alpha: weight of the batch; Schneider et al. write n / (N + n) with pseudo-count N.
@@ -170,11 +171,10 @@ class MixedNorm(DeployedNorm):
         self.keep_source(norm)
 
     def normalised(self, x: Tensor) -> Tensor:
-        mean, var = moments(x, self.unbiased)
-        mean, var = self.mean.lerp(mean, self.alpha), self.var.lerp(var, self.alpha)
-        if torch.is_grad_enabled() and x.requires_grad:
-            return self.scaled(x, per_channel(mean, x), per_channel(var, x))
-        return self.fixed(x, mean.detach(), var.detach())
+        with torch.no_grad():
+            mean, var = moments(x, self.unbiased)
+            mean, var = self.mean.lerp(mean, self.alpha), self.var.lerp(var, self.alpha)
+        return self.fixed(x, mean, var)
 
 
 class RobustNorm(DeployedNorm):

@@ -156,9 +156,18 @@ class AdapterSet(nn.Module):
             return torch.zeros(())
         return torch.stack(parts).mean() if self.kind.mean_loss else torch.stack(parts).sum()
 
-    def after_step(self) -> None:
-        """Proximal steps and projections; call it after every optimizer step."""
+    def after_backward(self) -> None:
+        """Projections of gradients; call it between backward and the optimizer's step."""
         for _, adapter in self.each():
+            adapter.after_backward()
+
+    def after_step(self, step: int = 0, total: int = 0) -> None:
+        """Proximal steps and projections; call it after every optimizer step. Kinds with a schedule (CoDyRA's threshold,
+        AdaLoRA's budget) follow it where the number of the ``step`` (from 1) of ``total`` is said."""
+        adapters = [adapter for _, adapter in self.each()]
+        if total and adapters:
+            self.kind.steer(adapters, step, total)
+        for adapter in adapters:
             adapter.after_step()
 
     # ------------------------------------------------------------------ merging

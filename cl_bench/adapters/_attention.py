@@ -63,7 +63,7 @@ def attend(layer: nn.Module, x: Tensor, keys: Tensor, values: Tensor, compensate
         n = keys.shape[-2]
         share = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
         front = share[..., :n]
-        share = torch.cat([front / front.sum(-1, keepdim=True), share[..., n:]], -1)
+        share = torch.cat([front / front.sum(-1, keepdim=True).clamp(min=1e-12), share[..., n:]], -1)
         y = drop(share) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop.p if m.training else 0.0)

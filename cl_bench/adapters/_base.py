@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -61,6 +61,13 @@ class Adapter(nn.Module):
         """What the kind adds to the task's loss (orthogonality, sparsity); a scalar, 0 for most."""
         first = next(self.parameters(), None)
         return torch.zeros(()) if first is None else first.new_zeros(())
+
+    def after_backward(self) -> None:
+        """Between backward and step, with unscaled gradients: their projection. By :meth:`AdapterSet.after_backward`."""
+
+    @classmethod
+    def steer(cls, adapters: Sequence[Adapter], step: int, total: int) -> None:
+        """After optimizer step ``step`` (from 1) of ``total``, for all sites' adapters together: schedules, budgets."""
 
     def after_step(self) -> None:
         """After the optimizer's step: proximal step, projection. Called by :meth:`AdapterSet.after_step`."""

@@ -196,8 +196,6 @@ def _read(kind: type[Adapter], config: dict[str, Any], at: str, found: dict[str,
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.search(rf"(^|\.)({pattern})$", at) or pattern == at:
             alpha = float(value)
-    if config["peft_type"] == "ADALORA":  # there the scale is alpha / (rank + 1e-5)
-        alpha *= r / (r + 1e-5)
     adapter = kind(weight.flatten(1), r=r, alpha=alpha, **({"rslora": True} if config.get("use_rslora") else {}))
     adapter = adapter.to(weight)
     adapter.read_peft(found)  # type: ignore[operator]

@@ -8,18 +8,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ranges import Amount, Share, Size
+from ..ranges import Amount, Count, Share, Size
+from ._base import Adapter
 from .lora import LoRA
 
 __all__ = ["AdaLoRA"]
 
+_TINY = 1e-5  # beside the rank in the scale, as in the authors' code and in PEFT
+
 
 class AdaLoRA(LoRA):
-    """``W + s P diag(lambda) Q`` (B = P, A = Q), lambda zero at the start and P, Q ~ N(0, 0.02^2).
+    """``W + alpha / (r + 1e-5) P diag(lambda) Q`` (B = P, A = Q), lambda zero at the start and P, Q ~ N(0, 0.02^2).
 
-    ``watch`` follows the importance of every triplet after each backward pass; ``allocate`` closes the least important
-    ones over all sites. ``aux_loss`` is ``orth`` times the mean over all matrices of ``|P^T P - I|`` and ``|Q Q^T - I|``.
-    PEFT adds that term only to outputs with a ``loss`` field, so with image models it is silently missing there.
+    After every optimizer step ``steer`` follows the importance of every triplet and closes the least important ones over
+    all sites, to a budget that falls from ``r`` to ``target_r`` per site as a cubic; in the last phase importances stand
+    still and the same triplets are closed again after every step (loralib/adalora.py, RankAllocator). ``aux_loss`` is
+    ``orth`` times the mean over all matrices of ``|P^T P - I|`` and ``|Q Q^T - I|``. PEFT adds that term only to outputs with
+    a ``loss`` field, so with image models it is silently missing there.
+
+    Args:
+        first, last: shares of the steps before the budget falls and after; ``interval``: steps between two closings.
     """
 
     paper: ClassVar[str] = "Zhang et al., AdaLoRA, ICLR 2023"
@@ -35,9 +43,15 @@ class AdaLoRA(LoRA):
         orth: Amount = 0.1,
         beta1: Share = 0.85,
         beta2: Share = 0.85,
+        target_r: Size = 8,
+        first: Share = 0.1,
+        last: Share = 0.5,
+        interval: Count = 1,
     ) -> None:
         super().__init__(weight, r, alpha)
+        self.scale = float(self.r if alpha is None else alpha) / (self.r + _TINY)
         self.orth, self.beta1, self.beta2 = orth, beta1, beta2
+        self.target_r, self.first, self.last, self.interval = target_r, first, last, interval
         self.gate = nn.Parameter(weight.new_zeros(self.r))
         total = self.A.numel() + self.B.numel() + self.r
         self.register_buffer("smooth", weight.new_zeros(total))
@@ -65,7 +79,7 @@ class AdaLoRA(LoRA):
 
     @torch.no_grad()
     def watch(self) -> None:
-        """Update the importances from the gradients; between backward and step, with unscaled gradients."""
+        """Update the importances from the gradients of the step that was just made, at the weights that it led to."""
         now = torch.cat(
             [
                 (p * p.grad).abs().flatten() if p.grad is not None else torch.zeros_like(p).flatten()
@@ -84,30 +98,49 @@ class AdaLoRA(LoRA):
 
     @staticmethod
     @torch.no_grad()
-    def allocate(adapters: Sequence[AdaLoRA], budget: int) -> None:
-        """Set lambda to zero for all but the ``budget`` most important triplets of all sites together."""
+    def allocate(adapters: Sequence[AdaLoRA], budget: int) -> float | None:
+        """Set lambda to zero for all triplets of all sites together but the ``budget`` most important ones: for those whose
+        score is at most the (total - budget)-th smallest, which is returned; None where nothing is to be closed."""
         scores = torch.cat([a.scores() for a in adapters])
         if budget >= len(scores):
-            return
-        keep = torch.zeros_like(scores, dtype=torch.bool)
-        keep[scores.topk(budget).indices] = True
-        for adapter, mask in zip(adapters, keep.split([a.r for a in adapters]), strict=True):
-            adapter.gate.mul_(mask)
+            return None
+        threshold = scores.kthvalue(len(scores) - budget).values
+        for adapter, score in zip(adapters, scores.split([a.r for a in adapters]), strict=True):
+            adapter.gate.masked_fill_(score <= threshold, 0.0)
+        return float(threshold)
 
     @staticmethod
     def budget(step: int, total: int, start: int, final: int, t_initial: int, t_final: int) -> int:
         """The total rank at ``step``: ``start``, then a cubic fall to ``final``, constant for the last ``t_final``."""
         if step <= t_initial:
             return start
-        if step >= total - t_final:
+        if step > total - t_final:
             return final
         left = 1 - (step - t_initial) / (total - t_final - t_initial)
         return int(final + (start - final) * left**3)
 
+    @staticmethod
+    def update(adapters: Sequence[AdaLoRA], step: int, total: int, final: int, t_initial: int, t_final: int,
+               interval: int) -> tuple[int, float | None]:
+        """After optimizer step ``step`` (from 1) of ``total``: importances, then closing. Returns (budget, threshold)."""
+        if step < total - t_final:
+            for adapter in adapters:
+                adapter.watch()
+        asked = AdaLoRA.budget(step, total, sum(a.r for a in adapters), final, t_initial, t_final)
+        falling = t_initial < step <= total - t_final and step % interval == 0
+        closing = falling or (step > t_initial and step > total - t_final)
+        return asked, AdaLoRA.allocate(adapters, asked) if closing else None
+
+    @classmethod
+    def steer(cls, adapters: Sequence[Adapter], step: int, total: int) -> None:
+        mine = [a for a in adapters if isinstance(a, AdaLoRA)]
+        one, final = mine[0], sum(min(a.target_r, a.r) for a in mine)
+        cls.update(mine, step, total, final, int(one.first * total), int(one.last * total), one.interval)
+
     def peft_tensors(self) -> tuple[dict[str, Tensor], int, float, dict[str, Any]] | None:
         tensors = {"lora_A": self.A, "lora_B": self.B, "lora_E": self.gate.unsqueeze(1)}
         extra = {"peft_type": "ADALORA", "init_r": self.r, "target_r": self.r, "total_step": 1, "tinit": 0, "tfinal": 0}
-        return tensors, self.r, self.scale * self.r, extra
+        return tensors, self.r, self.scale * (self.r + _TINY), extra
 
     def read_peft(self, tensors: dict[str, Tensor]) -> None:
         self.A.copy_(tensors["lora_A"])

@@ -57,6 +57,9 @@ class OSFT(Adapter):
     def forward(self, weight: Tensor) -> Tensor:
         return weight + ((self.U * self.S) @ self.V - self.low)
 
+    def after_backward(self) -> None:
+        self.project_gradients()
+
     @torch.no_grad()
     def project_gradients(self) -> None:
         """Take the protected directions out of the gradients of U and V; between backward and step."""

@@ -15,7 +15,10 @@ __all__ = ["SoMA"]
 class SoMA(Factored):
     """LoRA that starts at the last r singular triplets, which the pretrained weight uses least.
 
-    The paper also leaves the first third of the blocks alone (say so in ``at``) and anneals weight decay.
+    The paper also leaves the first third of the blocks alone (say so in ``at``) and anneals weight decay. The released code
+    (rein/peft/sora.py, ``bias="all"``) trains the biases of the targeted layers as well; here an adapter is a function of the
+    weight, and biases stay frozen. Its configuration class defaults to ``sora_niter_4``, a randomised decomposition that
+    returns the largest triplets (PiSSA's start); the released configurations say ``sora``, which is this.
     """
 
     paper: ClassVar[str] = "Yun et al., SoMA, CVPR 2025"

@@ -13,9 +13,9 @@ from ..data.files import existing_folder
 from ..errors import UserError
 from ..ranges import Pixels, Seed, Size, Text, bounded
 from ..rng import seeded
+from ._imagenet import imagenet_names
 from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
-from .imagenet import imagenet_names
 
 __all__ = ["timm_model"]
 

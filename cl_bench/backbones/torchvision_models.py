@@ -12,9 +12,9 @@ from ..data.files import existing_file
 from ..errors import UserError
 from ..ranges import Seed, Text, bounded
 from ..rng import seeded
+from ._imagenet import imagenet_names
 from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
-from .imagenet import imagenet_names
 
 __all__ = ["torchvision_model"]
 

@@ -1,152 +1,33 @@
-"""Typed configuration: a method's own signature is its schema, its docstring its help. Parsed by jsonargparse."""
+"""Typed configuration of a run: a class's own signature is its schema, its docstring its help.
+
+A YAML file and a command line become the same mapping (``arguments``), whose parts are read by the signatures that they
+name (``parts``, ``typed``); jsonargparse writes the help and reads types that are none of ours.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
-import io
-import itertools
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
-import yaml
-
-from ..errors import UserError
+from ..errors import Helped, UserError
 from ..identity import arguments, normal
+from ..ranges import Amount, Seed, hints
 from ..records.source_digest import class_paths, source_digest
-from ..registry import GROUPS, entries, find, load_path, name_of
-from .shipped import shipped_configs
+from ..registry import GROUPS, entries, name_of
+from . import typed
+from .arguments import Option, merged, options_of, with_files
+from .files import brief, config_file, read_yaml
+from .parts import NESTED, bases, kind_of, make, portable, read_part, resolve, same_class
+from .parts import ROOTS as _ROOTS
+from .parts import class_of as _class
 
-__all__ = ["build", "config_file", "parse", "plan_from"]
+__all__ = ["build", "config_file", "parse", "plan_from", "read_yaml"]
 
-_ROOTS = {"scenario": "cl_bench.scenarios", "method": "cl_bench.methods", "backbone": "cl_bench.backbones"}
-# A parameter that wraps another scenario is called "of", one that wraps another method "host".
-_NESTED = {"of": "cl_bench.scenarios", "host": "cl_bench.methods"}
-_BASES = {f"cl_bench.{path}" for path in ("Method", "method.Method", "Scenario", "scenario.Scenario")}
-
-
-def config_file(name: str) -> Path:
-    """A config by path, or one that ships with cl-bench by name ("quickstart", "run/split_digits_codyra").
-
-    Raises:
-        UserError: where there is no such file, with the nearest names.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_configs()
-    for key, file in shipped.items():
-        if name in (key, f"{key}.yaml", f"configs/{key}.yaml", key.partition("/")[2]):
-            return file
-    short = [k.partition("/")[2] for k in shipped]
-    near = difflib.get_close_matches(name, [*shipped, *short], n=3)
-    raise UserError(f"there is no config {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else
-                    f"give a file, or one of {', '.join(sorted(short))}."))
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML file, safe-loaded.
-
-    Raises:
-        UserError: where it cannot be read or is not YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise UserError(f"cannot read {path}: {fault.strerror}.") from fault
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(fault).split())}.") from fault
-
-
-def _resolve(group: str, name: str) -> str:
-    """A registered name or ``file.py:Class`` to the dotted class path that jsonargparse wants."""
-    if re.fullmatch(r"[\w]+(\.[\w]+)+", name) and not name.endswith(".py") and name not in entries(group):
-        name = ":".join(name.rsplit(".", 1))
-    target = find(group, name)
-    from .. import backbones, method, scenario
-
-    base: type = {"method": method.Method, "scenario": scenario.Scenario, "backbone": backbones.Backbone}[_kind(group)]
-    function = callable(target) and not isinstance(target, type) and group == _ROOTS["backbone"]
-    if not function and not (isinstance(target, type) and issubclass(target, base)):
-        raise UserError(f"{name} is no {_kind(group)}: it is not a subclass of cl_bench.{base.__name__}.")
-    return f"{target.__module__}.{target.__qualname__}"
-
-
-def _kind(group: str) -> str:
-    return group.rpartition(".")[2].removesuffix("s")
-
-
-def _names_to_paths(value: Any, group: str) -> Any:
-    """Short names inside one of the three roots to class paths; everything else unchanged."""
-    if isinstance(value, str):
-        return {"class_path": _resolve(group, value)}
-    form = f"{_kind(group)} must be a name, or a mapping with class_path and init_args, not "
-    if not isinstance(value, Mapping):
-        raise UserError(f"{form}{value!r}.")
-    if "class_path" not in value or not set(value) <= {"class_path", "init_args"}:
-        raise UserError(f"{form}one with {', '.join(map(str, value)) or 'nothing in it'}.")
-    given = value.get("init_args") or {}
-    if not isinstance(given, Mapping):
-        raise UserError(f"init_args of {value['class_path']} must be a mapping of options, not {given!r}.")
-    args = {k: _names_to_paths(v, _NESTED[k]) if k in _NESTED and v is not None else v for k, v in given.items()}
-    return {**value, "class_path": _resolve(group, str(value["class_path"])), **({"init_args": args} if args else {})}
-
-
-def _argv_to_paths(argv: Sequence[str]) -> list[str]:
-    """The same for command-line tokens ``--method codyra`` and ``--scenario.of=digits_c``."""
-    out: list[str] = []
-    expect: str | None = None
-    for token in argv:
-        if expect is not None and not token.startswith("--"):
-            out.append(_resolve(expect, token))
-            expect = None
-            continue
-        expect = None
-        option, equals, value = token.partition("=")
-        if option.startswith("--"):
-            parts = option[2:].split(".")
-            group = None
-            if parts[0] in _ROOTS:
-                group = _ROOTS[parts[0]] if len(parts) == 1 else _NESTED.get(parts[-1])
-                if parts[-1] == "help":
-                    group = _ROOTS[parts[0]]
-            if group is not None and equals:
-                token = f"{option}={_resolve(group, value)}"
-            elif group is not None:
-                expect = group
-        out.append(token)
-    if expect is not None:
-        raise UserError(f"{out[-1]} needs a name; see `cl-bench list {expect.rpartition('.')[2]}`.")
-    return out
-
-
-def parser() -> Any:
-    """The parser of ``cl-bench run``; imports torch, because its types are the contracts themselves."""
-    from jsonargparse import ArgumentParser
-
-    from ..backbones import Backbone
-    from ..engine.compute import Compute
-    from ..engine.source_training import SourceRecipe
-    from ..method import Method
-    from ..scenario import Scenario
-
-    p = ArgumentParser(prog="cl-bench run", exit_on_error=False, description="Run one method on one scenario.")
-    p.add_argument("--config", action="config", help="a YAML file with any of these keys; later options win")
-    p.add_argument("--scenario", type=Scenario, help="a name of `cl-bench list scenarios`, or a class path")
-    p.add_argument("--method", type=Callable[[Backbone], Method], help="a name, package.module:Class or file.py:Class")
-    p.add_argument("--backbone", type=Backbone | None, default=None, help="default: the scenario's own")
-    p.add_argument("--seed", type=int, default=0, help="one seed makes every random draw")
-    p.add_argument("--checkpoint", type=bool, default=True, help="keep what it takes to resume after a stop")
-    p.add_argument("--checkpoint_every", type=float, default=10.0,
-                   help="seconds between two checkpoints inside of an experience or a stream, at least")
-    p.add_dataclass_arguments(Compute, "compute", help="where and how to compute")
-    p.add_dataclass_arguments(SourceRecipe, "source", help="how the source of a test stream is trained")
-    return p
+_KEYS = ("scenario", "method", "backbone", "seed", "checkpoint", "checkpoint_every", "compute", "source")
+_KINDS = {root: f"{kind_of(group)}s" for root, group in _ROOTS.items()}
 
 
 def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -159,150 +40,79 @@ def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[
     Raises:
         UserError: for anything that does not fit, in one sentence.
     """
-    argv, base = _split_config(list(argv), dict(config or {}))
-    for root, group in _ROOTS.items():
-        if base.get(root) is not None:
-            base[root] = _names_to_paths(base[root], group)
-    p = parser()
-    tokens = _argv_to_paths(_short(argv))
-    _help_on_function(tokens)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            if base:
-                start = p.parse_object(base, defaults=False)
-                found = p.parse_args(tokens, namespace=start)
-            else:
-                found = p.parse_args(tokens)
-    except SystemExit:
-        raise
-    except UserError:
-        raise
-    except Exception as fault:
-        raise UserError(_sentence(str(fault), p)) from fault
+    rest, base = with_files(list(argv), config or {})
+    options = options_of(rest, _KINDS)
+    _help(options)
+    given = merged(base, options, NESTED, _ROOTS, same_class)
+    _known(given, _KEYS)
     for need in ("scenario", "method"):
-        # options without a name would otherwise be those of the contract's own base class
-        if found.get(need) is None or found[need].class_path in _BASES:
+        if given.get(need) is None:
             raise UserError(f"name a {need} with --{need} NAME; `cl-bench list {need}s` shows them.")
-    if found.get("backbone") is None:
-        scenario = _instances(p, {"scenario": found.scenario.as_dict()}).scenario
-        found.backbone = p.parse_args(["--backbone", _resolve(_ROOTS["backbone"], scenario.backbone)]).backbone
-    return {k: _portable(v) for k, v in found.as_dict().items() if k not in ("config", "help")}
+    base = bases()
+    read = {"scenario": read_part("scenario", base[_ROOTS["scenario"]], given["scenario"]),
+            "method": read_part("method", base[_ROOTS["method"]], given["method"])}
+    backbone = given.get("backbone")
+    if backbone is None:
+        backbone = make(read["scenario"], _ROOTS["scenario"]).backbone
+    read["backbone"] = read_part("backbone", base[_ROOTS["backbone"]], backbone)
+    plain: dict[str, Any] = {root: portable(part) for root, part in read.items()}
+    plain["seed"] = _plain("seed", Seed, given.get("seed", 0))
+    plain["checkpoint"] = _plain("checkpoint", bool, given.get("checkpoint", True))
+    plain["checkpoint_every"] = _plain("checkpoint_every", Amount, given.get("checkpoint_every", 10.0))
+    return {**plain, **{group: _settings(group, given.get(group)) for group in ("compute", "source")}}
 
 
-def _portable(value: Any) -> Any:
-    """Classes of a user's own file by that file, so that another process can build the run again."""
-    if isinstance(value, list):
-        return [_portable(v) for v in value]
-    if not isinstance(value, Mapping):
-        return value
-    plain = {k: _portable(v) for k, v in value.items()}
-    module, _, name = str(plain.get("class_path", "")).rpartition(".")
-    if module.startswith("cl_bench_user_"):
-        plain["class_path"] = f"{sys.modules[module].__file__}:{name}"
-    return plain
+def _plain(name: str, hint: Any, value: Any) -> Any:
+    return typed.Reader(read_part).read(name, hint, value)
 
 
-def _help_on_function(tokens: Sequence[str]) -> None:
-    """``--backbone.help NAME`` where the name is a function's: jsonargparse itself shows classes only."""
-    from jsonargparse import ArgumentParser
-
-    for option, path in itertools.pairwise(tokens):
-        if option == "--backbone.help" and not isinstance(target := _class(path), type):
-            p = ArgumentParser(prog="cl-bench run", add_help=False)
-            p.add_function_arguments(target, "backbone")
-            p.print_help()
-            raise SystemExit(0)
-
-
-def _split_config(argv: list[str], base: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """Take ``--config FILE`` out of ``argv``; later files win key by key."""
-    rest: list[str] = []
-    tokens = iter(argv)
-    for token in tokens:
-        option, equals, value = token.partition("=")
-        if option != "--config":
-            rest.append(token)
-            continue
-        name = value if equals else next(tokens, "")
-        data = read_yaml(config_file(name))
-        if not isinstance(data, Mapping):
-            raise UserError(f"{name} must hold a mapping with keys such as scenario and method.")
-        base.update(data)
-    return rest, base
-
-
-def _short(argv: Sequence[str]) -> list[str]:
-    """``--device cpu`` for ``--compute.device cpu``, and so for the other fields of Compute."""
+def _records() -> dict[str, type]:
     from ..engine.compute import Compute
+    from ..engine.source_training import SourceRecipe
 
-    names = {f"--{f.name}" for f in fields(Compute)}
-    return [f"--compute.{t[2:]}" if t.partition("=")[0] in names else t for t in argv]
-
-
-def _sentence(message: str, p: Any) -> str:
-    """jsonargparse's nested message as one sentence that says what to do."""
-    text = " ".join(message.split())
-    option = (re.search(r"class_path '(?P<cls>[\w.]+)': Option '(?P<key>[\w.]+)' is not accepted", text)
-              or re.search(r"Option '(?P<key>[\w.]+)' is not accepted.*?class_path='(?P<cls>[\w.]+)'", text))
-    if option is not None:
-        where, key = option["cls"], option["key"]
-        if where == "cl_bench.Backbone":
-            return "name a backbone with --backbone NAME where you give it options; `cl-bench list backbones` shows them."
-        if where in _BASES:  # the base class stands in where options come without a name
-            kind = where.rpartition(".")[2].lower()
-            return f"name the {kind} that option {key!r} is for; `cl-bench list {kind}s` shows them."
-        accepted = [n for n in inspect.signature(_class(where)).parameters if n != "backbone"]
-        near = difflib.get_close_matches(key, accepted, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(accepted) or 'no options'}."
-        return f"{where.rpartition('.')[2]} has no option {key!r}; {hint}"
-    lacking = re.search(r'Parser key "([\w.]+)".*?class_path \'([\w.]+)\': the following arguments are required: (\w+)', text)
-    if lacking:
-        return f"{lacking[2].rpartition('.')[2]} needs {lacking[3]}: give --{lacking[1]}.{lacking[3]} VALUE."
-    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+?)(?:\.__init__)?' does not specify a type", text)
-    if untyped:
-        return (f"{untyped[2].rpartition('.')[2]} must give its parameter {untyped[1]!r} a type and a default, "
-                f"such as {untyped[1]}: float = 0.1.")
-    inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
-    unknown = re.search(r"(?:[Uu]nrecognized arguments:|Key|Option) ['\"]?(-{0,2}[\w.]+)['\"]?", text)
-    if inside or (unknown and re.search("nrecognized|not expected|does not exist|not accepted", text)):
-        key = f"{inside[1]}.{inside[2]}" if inside else unknown[1].lstrip("-") if unknown else ""
-        keys = [a.dest for a in p._actions if a.dest not in ("help", "config")]
-        near = difflib.get_close_matches(key, dict.fromkeys([*keys, *(k.rpartition(".")[2] for k in keys)]), n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see `cl-bench run --help`."
-        return f"there is no option {key!r}; {hint}"
-    wrong = re.search(r'Parser key "(\w[\w.]*)": Expected an? (.*?)\.? Got value: (\S+?)[.,]? ', text + " ")
-    if wrong:
-        kind = re.sub(r"<class '([\w.]+)'>", r"\1", wrong[2]).replace("__main__.", "")
-        kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
-        return f"{wrong[1]} must be {kind}, not {wrong[3]!r}."
-    return text.rstrip(".") + "."
+    return {"compute": Compute, "source": SourceRecipe}
 
 
-def _class(path: str) -> Any:
-    from jsonargparse._util import import_object
+def _settings(group: str, given: Any) -> dict[str, Any]:
+    """The fields of a settings record, those that were given and the defaults of the others."""
+    record = _records()[group]
+    if not isinstance(given, Mapping | None):
+        raise UserError(f"{group} must be a mapping of options, not {brief(given)}.")
+    _known(given or {}, [f.name for f in fields(record)], f"{group}.")
+    known = hints(record)
+    return asdict(record(**{k: _plain(f"{group}.{k}", known[k], v) for k, v in (given or {}).items()}))
 
-    return load_path(path) if ":" in path else import_object(path)
+
+def _known(given: Mapping[Any, Any], keys: Sequence[str], before: str = "") -> None:
+    every = [*(f"{before}{k}" for k in keys),
+             *(f"{group}.{f.name}" for group, record in _records().items() for f in fields(record))]
+    words = dict.fromkeys([*every, *(k.rpartition(".")[2] for k in every)])
+    for key in given:
+        if key not in keys:
+            near = difflib.get_close_matches(f"{before}{key}", words, n=2)
+            raise UserError(f"there is no option {brief(f'{before}{key}')}; " + (
+                f"did you mean {' or '.join(near)}?" if near else "see `cl-bench run --help`."))
+
+
+def _help(options: Sequence[Option]) -> None:
+    """``--method.help NAME``: the signature and docstring of one part."""
+    for path, name in options:
+        if path[-1] == "help" and path[0] in _ROOTS:
+            from jsonargparse import ArgumentParser
+
+            group = NESTED.get(path[-2], _ROOTS[path[0]])
+            target, stem = _class(resolve(group, name)), ".".join(path[:-1])
+            p = ArgumentParser(prog="cl-bench run", add_help=False)
+            add = p.add_class_arguments if isinstance(target, type) else p.add_function_arguments
+            add(target, stem, as_group=False, skip={"backbone"} if path[0] == "method" else set())
+            p.print_help()
+            raise Helped(0)
 
 
 def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """(scenario, backbone, backbone -> method) from what :func:`parse` returned."""
-    made = _instances(parser(), {k: config[k] for k in ("scenario", "backbone", "method")})
-    return made.scenario, made.backbone, made.method
-
-
-def _instances(p: Any, parts: Mapping[str, Any]) -> Any:
-    """Objects from plain data; an error that a constructor meant for the user comes out unwrapped."""
-    try:
-        return p.instantiate(p.parse_object({root: _names_to_paths(part, _ROOTS[root]) for root, part in parts.items()}))
-    except UserError:
-        raise
-    except (ValueError, TypeError) as fault:
-        inner = fault
-        while inner.__cause__ is not None or inner.__context__ is not None:
-            inner = inner.__cause__ or inner.__context__  # type: ignore[assignment]
-            if isinstance(inner, UserError):
-                raise inner from fault
-        raise UserError(_sentence(str(fault), p)) from fault
+    scenario, backbone, method = (make(config[root], _ROOTS[root]) for root in ("scenario", "backbone", "method"))
+    return scenario, backbone, method
 
 
 def preflight(config: Mapping[str, Any]) -> None:
@@ -311,13 +121,15 @@ def preflight(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: for a scenario that cannot be built, a method that needs what it does not give, a missing device.
     """
-    from ..engine.compute import Compute, resolve_device
+    from ..engine.compute import Compute, check_precision, resolve_device
     from ..engine.optimizers import check_optimizers
     from ..engine.protocol import check_needs
 
     compute = Compute(**dict(config.get("compute") or {}))
-    check_optimizers(compute.optimizers, resolve_device(compute.device))
-    scenario = _instances(parser(), {"scenario": config["scenario"]}).scenario
+    device = resolve_device(compute.device)
+    check_precision(compute.precision, device)
+    check_optimizers(compute.optimizers, device)
+    scenario = make(config["scenario"], _ROOTS["scenario"])
     names = {root: _named(config, root) for root in ("scenario", "method")}
     check_needs(_class(config["method"]["class_path"]), scenario, names)
 
@@ -330,7 +142,8 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     facts = {"name": name_of(_ROOTS[root], cls), "class_path": part["class_path"], "args": dict(part.get("init_args") or {}),
              "label": label, "source_digest": source_digest(*map(_class, class_paths(part)))}
     if root == "method":
-        facts.update(family=cls.family, paper=cls.paper, summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+        facts.update(family=cls.family, paper=cls.paper, reference=vars(cls).get("reference", ""),
+                     summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
     if root == "scenario":
         facts.update(name=label, family=cls.family, paper=cls.paper)
     return facts

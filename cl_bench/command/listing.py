@@ -51,11 +51,11 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
     if backbone is not None:
         if kind != "adapters":
             raise UserError("--backbone goes with `cl-bench list adapters`.")
-        from ..registry import find
+        from .parts import ROOTS, bases, make, read_part
 
-        make = find(GROUPS["backbones"], backbone)
+        part = read_part("backbone", bases()[ROOTS["backbone"]], backbone)
         for row in found:
-            row["parameters"] = _count(row["name"], make())
+            row["parameters"] = _count(row["name"], make(part, ROOTS["backbone"]))
     if as_json:
         print(json.dumps(found, indent=1))
         return

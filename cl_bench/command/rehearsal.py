@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UserError, told
 from ..records.results import plain
 from ..records.source_digest import built_in, class_paths, source_digest
-from .config import _ROOTS, _class, _instances, _named, parser, preflight
+from .config import _named, preflight
+from .parts import ROOTS, class_of, make
 
-__all__ = ["Rehearsal", "sources"]
+__all__ = ["Rehearsal", "sources", "try_method"]
 
 
 class Rehearsal:
@@ -28,7 +29,7 @@ class Rehearsal:
         if self._new("preflight", {**config, "seed": 0}):
             preflight(config)
         if self._new("scenario", config["scenario"]):
-            scenario = _instances(parser(), {"scenario": config["scenario"]}).scenario
+            scenario = make(config["scenario"], ROOTS["scenario"])
             scenario.test_sets()
             for _ in scenario.timeline():
                 pass
@@ -40,23 +41,31 @@ class Rehearsal:
         return key not in self.seen and not self.seen.add(key)  # type: ignore[func-returns-value]
 
     def _build(self, config: Mapping[str, Any]) -> None:
-        from ..engine.seeding import seeded
-
         key = json.dumps(plain(config["backbone"]), sort_keys=True)
         if key not in self.backbones:
-            self.backbones = {key: _instances(parser(), {"backbone": config["backbone"]}).backbone}  # one at a time in memory
-        build = _instances(parser(), {"method": config["method"]}).method
-        with seeded(0):
-            try:
-                build(copy.deepcopy(self.backbones[key]))
-            except UserError:
-                raise
-            except (Exception, SystemExit) as fault:
-                why = fault if isinstance(fault, (TypeError, ValueError)) else told(fault)
-                raise UserError(f"method {_named(config, 'method')['label']} cannot be built: {why}.") from fault
+            self.backbones = {key: make(config["backbone"], ROOTS["backbone"])}  # one at a time in memory
+        try_method(make(config["method"], ROOTS["method"]), self.backbones[key], _named(config, "method")["label"])
+
+
+def try_method(build: Callable[[Any], Any], backbone: Any, label: str) -> None:
+    """Build a method on a copy of ``backbone`` for nothing but to see that its constructor takes its options.
+
+    Raises:
+        UserError: with what the constructor says.
+    """
+    from ..engine.seeding import seeded
+
+    with seeded(0):
+        try:
+            build(copy.deepcopy(backbone))
+        except UserError:
+            raise
+        except (Exception, SystemExit) as fault:
+            why = fault if isinstance(fault, (TypeError, ValueError)) else told(fault)
+            raise UserError(f"method {label} cannot be built: {' '.join(str(why).split())}.") from fault
 
 
 def sources(config: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
     """Of each part of a run: the digest of its source, and whether all of it came with cl-bench."""
-    classes = {root: [_class(path) for path in class_paths(config[root])] for root in _ROOTS}
+    classes = {root: [class_of(path) for path in class_paths(config[root])] for root in ROOTS}
     return {root: (source_digest(*parts), all(map(built_in, parts))) for root, parts in classes.items()}

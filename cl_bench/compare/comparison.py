@@ -3,7 +3,8 @@
 One table per scenario and backbone. Runs whose protocol fingerprints differ (other weights, split, order, batch size,
 reset policy ...) are refused in one table: the error names each field that differs and its values. Within a table a
 row is a method (with its changed arguments); its spread is over (seed, class order), and methods are tested on the
-pairs that both have. Only finished runs count in a mean; unfinished and failed ones are counted beside it.
+pairs that both have. Only finished runs count in a mean; unfinished and failed ones are counted beside it. Upper and
+lower bounds stand in the table as references and are no competitors.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from ..errors import UserError
 from ..numbers.metrics import KINDS, all_metrics
 from ..numbers.statistics import Interval, indistinguishable_from_best, pair, smallest_p, t_interval
 from ..records.results import Run
+from ..registry import GROUPS, entries
+from .health import Flag, flags_of, mixed_hosts, overlapping, unlearned
 
-__all__ = ["Comparison", "Group", "Row", "compare", "differing_fields", "value_of"]
+__all__ = ["Comparison", "Group", "Row", "Standing", "compare", "differing_fields", "reference_of", "value_of"]
 
 ALPHA = 0.05
 Key = tuple[int, int | None]
@@ -26,26 +29,56 @@ Key = tuple[int, int | None]
 
 def value_of(run: Run, name: str) -> float:
     """A metric or cost of a run in the unit of its :class:`~cl_bench.numbers.metrics.Metric`; NaN where it was not
-    measured."""
-    return all_metrics()[name].read(run.metrics, run.record)
+    measured, and where a run that learned nothing would look as if it forgot nothing."""
+    metric = all_metrics()[name]
+    return math.nan if "learned" in metric.needs and unlearned(run) else metric.read(run.metrics, run.record)
+
+
+def reference_of(run: Run) -> str:
+    """What a run's method is a reference for (``upper bound``, ...), empty for a competitor. Records that do not say it
+    yet are asked for in the registry, by name and without importing the method."""
+    method = run.record["method"]
+    if "reference" in method:
+        return str(method["reference"] or "")
+    entry = entries(GROUPS["methods"]).get(str(method["name"]))
+    return str(entry.facts.get("reference", "")) if entry is not None else ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method's place by one metric. ``p``: Holm-adjusted p against the best (None: it is the best, or does not compete,
+    or was not measured); ``decidable``: whether the number of pairs could give p <= 0.05 at all."""
+
+    best: bool = False
+    p: float | None = None
+    decidable: bool = False
+
+    @property
+    def word(self) -> str:
+        """``best``; ``tied``: not distinguishable from the best; ``undecided``: too few pairs for the test to tell;
+        ``behind``: distinguishable; empty where not measured."""
+        if self.best or self.p is None:
+            return "best" if self.best else ""
+        return "behind" if self.p <= ALPHA else "tied" if self.decidable else "undecided"
 
 
 @dataclass
 class Row:
     """One method in a table. ``runs``: the finished runs that count, by (seed, order); ``values``: metric -> key ->
-    value; ``cells``: metric -> mean with 95 % t-interval. ``p_best``: Holm-adjusted p against the best (None: it is
-    the best, or was not measured); ``decidable``: whether the number of pairs could give p <= 0.05 at all."""
+    value; ``cells``: metric -> mean with 95 % t-interval; ``standings``: its place by each metric that has a direction;
+    ``reference``: what it is a bound of, empty for a competitor; ``flags``: what ails its runs."""
 
     method: str
     family: str
     runs: dict[Key, Run]
     values: dict[str, dict[Key, float]]
     cells: dict[str, Interval]
+    primary: str = ""
     unfinished: int = 0
     failed: int = 0
-    best: bool = False
-    p_best: float | None = None
-    decidable: bool = False
+    reference: str = ""
+    flags: list[Flag] = field(default_factory=list)
+    standings: dict[str, Standing] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -54,16 +87,22 @@ class Row:
 
     @property
     def standing(self) -> str:
-        """``best``; ``tied``: not distinguishable from the best; ``undecided``: too few pairs for the test to tell;
-        ``behind``: distinguishable; empty where not measured."""
-        if self.best or self.p_best is None:
-            return "best" if self.best else ""
-        return "behind" if self.p_best <= ALPHA else "tied" if self.decidable else "undecided"
+        """Its place by the metric that ranks the table."""
+        return self.standings.get(self.primary, Standing()).word
+
+    @property
+    def best(self) -> bool:
+        return self.standing == "best"
 
 
 @dataclass
 class Group:
-    """One table: a scenario on a backbone under one protocol. ``metrics``: the columns; ``primary`` ranks the rows."""
+    """One table: a scenario on a backbone under one protocol.
+
+    ``metrics``: the columns; ``variants``: other definitions of forgetting; ``costs``: every measured cost; ``primary``
+    ranks the rows; ``apart``: how its protocol differs from other tables of the scenario; ``times``: why times of its runs
+    cannot be compared, by the kind of time (``wall``, ``busy``).
+    """
 
     scenario: str
     backbone: str
@@ -74,10 +113,20 @@ class Group:
     primary: str
     notes: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    variants: list[str] = field(default_factory=list)
+    costs: list[str] = field(default_factory=list)
+    apart: str = ""
+    times: dict[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        return f"{self.scenario} · {self.backbone}" if self.backbone else self.scenario
+        """Scenario, backbone and, beside tables of other protocols, what differs: no two tables share it."""
+        return " · ".join(part for part in (self.scenario, self.backbone, self.apart) if part)
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence per ailing method and kind of trouble."""
+        return [f"{row.method}: {flag.sentence}." for row in self.rows for flag in row.flags]
 
 
 @dataclass
@@ -88,14 +137,18 @@ class Comparison:
     problems: list[str] = field(default_factory=list)
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, length: int = 60) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= length else text[:length - 3] + "..."
+
+
+def _fields(run: Run) -> dict[str, Any]:
+    return run.record["fingerprint"].get("fields") or {}
 
 
 def differing_fields(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     """Fingerprint fields that are not the same in all runs: field -> value (as text) -> ids of the runs."""
-    all_fields = [run.record["fingerprint"].get("fields") or {} for run in runs]
+    all_fields = [_fields(run) for run in runs]
     out: dict[str, dict[str, list[str]]] = {}
     for name in sorted({name for fields in all_fields for name in fields}):
         values: dict[str, list[str]] = {}
@@ -143,8 +196,29 @@ def _row(method: str, runs: Sequence[Run], names: Sequence[str]) -> tuple[Row, i
     row = Row(method, str(runs[0].record["method"].get("family") or ""), chosen, values,
               {name: t_interval(list(v.values())) for name, v in values.items()},
               unfinished=sum(r.status in ("running", "stopped") for r in runs),
-              failed=sum(r.status == "failed" for r in runs))
+              failed=sum(r.status == "failed" for r in runs), reference=reference_of(runs[0]),
+              flags=flags_of(list(chosen.values())))
     return row, repeats
+
+
+def _stand(rows: Sequence[Row], name: str, higher: bool) -> tuple[int, int]:
+    """Give every competitor its place by one metric; the most pairs that a test had, and the number of tests."""
+    competitors = {row.method: row.values[name] for row in rows if not row.reference}
+    best, p_values = indistinguishable_from_best(competitors, higher, ALPHA)
+    pairs = {m: pair(competitors[m], competitors[best])[0].size for m in p_values} if best is not None else {}
+    for row in rows:
+        # Holm multiplies the smallest p of all by the number of tests.
+        decidable = smallest_p(pairs.get(row.method, 0)) * len(p_values) <= ALPHA
+        row.standings[name] = Standing(row.method == best, p_values.get(row.method), decidable)
+    return max(pairs.values(), default=0), len(p_values)
+
+
+def _too_few(most: int, tests: int) -> list[str]:
+    if not tests or smallest_p(most) * tests <= ALPHA:
+        return []
+    corrected = (f", or {min(1, smallest_p(most) * tests):.2g} after Holm's correction for {tests} tests" if tests > 1 else "")
+    return [f"Too few runs to separate methods by runs alone: with {most} pair{'s' if most != 1 else ''} the smallest "
+            f"possible p is {smallest_p(most):.2g}{corrected}."]
 
 
 def _group(runs: Sequence[Run]) -> Group:
@@ -161,30 +235,58 @@ def _group(runs: Sequence[Run]) -> Group:
     if repeats := sum(r for _, r in built.values()):
         notes.append(f"{repeats} repeated run{'s' if repeats > 1 else ''} left out: the newest of each method, seed "
                      f"and order counts.")
-    measured = [n for n in names if any(row.cells[n].n for row in rows)]
     ranking = [n for n in names if known[n].ranks]
+    measured = {n for n in known if any(row.cells[n].n for row in rows)}
     primary = next((n for n in ranking if n in measured), ranking[0])
     metrics = [n for n in names if n in measured or n == primary]  # where nothing was measured, that shows
-    higher = bool(known[primary].higher)
-    best, p_values = indistinguishable_from_best({row.method: row.values[primary] for row in rows}, higher, ALPHA)
+    if "busy" not in measured and "seconds" in measured:  # older records have wall time alone
+        metrics.insert(metrics.index("passes") + 1 if "passes" in metrics else len(metrics), "seconds")
+    variants = [n for n in known if known[n].family == "forgetting" and n in measured and n not in metrics]
+    for name in [*metrics, *variants]:
+        if (higher := known[name].higher) is not None:
+            most, tests = _stand(rows, name, higher)
+            notes += _too_few(most, tests) if name == primary else []
+    better = bool(known[primary].higher)
     for row in rows:
-        row.best, row.p_best = row.method == best, p_values.get(row.method)
-    if p_values and best is not None:
-        reference = built[best][0].values[primary]
-        pairs = {row.method: pair(row.values[primary], reference)[0].size for row in rows if row.method in p_values}
-        for row in rows:
-            # Holm multiplies the smallest p of all by the number of tests.
-            row.decidable = smallest_p(pairs.get(row.method, 0)) * len(p_values) <= ALPHA
-        most = max(pairs.values())
-        if smallest_p(most) * len(p_values) > ALPHA:
-            corrected = (f", or {min(1, smallest_p(most) * len(p_values)):.2g} after Holm's correction for "
-                         f"{len(p_values)} tests" if len(p_values) > 1 else "")
-            notes.append(f"Too few runs to separate methods: with {most} pair{'s' if most != 1 else ''} the smallest "
-                         f"possible p is {smallest_p(most):.2g}{corrected}.")
-    rows.sort(key=lambda r: (math.isnan(m := r.cells[primary].mean), -m if higher else m, r.method))
+        row.primary = primary
+    rows.sort(key=lambda r: (math.isnan(m := r.cells[primary].mean), -m if better else m, r.method))
     first = runs[0]
-    return Group(first.scenario, first.backbone, kind, "+".join(sorted({r.fingerprint for r in runs})), rows, metrics,
-                 primary, notes, list(runs))
+    made = Group(first.scenario, first.backbone, kind, "+".join(sorted({r.fingerprint for r in runs})), rows, metrics,
+                 primary, notes, list(runs), variants, [n for n in known if known[n].family == "cost" and n in measured],
+                 times=_times([run for row in rows for run in row.runs.values()]))
+    made.notes += [sentence for sentence in dict.fromkeys(made.times.values())]
+    return made
+
+
+def _times(runs: Sequence[Run]) -> dict[str, str]:
+    """Why wall or busy times of the runs cannot be compared."""
+    if hosts := mixed_hosts(runs):
+        sentence = f"Mixed machines, so times cannot be compared: {'; '.join(hosts)}."
+        return {"wall": sentence, "busy": sentence}
+    if n := overlapping(runs):
+        return {"wall": f"{n} runs went on at the same time as others: wall times say what the machine was shared with, "
+                        "not what a method costs."}
+    return {}
+
+
+def _tell_apart(groups: Sequence[Group]) -> None:
+    """Tables of one scenario and backbone say how their protocols differ."""
+    same: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        same.setdefault((group.scenario, group.backbone), []).append(group)
+    for members in same.values():
+        if len(members) < 2:
+            continue
+        fields = differing_fields([group.runs[0] for group in members])
+        for group in members:
+            own = _fields(group.runs[0])
+            said = [f"{name.removeprefix('scenario.')} {_short(own.get(name, 'not recorded'), 28)}" for name in fields]
+            more = [f"and {len(said) - 2} more"] if len(said) > 3 else []
+            group.apart = ", ".join(said[:2] + more if more else said) or f"protocol {group.fingerprint}"
+        told = [group.apart for group in members]
+        for group in members:
+            if told.count(group.apart) > 1:
+                group.apart += f", protocol {group.fingerprint}"
 
 
 def compare(runs: Iterable[Run], by: str = "scenario", mix: bool = False) -> Comparison:
@@ -210,4 +312,6 @@ def compare(runs: Iterable[Run], by: str = "scenario", mix: bool = False) -> Com
             raise UserError(f"Runs of {key[0]} on {key[1] or 'one backbone'} were made under different protocols and "
                             f"cannot stand in one table: {_say(differing_fields(group))}. Compare them apart "
                             f"with --by fingerprint, or mix them knowingly with --mix.")
-    return Comparison([_group(tables[key]) for key in sorted(tables)], problems)
+    groups = [_group(tables[key]) for key in sorted(tables)]
+    _tell_apart(groups)
+    return Comparison(groups, problems)

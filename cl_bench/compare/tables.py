@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["cell_text", "export", "print_tables", "to_csv", "to_latex", "to_markdown"]
 
 MARKS = {"best": "●", "tied": "○", "undecided": "◌", "behind": "", "": ""}
+REFERENCE = "†"
+AILING = "!"
 LEGEND = ("Mean ± half of the 95 % t-interval over n runs (seed × class order).", "● best mean; ○ not distinguishable "
-          "from it (paired sign-flip test, Holm, p > 0.05); ◌ too few pairs to tell.")
+          "from it (paired sign-flip test, Holm, p > 0.05); ◌ too few pairs to tell; † a bound, no competitor.")
 
 
 def cell_text(row: Row, name: str, plus_minus: str = " ± ") -> str:
@@ -36,7 +38,7 @@ def cell_text(row: Row, name: str, plus_minus: str = " ± ") -> str:
 
 
 def _mark(row: Row) -> str:
-    return MARKS[row.standing]
+    return (REFERENCE if row.reference else MARKS[row.standing]) + (AILING if row.flags else "")
 
 
 LABEL_WIDTH = 26  # a method's label with its changed arguments may be long; it is folded, not the numbers left out
@@ -104,7 +106,8 @@ def _fitting(group: Group, width: int) -> list[str]:
 
 def _footer(group: Group, legend: bool = True) -> list[str]:
     defined = [f"{all_metrics()[n].label}: {all_metrics()[n].note}." for n in group.metrics if n.startswith("forgetting")]
-    return [f"Protocol {group.fingerprint}.", *(LEGEND if legend else ()), *defined, *group.notes]
+    ailing = [f"{AILING} {sentence}" for sentence in group.warnings]
+    return [f"Protocol {group.fingerprint}.", *(LEGEND if legend else ()), *defined, *ailing, *group.notes]
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -112,7 +115,8 @@ def to_csv(comparison: Comparison) -> str:
     names = [n for n in all_metrics() if any(n in g.metrics for g in comparison.groups)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["scenario", "backbone", "fingerprint", "method", "family", "n", "unfinished", "failed", "standing"]
+    head = ["scenario", "backbone", "fingerprint", "method", "family", "n", "unfinished", "failed", "standing",
+            "reference", "warnings"]
     for name in names:
         unit = all_metrics()[name].unit.replace("%", "percent").replace(" ", "_")
         head += [f"{name}_{unit}", f"{name}_low", f"{name}_high", f"{name}_std", f"{name}_n"]
@@ -120,7 +124,7 @@ def to_csv(comparison: Comparison) -> str:
     for group in comparison.groups:
         for row in group.rows:
             line = [group.scenario, group.backbone, group.fingerprint, row.method, row.family, row.n, row.unfinished,
-                    row.failed, row.standing]
+                    row.failed, row.standing, row.reference, "; ".join(flag.sentence for flag in row.flags)]
             for name in names:
                 cell, metric = row.cells[name], all_metrics()[name]
                 line += ["" if not math.isfinite(v) else metric.text(v).replace("−", "-")
@@ -157,7 +161,8 @@ def to_markdown(comparison: Comparison) -> str:
 
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$", "●": r"$\bullet$", "○": r"$\circ$", "◌": r"$\odot$", "×": r"$\times$", "·": r"$\cdot$",
+        "↓": r"$\downarrow$", "●": r"$\bullet$", "○": r"$\circ$", "◌": r"$\odot$", "†": r"$\dagger$",
+        "×": r"$\times$", "·": r"$\cdot$",
         "<": "$<$", ">": "$>$", "\n": " "}
 
 

@@ -10,7 +10,7 @@ import torch
 from ..errors import UserError
 from ..ranges import Range, Text, bounded
 
-__all__ = ["Compute", "resolve_device"]
+__all__ = ["Compute", "check_precision", "resolve_device"]
 
 Processes = Annotated[int, Range(0, 256)]
 Threads = Annotated[int, Range(0, 1024)]  # more end the process, where its stacks no longer fit
@@ -48,10 +48,22 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as fault:
+    except (RuntimeError, ValueError) as fault:
         raise UserError(f"{name!r} is not a device; use cpu, cuda or auto.") from fault
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device that torch can use; run with --device cpu.")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UserError(f"device {name!r} is not supported; use cpu, cuda or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0.")
     return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse what would be computed in another precision than it is called.
+
+    Raises:
+        UserError: for half precision on a CPU, where autocast has bfloat16 alone and silently takes that.
+    """
+    if device.type == "cpu" and precision.startswith("16-"):
+        raise UserError(f"a CPU does not compute in {precision}; use --precision bf16-{precision[3:]}, or a GPU.")

@@ -190,7 +190,7 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
 
     A method that adapts is measured on a copy per test set, so that measuring does not teach. For any other, the images
     of all test sets that are answered among the same classes come in one random order: neither the order nor the
-    company of an image tells which test set, and so which experience, it is of.
+    company of an image tells which test set, and so which experience, it is of. One test set alone comes in its order.
     """
     device = resolve_device(compute.device)
     groups: dict[Any, list[int]] = {}
@@ -202,11 +202,9 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
         first, space = tests[members[0]], spaces[members[0]]
         pool = Pool([tests[k].data for k in members], first.batch_size or size, device, workers=compute.workers)
         ledger = Ledger(space)
-        if method.adapts:
-            place, order = derive(seed, first.name), torch.arange(len(pool))
-        else:
-            place = seed
-            order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(derive(seed, "order")))
+        place, order = derive(seed, first.name) if method.adapts else seed, torch.arange(len(pool))
+        if len(members) > 1:
+            order = order[torch.randperm(len(pool), generator=torch.Generator().manual_seed(derive(seed, "order")))]
         answer_all(copy.deepcopy(method) if method.adapts else method, pool, order, [ledger], _NoClock(), compute, place)
         answers = ledger.collect()
         for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):

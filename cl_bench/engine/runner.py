@@ -14,13 +14,13 @@ import torch
 
 from ..backbones import Backbone
 from ..data.entry import check_data
-from ..errors import UserError
+from ..errors import Terminated, UserError
 from ..method import Method
 from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
 from . import checkpoint
-from .compute import Compute, resolve_device
+from .compute import Compute, check_precision, resolve_device
 from .meter import reset_peak_memory
 from .optimizers import check_optimizers
 from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source
@@ -45,6 +45,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             be built, another process writes the folder, the run has finished, or it is not the same run any more.
     """
     device = resolve_device(plan.compute.device)
+    check_precision(plan.compute.precision, device)
     check_optimizers(plan.compute.optimizers, device)
     with _process(plan.compute):
         reset_peak_memory()
@@ -200,7 +201,9 @@ def _without_head(backbone: Backbone) -> Backbone:
 def _built(plan: Plan, backbone: Backbone) -> Method:
     """The method on ``backbone``; what its constructor says against its options is the user's to mend."""
     try:
-        return plan.build(backbone)
+        method = plan.build(backbone)
+        method.plan(len(plan.scenario.experiences()))
+        return method
     except UserError:
         raise
     except (TypeError, ValueError) as fault:
@@ -210,7 +213,8 @@ def _built(plan: Plan, backbone: Backbone) -> Method:
 def _fail(state: RunState, fault: BaseException) -> None:
     """Leave an honest record of how the run ended."""
     stopped = isinstance(fault, KeyboardInterrupt)
-    sentence = "stopped by the user" if stopped else f"{type(fault).__name__}: {fault}"
+    by = "SIGTERM" if isinstance(fault, Terminated) else "the user"
+    sentence = f"stopped by {by}" if stopped else f"{type(fault).__name__}: {fault}"
     state.writer.event(kind="error", message=sentence, traceback=traceback.format_exc())
     state.end("stopped" if stopped else "failed", error=" ".join(sentence.split())[:500])
 

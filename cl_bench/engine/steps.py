@@ -14,7 +14,7 @@ import torch
 from ..data.tensor import as_float
 from ..errors import UserError
 from ..method import Method
-from ..registry import entries
+from ..registry import GROUPS, entries
 from ..rng import Rng
 from ..state import size_bytes, stored_images
 from ..types import Experience, LabelSpace, StreamFacts, TestSet
@@ -27,7 +27,7 @@ from .stream import SegmentPosition, stream_step
 
 __all__ = ["GROUP", "Handler", "handler_of", "measure_row"]
 
-GROUP = "cl_bench.steps"
+GROUP = GROUPS["steps"]
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,22 @@ def learn(run: RunState, method: Method, exp: Experience) -> None:
 
 def _grew(run: RunState, method: Method, name: str) -> None:
     """What the method holds now. Images are counted where they are found, not only where the method says so; what is
-    neither parameter nor memory is ``other_bytes``."""
+    neither parameter nor memory is ``other_bytes``, and said where it goes on growing."""
     first = next((part.data[0][0] for part in _parts(run)), None)
     found = 0 if first is None else stored_images(method, tuple(torch.as_tensor(first).shape))
     memories = [m for m in method.modules() if m is not method and hasattr(m, "samples")]
-    whole = size_bytes(method)
-    run.position.growth.append({
+    whole, told = size_bytes(method), method.stored_samples()
+    if found > told:
+        run.warn(f"{type(method).__name__} keeps {found} images and counts {told} (stored_samples); the record counts {found}.")
+    own = size_bytes(list(method.parameters()))
+    growth = run.position.growth
+    growth.append({
         "experience": name, "parameters": parameter_counts(method)["total"], "state_bytes": whole,
-        "other_bytes": whole - size_bytes([*method.parameters(), *memories]),
-        "stored_samples": max(method.stored_samples(), found),
+        "other_bytes": whole - size_bytes([*method.parameters(), *memories]), "stored_samples": max(told, found),
     })
+    if len(growth) > 2 and growth[-1]["other_bytes"] - growth[1]["other_bytes"] > own:
+        run.warn(f"{type(method).__name__} keeps state that is neither parameter nor memory and grows: since the second "
+                 "experience by more than the size of its parameters.")
 
 
 def measure_row(run: RunState, method: Method, row: str, seen: LabelSpace) -> None:

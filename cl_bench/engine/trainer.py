@@ -42,8 +42,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as left:
-        if isinstance(left.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from left
+        if isinstance(asked := left.__context__, KeyboardInterrupt):
+            raise type(asked)(*asked.args) from left
         raise RuntimeError(f"the method called sys.exit({left.code!r})") from left
 
 

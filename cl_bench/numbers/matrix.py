@@ -206,9 +206,11 @@ class AccuracyMatrix:
         """Mean over cells at or after learning (Díaz-Rodríguez's A)."""
         return _mean(self.percent[np.arange(len(self.rows))[:, None] >= self._start[None, :]])
 
-    def plasticity(self) -> float:
-        """Mean accuracy on a test set right after it was learned: mean of the diagonal."""
-        return _mean([self.percent[d, j] for j, d in enumerate(self._learned) if d is not None])
+    def plasticity(self, earlier: bool = False) -> float:
+        """Mean accuracy on a test set right after it was learned: mean of the diagonal; ``earlier``: over the test sets
+        of :meth:`stability` alone, so that stability minus it is the backward transfer."""
+        taken = self._old() if earlier else range(len(self.columns))
+        return _mean([self.percent[d, j] for j in taken if (d := self._learned[j]) is not None])
 
     def stability(self) -> float:
         """Mean of the last row over test sets learned before it."""

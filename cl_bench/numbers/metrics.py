@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import UserError, told
 from ..registry import GROUPS, entries
+from .chance import learned_anything
 from .matrix import AccuracyMatrix, Stream
 
 __all__ = ["BUILT_IN", "COST", "KINDS", "Metric", "all_metrics", "dig", "metrics_of"]
@@ -25,10 +26,13 @@ LEARNS, STREAMS = ("learn", "deployed"), ("stream", "deployed")
 
 
 def dig(record: Mapping[str, Any], *keys: str) -> float | None:
-    """The number at a place in a record; None where there is none."""
+    """The number at a place in a record (``"-1"``: the last of a list); None where there is none."""
     value: Any = record
     for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if key == "-1":
+            value = value[-1] if isinstance(value, list) and value else None
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
@@ -40,10 +44,12 @@ class Metric:
     higher: True where more is better, False where less is, None for neither. of: the function that computes it, in
     ``unit`` times ``scale``; a value that is not finite means "not measured". paths: instead of a function, the places
     in the record whose sum it is. needs: when it is defined: ``learning`` (a matrix with rows of learning), ``source``
-    (the clean source's matrix of a test-time stream), ``stream`` (entries), or the dotted place of anything else that the
-    record must hold, such as ``unlearning.forget_set``. family: groups it with its kin. decimals: as printed. scale:
+    (the clean source's matrix of a test-time stream), ``stream`` (entries), ``learned`` (the model was better than chance
+    right after learning: else there is nothing to forget, and the value is NaN), or the dotted place of anything else that
+    the record must hold, such as ``unlearning.forget_set``. family: groups it with its kin. decimals: as printed. scale:
     divides the recorded value into ``unit``. shown: the kinds of runs (learn, stream, deployed) whose tables have it
     as a column from the start. ranks: whether tables may be sorted by it from the start; the first measured one is.
+    timed: ``wall`` for time by the clock, which depends on what else a machine does, ``busy`` for processor or GPU time.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Metric:
     paths: tuple[tuple[str, ...], ...] = ()
     shown: tuple[str, ...] = ()
     ranks: bool = False
+    timed: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -85,7 +92,7 @@ class Metric:
         """Whether the record holds what the metric needs."""
         kind = str((record.get("scenario") or {}).get("kind", "learn"))
         have = {"learning": kind != "stream" and bool(matrix.rows), "stream": len(stream) > 0,
-                "source": kind == "stream" and matrix.total.size > 0}
+                "source": kind == "stream" and matrix.total.size > 0, "learned": True}
         return all(have[need] if need in have else _holds(record, need) for need in self.needs)
 
     def read(self, metrics: Mapping[str, float | None], record: Mapping[str, Any]) -> float:
@@ -104,7 +111,8 @@ def _holds(record: Mapping[str, Any], place: str) -> bool:
 
 def _learned(name: str, label: str, unit: str, higher: bool, of: Callable[[AccuracyMatrix], float], family: str, note: str,
              shown: tuple[str, ...] = (), ranks: bool = False) -> Metric:
-    return Metric(name, label, unit, higher, lambda m, s, r: of(m), ("learning",), family, note, shown=shown, ranks=ranks)
+    needs = ("learning", "learned") if name.startswith(("forgetting", "backward_transfer")) else ("learning",)
+    return Metric(name, label, unit, higher, lambda m, s, r: of(m), needs, family, note, shown=shown, ranks=ranks)
 
 
 def _streamed(name: str, label: str, unit: str, of: Callable[[Stream], float], family: str, note: str,
@@ -119,8 +127,8 @@ def _source(name: str, label: str, unit: str, of: Callable[[AccuracyMatrix], flo
 
 
 def _cost(name: str, label: str, unit: str, note: str, *paths: tuple[str, ...], scale: float = 1.0, decimals: int = 1,
-          shown: bool = True) -> Metric:
-    return Metric(name, label, unit, False, None, (), "cost", note, decimals, scale, paths, KINDS if shown else ())
+          shown: bool = True, timed: str = "") -> Metric:
+    return Metric(name, label, unit, False, None, (), "cost", note, decimals, scale, paths, KINDS if shown else (), timed=timed)
 
 
 def _error(matrix: AccuracyMatrix, row: int) -> float:
@@ -186,18 +194,34 @@ BUILT_IN: tuple[Metric, ...] = (
               "answers that were not finite; they count as wrong", decimals=0),
     _streamed("missed", "missed", "images", lambda s: float(sum(e.missed for e in s.entries)), "health",
               "images that came too fast and were answered without adapting", decimals=0),
-    _cost("seconds", "time", "s", "learning and adapting, without evaluation", ("cost", "seconds", "learn"),
-          ("cost", "seconds", "adapt")),
-    _cost("seconds_total", "total time", "s", "the whole run", ("cost", "seconds", "total"), shown=False),
+    _cost("passes", "passes", "k images", "images through the network, forward and backward passes each counted",
+          ("cost", "forward_images"), ("cost", "backward_images"), scale=1e3),
+    _cost("busy", "busy time", "s", "processor time (on a GPU: the GPU's) of learning and adapting",
+          ("cost", "busy_seconds", "learn"), ("cost", "busy_seconds", "adapt"), timed="busy"),
+    _cost("busy_learn", "busy learning", "s", "processor or GPU time of learning alone", ("cost", "busy_seconds", "learn"),
+          timed="busy", shown=False),
+    _cost("busy_adapt", "busy adapting", "s", "processor or GPU time of adapting and answering in the stream",
+          ("cost", "busy_seconds", "adapt"), timed="busy", shown=False),
+    _cost("busy_evaluate", "busy evaluating", "s", "processor or GPU time of measuring", ("cost", "busy_seconds", "evaluate"),
+          timed="busy", shown=False),
+    _cost("seconds", "wall time", "s", "by the clock, learning and adapting, whatever else the machine did meanwhile",
+          ("cost", "seconds", "learn"), ("cost", "seconds", "adapt"), timed="wall", shown=False),
+    _cost("seconds_total", "total wall time", "s", "by the clock, the whole run", ("cost", "seconds", "total"), timed="wall",
+          shown=False),
     _cost("forward_images", "forward", "k images", "images through the network, learning and adapting",
-          ("cost", "forward_images"), scale=1e3),
+          ("cost", "forward_images"), scale=1e3, shown=False),
     _cost("backward_images", "backward", "k images", "images through back-propagation", ("cost", "backward_images"),
-          scale=1e3),
+          scale=1e3, shown=False),
     _cost("trainable", "trainable", "k params", "parameters that learning or adapting updates",
           ("cost", "parameters", "trainable"), scale=1e3),
-    _cost("peak_memory", "peak memory", "MiB", "", ("cost", "peak_memory_bytes"), scale=2 ** 20, decimals=0),
+    _cost("memory", "memory", "MiB", "peak of the process (on a GPU: of the GPU) above what it held at the start of the run",
+          ("cost", "memory_bytes"), scale=2 ** 20, decimals=0),
+    _cost("state", "method state", "MiB", "what the method itself keeps at the end: weights, memories, optimizers",
+          ("cost", "growth", "-1", "state_bytes"), scale=2 ** 20, shown=False),
+    _cost("peak_memory", "peak memory of the process", "MiB", "everything in the process, libraries included",
+          ("cost", "peak_memory_bytes"), scale=2 ** 20, decimals=0, shown=False),
 )
-COST = tuple(m.name for m in BUILT_IN if m.family == "cost" and m.shown)
+COST = tuple(m.name for m in BUILT_IN if m.family == "cost")
 
 
 @cache
@@ -240,12 +264,12 @@ def metrics_of(matrix: AccuracyMatrix, stream: Stream, record: Mapping[str, Any]
     record: the record as far as it is written; ``scenario.kind`` says what kind of run it is, and metrics of other
     kinds of steps find their counts in it. but: names that are known already and are left out.
     """
-    skip, out = set(but), {}
+    skip, out, learned = set(but), {}, learned_anything(matrix, record)
     for name, metric in all_metrics().items():
         if metric.of is None or name in skip or not metric.defined(matrix, stream, record):
             continue
         try:
-            value = float(metric.of(matrix, stream, record))
+            value = float(metric.of(matrix, stream, record)) if learned or "learned" not in metric.needs else math.nan
         except Exception as fault:
             if name not in _plugged_in():
                 raise

@@ -31,15 +31,36 @@ class Expert(nn.Module):
         self.router = nn.Linear(d, 1)
         self.register_buffer("errors", torch.zeros(0))  # of the last images its descriptor was trained on
 
+    def record(self, errors: Tensor) -> None:
+        """Keep errors (B,) of a training pass, as released: the last ``memory`` of them."""
+        self.errors = recorded(self.errors, errors, self.memory)
+
     def error(self, mean: Tensor) -> Tensor:
         """Squared reconstruction error of token means (B, d), per image."""
         return (self.descriptor(mean) - mean).square().mean(1)
 
     def novelty(self, mean: Tensor) -> Tensor:
-        """The batch's mean of ``|error - mu| / sigma``; 0 until there are statistics."""
-        if len(self.errors) <= 2:
-            return mean.new_zeros(())
-        return ((self.error(mean) - self.errors.mean()) / self.errors.std().clamp(min=1e-12)).abs().mean()
+        """The batch's mean of :func:`deviation`."""
+        return deviation(self.error(mean), self.errors).mean()
+
+
+def recorded(held: Tensor, errors: Tensor, size: int) -> Tensor:
+    """A first-in-first-out record; the batch that fills it is cut to the places left (sema_components.py, Records)."""
+    if len(held) < size:
+        return torch.cat([held, errors[: size - len(held)]])
+    return torch.cat([held, errors])[len(errors) :]
+
+
+def deviation(errors: Tensor, held: Tensor) -> Tensor:
+    """``|error - mu| / sigma`` (B,) against the record; 0 until that has more than two entries."""
+    if len(held) <= 2:
+        return torch.zeros_like(errors)
+    return ((errors - held.mean()) / held.std().clamp(min=1e-12)).abs()
+
+
+def expands(deviations: Sequence[Tensor], threshold: float) -> bool:
+    """Whether a block grows: the smallest over its experts of the batch's mean deviation exceeds the threshold."""
+    return min(float(z.mean()) for z in deviations) > threshold
 
 
 class Mixture(Adapter):

@@ -11,13 +11,13 @@ from torch import Tensor
 from cl_bench import Backbone, Batch, CosineHead, Experience, UserError, attach
 from cl_bench.ranges import Amount, Count, Whole
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 SSF_SITES = r"patch_embed\.proj|blocks\.\d+\.(norm1|norm2|attn\.(qkv|proj)|mlp\.(fc1|fc2))|norm"
 PETS = ("adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune", "none")
 
 
-class FirstSession(Adapted):
+class FirstSession(FrozenTrunk):
     """Trains ``pet`` and a temporary cosine head on the first experience, then never again.
 
     ``none`` trains nothing. ``finetune`` trains the whole backbone and keeps a copy of the frozen one.

@@ -1,9 +1,16 @@
-"""A Gaussian per class over features, to rehearse a classifier without images."""
+"""A Gaussian per class over features, and the rehearsal of a classifier on draws from them (SLCA, models/slca.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cl_bench.heads import LinearHead
+
+from ._frozen_trunk import cosine
 
 
 class Gaussians(nn.Module):
@@ -38,3 +45,34 @@ class Gaussians(nn.Module):
         noise = torch.randn(len(means), n, means.shape[1], generator=generator, device=means.device, dtype=means.dtype)
         drawn = means.unsqueeze(1) + noise @ self.roots.transpose(1, 2)
         return drawn.flatten(0, 1), self.labels.repeat_interleave(n)
+
+
+def rehearse(
+    head: LinearHead, draw: Callable[[], tuple[Tensor, Tensor]], sizes: list[int], batch: int, epochs: int, lr: float,
+    weight_decay: float, temperature: float,
+) -> list[float]:
+    """Train ``head`` on what ``draw`` gives per epoch (features (n, d), columns (n,)), with normalised logits; every loss."""
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
+    schedule, losses = cosine(optimizer, epochs)["lr_scheduler"]["scheduler"], []
+    for _ in range(epochs):
+        x, column = draw()
+        for rows, target in zip(x.split(batch), column.split(batch), strict=True):
+            loss = F.cross_entropy(normalised(head(rows), sizes, temperature), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        schedule.step()
+    return losses
+
+
+def mean_scale(column: Tensor, sizes: list[int]) -> Tensor:
+    """What a class's mean is multiplied with: 0.9 + 0.1 (its task, from 1) / (tasks)."""
+    edges = torch.tensor(sizes, device=column.device).cumsum(0)
+    return 0.9 + 0.1 * (torch.bucketize(column, edges, right=True) + 1).double() / len(sizes)
+
+
+def normalised(logits: Tensor, sizes: list[int], temperature: float) -> Tensor:
+    """Logits (N, C) over the mean over tasks of each task's logit norm, over ``temperature``."""
+    norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits.split(sizes, 1)]).mean(0)
+    return logits / norm.unsqueeze(1) / temperature

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cl_bench import Adapter, AdapterSet
 from cl_bench.adapters import attend
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 
 class Slot(Adapter):
@@ -52,7 +52,7 @@ class PrefixSlot(Slot):
         return attend(layer, x, self.lent[0], self.lent[1], **kwargs)
 
 
-class Prompted(Adapted):
+class Prompted(FrozenTrunk):
     """A method that prompts a frozen transformer and asks it first, without prompts, what it sees."""
 
     @torch.no_grad()

@@ -48,13 +48,14 @@ def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def input_grams(
-    method: Method, names: Iterable[str], run: Callable[[Tensor], Tensor], data: Iterable[Batch]
+    method: Method, names: Iterable[str], run: Callable[[Tensor], Tensor], data: Iterable[Batch],
+    images: dict[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """sum over inputs of x x^T while ``run`` sees ``data``, float64 (d_in, d_in) per layer.
 
     Its eigenvectors are the inputs' left singular vectors, its eigenvalues their squared singular values. A layer that is
     never called as a module (``out_proj`` of torch's own attention) has no entry. In evaluation mode; hooks live only for
-    the call.
+    the call. ``images``: of how many images of each batch a layer's inputs are taken.
     """
     grams: dict[str, Tensor] = {}
     was = method.training
@@ -63,7 +64,7 @@ def input_grams(
     for name in names:
 
         def see(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            rows = input_rows(layer, args[0].detach()).double()
+            rows = input_rows(layer, args[0].detach()[: images[name] if images else None]).double()
             grams[name] = rows.T @ rows + grams.get(name, 0)  # type: ignore[arg-type]
 
         handles.append(method.backbone.get_submodule(name).register_forward_pre_hook(see))
@@ -86,6 +87,13 @@ def weight_gradients(method: Method, names: Iterable[str], batch: Batch) -> list
         found = torch.autograd.grad(method.loss(method(batch.x), batch.y, method.current), weights)
     method.train(was)
     return [g.flatten(1) for g in found]
+
+
+def first_directions(gram: Tensor, threshold: float) -> Tensor:
+    """A first task's directions (d, k) as released: as many as have a cumulative share of the energy strictly below
+    ``threshold``, which is one fewer than hold it, and can be none (GPM's update_GPM: ``#+1`` is commented out)."""
+    total, energy, vectors = _residual(gram, gram.new_zeros(len(gram), 0))
+    return vectors[:, : int((energy.cumsum(0) / total < threshold).sum())]
 
 
 def new_directions(gram: Tensor, basis: Tensor, threshold: float) -> Tensor:

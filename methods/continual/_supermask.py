@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +11,12 @@ from torch import Tensor, nn
 
 
 class _Top(torch.autograd.Function):
-    """1 for the ``count`` largest entries; the gradient passes as if it were the identity (edge-popup, CVPR 2020)."""
+    """1 for the largest entries; the gradient passes as if it were the identity (edge-popup, CVPR 2020)."""
 
     @staticmethod
-    def forward(ctx: Any, size: Tensor, count: int) -> Tensor:
-        mask = torch.zeros_like(size).flatten()
-        mask[size.flatten().topk(count).indices] = 1
+    def forward(ctx: Any, size: Tensor, density: float) -> Tensor:
+        mask = torch.ones_like(size).flatten()
+        mask[size.flatten().argsort()[: int((1 - density) * size.numel())]] = 0
         return mask.view_as(size)
 
     @staticmethod
@@ -22,20 +24,36 @@ class _Top(torch.autograd.Function):
         return gradients[0], None
 
 
+def subnet(size: Tensor, density: float) -> Tensor:
+    """Mask (0 or 1, in the shape of ``size``) with the int((1 - density) n) smallest entries zero, as released."""
+    return _Top.apply(size, density)  # type: ignore[no-any-return]
+
+
 def top(scores: Tensor, density: float) -> Tensor:
-    """Mask (0 or 1, in the scores' shape) of the ``density`` share of largest |score|, at least one."""
-    return _Top.apply(scores.abs(), max(1, round(density * scores.numel())))  # type: ignore[no-any-return]
+    """The mask of the largest |score|."""
+    return subnet(scores.abs(), density)
 
 
-def rank_first(noise: Tensor, mask: Tensor) -> Tensor:
-    """The values of ``noise`` rearranged so that the largest magnitudes lie where ``mask`` is set: scores whose top is
-    the mask, with the distribution of a fresh start. Draws from torch's global generator (seeded by the engine)."""
-    at = torch.randperm(mask.numel(), device=mask.device)
-    inside = mask.flatten()[at]
-    values = noise.flatten()
-    out = torch.empty_like(values)
-    out[torch.cat([at[inside], at[~inside]])] = values[values.abs().argsort(descending=True)]
-    return out.view_as(noise)
+def knn_accuracy(features: Tensor, labels: Tensor, neighbours: int) -> float:
+    """Share of the last third of the rows (from int(0.66 n)) whose nearest neighbours among the first vote right."""
+    cut = int(len(features) * 0.66)
+    near = torch.cdist(features[cut:], features[:cut]).topk(min(neighbours, cut), largest=False).indices
+    return float((labels[:cut][near].mode(1).values == labels[cut:]).double().mean())
+
+
+def donors(accuracies: Sequence[float], chance: float, kkt: str) -> list[int]:
+    """The earlier tasks whose scores a new one starts from: the ``best`` if above chance, ``always`` the best, or ``all``
+    above chance."""
+    best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    if kkt == "all":
+        return [k for k, a in enumerate(accuracies) if a > chance]
+    return [best] if kkt == "always" or accuracies[best] > chance else []
+
+
+def two_cosines(epoch: int, first: int, second: int) -> float:
+    """A rate's factor in an epoch (from 0): a cosine to 0 over the ``first`` epochs, then another over the ``second``."""
+    at, of = (epoch, first) if epoch < first else (epoch - first, second)
+    return (1 + math.cos(math.pi * at / max(1, of))) / 2
 
 
 def norm_state(module: nn.Module) -> dict[str, Tensor]:
@@ -46,6 +64,13 @@ def norm_state(module: nn.Module) -> dict[str, Tensor]:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm)
         for key, buffer in layer.named_buffers()
     }
+
+
+def reset_norms(module: nn.Module) -> None:
+    """Running statistics of every BatchNorm back to their start."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.reset_running_stats()
 
 
 class Packed(nn.Module):

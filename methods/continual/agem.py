@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Experience, Method, batches
+from cl_bench import Backbone, Experience, LabelSpace, Method, batches
 from cl_bench.data.tensor import as_float
 from cl_bench.memory import Reservoir
 from cl_bench.ranges import Amount, Count, Whole
@@ -22,13 +22,14 @@ class Agem(Method):
     """Averaged Gradient Episodic Memory: no step may raise the average loss on the stored images.
 
     After each experience a random ``patterns`` of its images are kept (Mammoth keeps one mini-batch, far fewer than its
-    setting says). SGD without momentum or weight decay, so that the projected gradient is the update.
+    setting says). SGD without momentum or weight decay at a constant rate, so that the projected gradient is the update.
 
     Args:
         patterns: stored images per experience.
         sample_size: stored images of which the reference gradient is the mean.
         lr, epochs, batch_size: the paper's single pass over Split-CIFAR-100.
-        masked: cross-entropy of new images among the current classes only (for the task-incremental view).
+        masked: cross-entropy among an image's own experience's classes only, for stored images too, as in the official
+            code (for the task-incremental view).
     """
 
     family: ClassVar[str] = "replay"
@@ -48,6 +49,7 @@ class Agem(Method):
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.patterns, self.sample_size, self.masked = patterns, sample_size, masked
         self.memories = nn.ModuleList()  # one per experience
+        self.spaces: list[LabelSpace] = []  # and its classes
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
@@ -69,7 +71,12 @@ class Agem(Method):
         """Mean cross-entropy of a random sample of all stored images."""
         x, y = (torch.cat(parts) for parts in zip(*((m.x, m.y) for m in self.memories), strict=True))
         rows = torch.randperm(len(y), generator=self.rng.on("cpu"))[: self.sample_size].to(y.device)
-        return self.loss(self(as_float(x[rows])), y[rows])
+        logits = self(as_float(x[rows]))
+        if self.masked:
+            task = torch.cat([torch.full_like(m.y, k) for k, m in enumerate(self.memories)])[rows]  # type: ignore[arg-type]
+            own = torch.tensor([[c in s for c in self.head.space] for s in self.spaces], device=y.device)
+            logits = logits.masked_fill(~own[task], -torch.inf)
+        return self.loss(logits, y[rows])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr)
@@ -79,6 +86,7 @@ class Agem(Method):
         for x, y in batches(exp.data, 256, device="cpu"):
             memory.add(x, y, self.rng.on("cpu"))
         self.memories.append(memory.to(self.device))
+        self.spaces.append(exp.space)
 
 
 def project(g: Tensor, reference: Tensor) -> Tensor:

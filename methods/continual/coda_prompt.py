@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, Experience, UserError, attach
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._adapted import truncated_cosine
+from ._frozen_trunk import planned, truncated_cosine
 from ._prompts import PrefixSlot, Prompted
 
 __all__ = ["CODAPrompt"]
@@ -22,18 +22,19 @@ __all__ = ["CODAPrompt"]
 class CODAPrompt(Prompted):
     """``p = sum_m cos(q * A_m, K_m) P_m`` per layer, half of p as keys and half as values of a prefix.
 
-    q is the frozen, unprompted feature. Each experience gets ``pool / tasks`` components, started orthogonal to all
-    earlier ones (Gram-Schmidt, unit norm); earlier ones are frozen and still take part. Loss: cross-entropy among the
+    q is the frozen, unprompted feature. Each experience gets ``pool // tasks`` components, started orthogonal to all
+    earlier ones (Gram-Schmidt, unit norm); earlier ones are frozen and still take part. Adam (betas 0.9 and 0.999, no decay)
+    at the released truncated cosine, which stays at full rate for two epochs. Loss: cross-entropy among the
     current classes, plus ``mu`` times the mean squares of ``Z Z^T - I`` for Z = K, A, P (published code: 0, because the
     start replaces it). Where more rows than dimensions make orthogonality impossible, the row is kept as drawn.
 
     Args:
         pool, length: components over all experiences, and tokens in each (half keys, half values).
-        tasks: how many experiences there will be; it must divide ``pool``.
+        tasks: how many experiences there will be; 0 = as many as the scenario has (10 where nothing says it).
         at: anchored pattern of the prompted attention layers (published: blocks 0-4).
 
     Raises:
-        UserError: if the pool does not divide, or is used up.
+        UserError: if the pool does not divide, is too small, or is used up.
     """
 
     family: ClassVar[str] = "prompt"
@@ -48,24 +49,30 @@ class CODAPrompt(Prompted):
         batch_size: Count = 128,
         pool: Size = 100,
         length: Size = 8,
-        tasks: Size = 10,
+        tasks: Whole = 0,
         mu: Amount = 0.0,
         at: Text = r"blocks\.[0-4]\.attn",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
-        if pool % tasks or length % 2:
+        if (tasks and pool % tasks) or length % 2:
             raise UserError(f"pool={pool} must be a multiple of tasks={tasks}, and length={length} even.")
         self.pool, self.length, self.tasks, self.mu, self.at = pool, length, tasks, mu, at
         self.adapters = attach(backbone, PrefixSlot, at)
         self.width = backbone.num_features
+        self.planned = tasks or 10
         # One entry per experience, each (layers, components, ...).
         self.P, self.K, self.A = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
 
+    def plan(self, experiences: int) -> None:
+        self.planned = planned(self.tasks, experiences)
+        if self.pool < self.planned:
+            raise UserError(f"pool={self.pool} is too small for {self.planned} experiences; give a larger pool.")
+
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
-        if len(self.P) == self.tasks:
-            raise UserError(f"all {self.tasks} parts of the pool are used; build the method with more tasks.")
-        layers, n = len(self.adapters.sites), self.pool // self.tasks
+        if len(self.P) == self.planned:
+            raise UserError(f"all {self.planned} parts of the pool are used; build the method with more tasks.")
+        layers, n = len(self.adapters.sites), self.pool // self.planned
         for parts, shape in ((self.P, (self.length, self.width)), (self.K, (self.width,)), (self.A, (self.width,))):
             old = torch.cat(list(parts), 1).detach().flatten(2) if len(parts) else None
             rows = [orthonormal(n, math.prod(shape), None if old is None else old[k]) for k in range(layers)]

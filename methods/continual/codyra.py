@@ -13,21 +13,21 @@ from torch import Tensor
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
 from cl_bench.adapters.codyra import CoDyRA as Gated
+from cl_bench.adapters.codyra import walk
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
-from ._adapted import Adapted, cosine
+from ._frozen_trunk import FrozenTrunk, cosine
 
 __all__ = ["CoDyRA"]
 
-_LEVELS = 50
-
-
-class CoDyRA(Adapted):
+class CoDyRA(FrozenTrunk):
     """Rank-gated LoRA on every linear of the blocks; a proximal step closes gates in the second half of training.
 
     ``W + B diag(w) A``; after each optimizer step of the second half ``w <- sign(w) max(|w| - k, 0)`` with k walking a
-    linear grid of 50 levels from 0 to ``kappa_max``. At the end of an experience the open ranks are merged and A, B, w
-    are drawn again: no growth, no cost at test time.
+    linear grid of 50 levels from 0 to ``kappa_max``; as released (models/codyra.py), the walk starts at level 1,
+    which makes the sum of k 0.65 over 500 steps. AdamW (betas 0.9 and 0.9999, no decay), its cosine stepped per step.
+    At the end of an experience the open ranks are merged and A, B, w are drawn again: no growth, no cost at test
+    time.
 
     Deviations: the published form is for CLIP and trains both towers against text embeddings (image-to-text and
     text-to-image losses). Here a vision backbone has a growing linear head, so only the image side is used:
@@ -36,8 +36,9 @@ class CoDyRA(Adapted):
     repeats the authors' code, which closes everything below twice the threshold.
 
     Args:
-        iterations: optimizer steps per experience (published: 500 of 64 images); used while ``epochs`` is 0. The
-            threshold is not scaled by lr or length, so far fewer steps close fewer ranks.
+        iterations: optimizer steps per experience, exactly (published: 500 of 64 images); used while ``epochs`` is 0. The
+            threshold is not scaled by lr or length, so far fewer steps close fewer ranks. Released, fewer than 50 steps after
+            the dense half would close none at all; here the levels are then spread over what there is.
         epochs: passes over an experience instead, if not 0.
         at: anchored pattern of layer names; the default is the four linears of timm's blocks.
         rows: parts of a fused qkv projection with a gated LoRA each (the paper splits q, k and v).
@@ -66,17 +67,22 @@ class CoDyRA(Adapted):
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.iterations, self.rank, self.kappa_max, self.dense_fraction = iterations, rank, kappa_max, dense_fraction
         self.at, self.rows, self.released_prox, self.head_lr = at, rows, released_prox, head_lr
-        self.adapters = attach(backbone, "codyra", at, rows=rows, r=rank, released_prox=released_prox)
+        how = {"r": rank, "released_prox": released_prox, "kappa_max": kappa_max, "dense_fraction": dense_fraction}
+        self.adapters = attach(backbone, "codyra", at, rows=rows, **how)  # type: ignore[arg-type]
         self.step = 0
         self.open_ranks: list[dict[str, int]] = []
 
     def epochs_for(self, exp: Experience) -> int:
         per_epoch = math.ceil(len(self.training_data(exp)) / self.batch_size)  # type: ignore[arg-type]
-        return self.epochs or max(1, round(self.iterations / per_epoch))
+        return self.epochs if self.epochs else max(1, math.ceil(self.iterations / per_epoch))
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
         self.step = 0
+        self.total_steps = self.total_steps if self.epochs else self.iterations
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if self.step >= self.total_steps else None  # the epoch that the last step falls into ends there
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.loss(self(batch.x), batch.y, among=self.current)
@@ -87,19 +93,11 @@ class CoDyRA(Adapted):
 
     def threshold(self, step: int) -> float:
         """The proximal step's size after optimizer step ``step`` (from 1)."""
-        dense = int(self.dense_fraction * self.total_steps)
-        if step <= dense:
-            return 0.0
-        level = (step - dense - 1) * _LEVELS // (self.total_steps - dense)
-        return self.kappa_max * min(1.0, level / (_LEVELS - 1))
+        return walk(step - 1, self.total_steps, self.dense_fraction, self.kappa_max)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.step += 1
-        kappa = self.threshold(self.step)
-        for _, adapter in self.adapters.each():
-            assert isinstance(adapter, Gated)
-            adapter.threshold = kappa
-        self.adapters.after_step()
+        self.adapters.after_step(self.step, self.total_steps)
 
     def end(self, exp: Experience) -> None:
         ranks: dict[str, int] = {}

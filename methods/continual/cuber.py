@@ -7,20 +7,20 @@ that task's subspace is kept, and the old task can get better.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Share, Whole, select
+from cl_bench import Amount, Backbone, Count, Experience, LabelSpace, Share, Whole, select
 
-from ._subspace import Features, input_grams, orthonormal, own_directions, task_of, weight_gradients
+from ._subspace import Features, orthonormal, own_directions, task_of, weight_gradients
+from ._trust import CONFLICT, TRANSFER, WEAK, agree, projected_norm, regime_of, scaled_weight, slope
 from .gpm import Gpm, outside
 
 __all__ = ["Cuber"]
-
-WEAK, CONFLICT, TRANSFER = 1, 2, 3  # the paper's regimes, per layer and old task
 
 
 class Cuber(Gpm):
@@ -29,10 +29,14 @@ class Cuber(Gpm):
     Per layer and old task j with subspace S_j, stored gradient g_j and the new task's gradient g at the old weights:
     regime 1 if |Proj_{S_j} g| <= epsilon1 |g|; else 2 if <g_j, g> <= epsilon2 |g_j| |g|; else 3. The gradient loses its
     part in S_j in regimes 1 and 2; in regime 3 it is kept and drift inside S_j costs strength * |Proj_{S_j}(w - w_old)|,
-    until the agreement fails during training (then regime 2). The ``related`` most strongly related tasks of regimes 2
-    and 3 give forward transfer: the task uses w + sum_j w B_j (Q_j - I) B_j^T with its own learned Q_j.
+    until the agreement fails during training (then regime 2). Agreement is asked of the task's gradient alone, before that
+    cost joins it, averaged over about an epoch of steps: the cost always points back, and one batch is noise. The
+    ``related`` most strongly related tasks of regimes 2 and 3 give forward transfer: the task uses w + sum_j w B_j (Q_j - I)
+    B_j^T with its own learned Q_j.
 
-    There is no official repository; ``strength`` 1 is ours. Otherwise as ``gpm``, whose deviations it shares.
+    There is no official repository; ``strength`` is ours. The cost is a norm and not its square, so it pulls with the constant
+    force ``strength``: at 1 it outweighs a task's gradient and nothing is transferred. TRGP's code, by the same authors, has
+    regimes 1 and 2, and leaves a task's first new direction out of the joint space; here all are in. Otherwise as ``gpm``.
 
     Args:
         epsilon1, epsilon2: thresholds of relation and of agreement.
@@ -43,18 +47,21 @@ class Cuber(Gpm):
     paper: ClassVar[str] = "Lin et al., NeurIPS 2022"
 
     def __init__(
-        self, backbone: Backbone, *, lr: Amount = 0.01, epochs: Whole = 10, batch_size: Count = 64, threshold: Share = 0.97,
-        threshold_step: Amount = 0.003, images: Count = 125, epsilon1: float = 0.5, epsilon2: float = 0.0, related: Whole = 2,
-        strength: Amount = 1.0,
+        self, backbone: Backbone, *, lr: Amount = 0.01, epochs: Whole = 10, batch_size: Count = 64,
+        threshold: Share | tuple[Share, ...] = 0.97, threshold_step: Amount = 0.003, images: Count | tuple[Count, ...] = 125,
+        variant: Literal["released", "paper"] = "released", epsilon1: float = 0.5, epsilon2: float = 0.0, related: Whole = 2,
+        strength: Amount = 0.01,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, threshold=threshold,
-                         threshold_step=threshold_step, images=images)
+                         threshold_step=threshold_step, images=images, variant=variant)
         self.epsilon1, self.epsilon2, self.related, self.strength = epsilon1, epsilon2, related, strength
         self.own: list[list[list[int]]] = []  # task, layer -> columns of the layer's basis that span S_j
         self.gradients = nn.ParameterList()  # [task * layers + layer] = g_j (out, d_in)
         self.scales = nn.ParameterDict()  # "task_layer_oldtask" -> Q (k, k)
         self.before = nn.ParameterList()  # w_old per layer, during a task
+        self.means: list[Tensor] = []  # the task's gradient per layer, averaged over steps, during a task
         self.regimes: dict[tuple[int, int], int] = {}  # (layer, old task) -> regime, during a task
+        self.let_go: list[int] = []  # per task, how many (layer, old task) stayed in regime 3
 
     def weight(self, layer: int) -> nn.Parameter:
         return self.backbone.get_submodule(self.layers[layer]).weight  # type: ignore[return-value]
@@ -64,43 +71,42 @@ class Cuber(Gpm):
         return self.bases[layer].data[:, self.own[task][layer]]
 
     def agrees(self, g: Tensor, layer: int, task: int) -> bool:
-        """<g_j, g> > epsilon2 |g_j| |g|."""
-        old = self.gradients[task * len(self.layers) + layer]
-        return bool((old * g).sum() > self.epsilon2 * old.norm() * g.norm())
+        """Whether a gradient (out, d_in) agrees with what an old task left."""
+        return agree(self.gradients[task * len(self.layers) + layer], g, self.epsilon2)
 
     def regime(self, g: Tensor, layer: int, task: int) -> tuple[int, float]:
         """(regime, |Proj_{S_j} g| / |g|) of a gradient g (out, d_in)."""
-        inside = (g.to(self.bases[layer].dtype) @ self.subspace(layer, task)).norm()
-        share = float(inside / g.norm().clamp_min(torch.finfo(g.dtype).tiny))
-        if share <= self.epsilon1:
-            return WEAK, share
-        return (TRANSFER if self.agrees(g, layer, task) else CONFLICT), share
+        inside, whole = float(projected_norm(g, self.subspace(layer, task))), float(g.norm())
+        share = inside / max(whole, torch.finfo(g.dtype).tiny)
+        return regime_of(inside, whole, self.epsilon1, self.agrees(g, layer, task)), share
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
-        task, self.regimes, weights = len(self.tasks) - 1, {}, [self.weight(k) for k in range(len(self.layers))]
+        task, weights = len(self.tasks) - 1, [self.weight(k) for k in range(len(self.layers))]
         if task == 0:
             return
         self.before = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
-        for layer, g in enumerate(weight_gradients(self, self.layers, self.sample(exp)[0])):
+        self.means = weight_gradients(self, self.layers, self.sample(exp)[0])
+        for layer, g in enumerate(self.means):
             found = {old: self.regime(g, layer, old) for old in range(task)}
             self.regimes |= {(layer, old): regime for old, (regime, _) in found.items()}
             strong = sorted((old for old in found if found[old][0] != WEAK), key=lambda old: -found[old][1])
             for old in strong[: self.related]:
                 scale = torch.eye(len(self.own[old][layer]), dtype=g.dtype, device=g.device)
                 self.scales[f"{task}_{layer}_{old}"] = nn.Parameter(scale)
+        self.window = max(1, math.ceil(len(exp.data) / self.batch_size))  # type: ignore[arg-type]
 
     def scaled(self, task: int) -> dict[str, Tensor]:
-        """w + sum_j w B_j (Q_j - I) B_j^T where ``task`` has scales, by name for a functional call."""
-        out: dict[str, Tensor] = {}
+        """The weights that ``task`` uses where it has scales, by name for a functional call."""
+        parts: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for key, scale in self.scales.items():
             owner, layer, old = (int(part) for part in key.split("_"))
             if owner == task:
-                name, weight = f"backbone.{self.layers[layer]}.weight", self.weight(layer)
-                basis = self.subspace(layer, old).to(weight.dtype)
-                change = (weight.flatten(1) @ basis) @ (scale - torch.eye(len(scale)).to(scale)) @ basis.T
-                out[name] = out.get(name, weight) + change.view_as(weight)
-        return out
+                parts.setdefault(layer, []).append((self.subspace(layer, old).to(scale.dtype), scale))
+        return {
+            f"backbone.{self.layers[k]}.weight": scaled_weight(self.weight(k).flatten(1), p).view_as(self.weight(k))
+            for k, p in parts.items()
+        }
 
     def features(self, x: Tensor, task: int = -1) -> Tensor:
         """Features with the weights of ``task``; the current one when -1."""
@@ -113,37 +119,31 @@ class Cuber(Gpm):
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         return select(self.head(self.features(x, task_of(space, self.tasks))), self.head.space, space)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        for (layer, old), regime in self.regimes.items():
-            if regime == TRANSFER:
-                drift = (self.weight(layer) - self.before[layer]).flatten(1)
-                inside = drift @ self.subspace(layer, old).to(drift.dtype)
-                loss = loss + self.strength * (inside.square().sum() + 1e-12).sqrt()  # |.| has no slope at 0
-        return loss
-
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         for layer in range(len(self.layers) if self.regimes else 0):
             grad, closed = self.weight(layer).grad, set()
             if grad is None:
                 continue
+            self.means[layer] = self.means[layer].lerp(grad.flatten(1), 1 / self.window)
+            drift, back = (self.weight(layer).detach() - self.before[layer]).flatten(1), torch.zeros_like(grad)
             for old in range(len(self.tasks) - 1):
-                if self.regimes[layer, old] == TRANSFER and not self.agrees(grad.flatten(1), layer, old):
+                if self.regimes[layer, old] == TRANSFER and not self.agrees(self.means[layer], layer, old):
                     self.regimes[layer, old] = CONFLICT
-                if self.regimes[layer, old] != TRANSFER:
+                if self.regimes[layer, old] == TRANSFER:
+                    back += self.strength * slope(drift, self.subspace(layer, old)).view_as(grad)
+                else:
                     closed |= set(self.own[old][layer])
-            self.weight(layer).grad = outside(grad, self.bases[layer].data[:, sorted(closed)])
+            self.weight(layer).grad = outside(grad + back, self.bases[layer].data[:, sorted(closed)])
 
     def end(self, exp: Experience) -> None:
-        task, fresh, mine = len(self.tasks) - 1, nn.ParameterList(), list[list[int]]()
-        grams = input_grams(self, self.layers, self.features, self.sample(exp))
-        self.layers = tuple(name for name in self.layers if name in grams)
-        for k, name in enumerate(self.layers):
-            basis = self.bases[k].data if len(self.bases) else grams[name].new_zeros(len(grams[name]), 0)
-            old, new = own_directions(grams[name], basis, min(1.0, self.threshold + self.threshold_step * task))
+        mine, bases, fresh = list[list[int]](), self.bases, nn.ParameterList()
+        for k, (gram, share) in enumerate(self.statistics(exp, self.features)):
+            basis = bases[k].data if len(bases) else gram.new_zeros(len(gram), 0)
+            old, new = own_directions(gram, basis, share) if len(bases) else (basis[0].long(), self.first(gram, share))
             fresh.append(nn.Parameter(orthonormal(basis, new), requires_grad=False))
             mine.append([*old.tolist(), *range(basis.shape[1], basis.shape[1] + new.shape[1])])
-        self.bases, self.regimes, self.before = fresh, {}, nn.ParameterList()
+        self.let_go.append(sum(r == TRANSFER for r in self.regimes.values()))
+        self.bases, self.regimes, self.means, self.before = fresh, {}, [], nn.ParameterList()
         self.own.append(mine)
         for g in weight_gradients(self, self.layers, self.sample(exp)[0]):
             self.gradients.append(nn.Parameter(g.detach(), requires_grad=False))

@@ -24,7 +24,9 @@ class Derpp(Method):
 
     L = CE(x, y) + alpha * MSE(h(x'), z') + beta * CE(x'', y''). The logits z are those of training, at insertion, and
     are never refreshed. SGD without momentum. Deviation: a head that grows has no units for classes to come, so z is
-    compared on the units that existed at insertion, where the official network has all units from the start.
+    compared on the units that existed at insertion. The official network has all C_total units from the start and averages
+    over them, so that the same alpha weighs an image's C_known units C_total / C_known times as much here (five times after
+    the first of five experiences): the published alpha is ``alpha * C_known / C_total`` here.
 
     Args:
         buffer_size, alpha, beta, lr: the official Split-CIFAR-100 setting with 500 images; its 50 epochs are for training

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, attach
+from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._prompts import PrefixSlot, Prompted
@@ -25,7 +26,7 @@ class DualPrompt(Prompted):
     cross-entropy among the current classes minus ``pull`` times the mean cosine between query and key.
 
     Every test image chooses for itself (no vote over the batch). Rate and batch are the published ones of one device,
-    0.03 * 24 / 256.
+    0.03 * 24 / 256. Adam without decay; new rows of the head start at zero, as in the authors' code.
 
     Args:
         g_length, e_length: keys and values per prompt (published: 5; the paper's text says 20 for E).
@@ -58,6 +59,9 @@ class DualPrompt(Prompted):
         self.width = backbone.num_features
         self.g = nn.Parameter(torch.empty(len(self.general.sites), 2, g_length, self.width).uniform_(0, 0.01))
         self.e, self.keys = nn.ParameterList(), nn.ParameterList()
+
+    def make_head(self) -> Head:
+        return LinearHead(self.backbone.num_features, std=0.0)
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)

@@ -13,12 +13,12 @@ from cl_bench import Backbone, Batch, CosineHead, Experience, attach
 from cl_bench.heads import Head
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["EASE"]
 
 
-class EASE(Adapted):
+class EASE(FrozenTrunk):
     """Trains a fresh adapter with a temporary cosine head per experience; classifies by prototypes in every subspace.
 
     New classes get their mean under every adapter. Old classes have no images under a new adapter: their prototype there
@@ -98,24 +98,34 @@ class EASE(Adapted):
 
     def synthesise(self) -> None:
         """Prototypes of old classes in the subspaces that came after them."""
-        for j in range(1, len(self.prototypes)):
-            donors = self.task >= j
-            for i in range(j):
-                olds = self.task == i
-                own = F.normalize(self.prototypes[i], dim=1)
-                share = (own[olds] @ own[donors].T).softmax(1)
-                self.prototypes[j, olds] = share @ self.prototypes[j, donors]
+        self.prototypes = synthesised(self.prototypes, self.task)
 
     def forward(self, x: Tensor) -> Tensor:
-        t, before = len(self.prototypes), self.adapters.used
-        scores = []
+        before, found = self.adapters.used, []
         try:
-            for name, prototypes in zip(self.adapters.names, self.prototypes, strict=False):
+            for name, _ in zip(self.adapters.names, self.prototypes, strict=False):
                 self.adapters.use(name)
-                f = F.normalize(self.backbone.forward_features(x), dim=1)
-                scores.append(f @ F.normalize(prototypes, dim=1).T)
+                found.append(self.backbone.forward_features(x))
         finally:
             self.adapters.use(*before)
-        every = torch.stack(scores)  # (tasks, N, classes)
-        own = every.gather(0, self.task.expand(1, len(x), -1))[0]
-        return own + self.alpha / max(1, t - 1) * (every.sum(0) - own)
+        return reweighted(torch.stack(found), self.prototypes, self.task, self.alpha)
+
+
+def synthesised(prototypes: Tensor, task: Tensor) -> Tensor:
+    """Prototypes (tasks, classes, d), each old class's in later subspaces filled in from the classes of that task and later:
+    ``softmax(cos(old, donors) in the old class's own subspace) @ donors`` (models/ease.py, solve_sim_reset)."""
+    out = prototypes.clone()
+    for j in range(1, len(out)):
+        donors = task >= j
+        for i in range(j):
+            olds, own = task == i, F.normalize(out[i], dim=1)
+            out[j, olds] = (own[olds] @ own[donors].T).softmax(1) @ out[j, donors]
+    return out
+
+
+def reweighted(features: Tensor, prototypes: Tensor, task: Tensor, alpha: float) -> Tensor:
+    """Logits (N, classes) of features (tasks, N, d): the cosine in a class's own subspace plus ``alpha / (tasks - 1)`` times
+    those in the others."""
+    every = torch.einsum("tnd,tcd->tnc", F.normalize(features, dim=2), F.normalize(prototypes, dim=2))
+    own = every.gather(0, task.expand(1, features.shape[1], -1))[0]
+    return own + alpha / max(1, len(features) - 1) * (every.sum(0) - own)

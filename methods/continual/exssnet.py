@@ -8,6 +8,7 @@ nothing old is ever overwritten.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,30 +18,33 @@ from torch.func import functional_call
 from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Method, Share, Whole, batches, select
 
 from ._subspace import Features, matrix_layers, task_of
-from ._supermask import Packed, norm_state, rank_first, top
+from ._supermask import Packed, donors, knn_accuracy, norm_state, reset_norms, top, two_cosines
 
 __all__ = ["Exssnet"]
 
 
 class Exssnet(Method):
-    """Exclusive supermasks: a mask per task, weights trained where no earlier mask lies, kNN transfer (task-incremental).
+    """Exclusive supermasks: a mask per task, weights trained where no earlier mask lies (task-incremental).
 
-    Per task: (1) scores start from Kaiming noise or, if a k-nearest-neighbour classifier on the features under some
-    earlier mask beats chance, from the best such mask (KKT); (2) ``mask_epochs`` of Adam on the scores with a straight-
-    through gradient, the mask being the top ``density`` of |score| per layer, weights fixed; (3) ``weight_epochs`` of
-    Adam on the weights in this mask and no earlier one. Each task keeps its mask (1 bit per weight) and BatchNorm
-    statistics; forgetting is zero by construction. Adam starts afresh in each task and has no weight decay, so a weight
-    whose gradient is masked to zero does not move at all.
+    Per task: (1) scores start from Kaiming noise, or with ``kkt`` from the scores of earlier tasks under whose masks nearest
+    neighbours beat chance; (2) ``mask_epochs`` of Adam on the scores with a straight-through gradient, the mask being the top
+    ``density`` of |score| per layer, weights fixed; (3) ``weight_epochs`` of Adam on the weights in this mask and no earlier
+    one. Each task keeps its mask (1 bit per weight; with ``kkt`` its scores too) and BatchNorm statistics; forgetting is zero
+    by construction. Adam (betas 0.9 and 0.999) starts afresh in each task and has no decay, so a weight whose gradient is
+    masked to zero does not move; a cosine per phase, stepped per epoch. As in the repository's run scripts both phases have
+    the rate of the weights, and KKT is off.
 
     Deviations: head rows per class, trained with the task and then left alone, in place of one masked head shared by
-    all tasks; parameters that are no weight matrix (biases, affine normalisation, embeddings) stay as they are.
+    all tasks; parameters that are no weight matrix stay as they are. The released code (main_vision.py) also lowers the rate
+    when accuracy does not fall (a sign) and keeps the epoch that validates best; neither is done here.
 
     Args:
         density: share of each layer's weights in a mask.
-        base: ``pretrained`` keeps the backbone's weights, as the paper does with BERT; ``signed_constant`` replaces them
-            by +-std of Kaiming's initialisation, as it does for images.
+        base: ``pretrained`` keeps the weights (the paper's BERT); ``signed_constant``: +-std of Kaiming's (its images).
         lr, weight_lr: of the scores and of the weights; their epochs are the repository's example, 50 and 50.
-        knn: neighbours in the transfer test, which uses a fifth of the data, two thirds of it as references; 0 = off.
+        kkt: ``none``; the ``best`` earlier task if above chance; ``always`` that; ``all`` above chance, their mean (which the
+            first of them keeps as its own scores, as released).
+        knn: neighbours in the transfer test, which reads a fifth of the batches and one more.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"task_id"})
@@ -49,21 +53,20 @@ class Exssnet(Method):
     exempt = {"learns above chance": "fifty epochs choose masks before a weight moves; the checker's toy has eight"}
 
     def __init__(
-        self, backbone: Backbone, *, lr: Amount = 0.01, weight_lr: Amount = 0.001, mask_epochs: Whole = 50,
+        self, backbone: Backbone, *, lr: Amount = 0.001, weight_lr: Amount = 0.001, mask_epochs: Whole = 50,
         weight_epochs: Whole = 50, batch_size: Count = 64, density: Share = 0.1,
-        base: Literal["signed_constant", "pretrained"] = "pretrained", knn: Whole = 10,
+        base: Literal["signed_constant", "pretrained"] = "pretrained",
+        kkt: Literal["none", "best", "always", "all"] = "none", knn: Count = 200,
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=mask_epochs + weight_epochs, batch_size=batch_size)
         self.weight_lr, self.mask_epochs, self.weight_epochs = weight_lr, mask_epochs, weight_epochs
-        self.density, self.base, self.knn = density, base, knn
+        self.density, self.base, self.kkt, self.knn = density, base, kkt, knn
         backbone.requires_grad_(False)
         self.layers = matrix_layers(backbone)
-        if base == "signed_constant":
-            for name in self.layers:
-                w = self.weight(name)
-                w.data = w.data.sign() * math.sqrt(2 / w[0].numel())
+        for w in (self.weight(name) for name in self.layers if base == "signed_constant"):
+            w.data = w.data.sign() * math.sqrt(2 / w[0].numel())
         self.scores = nn.ParameterDict()  # of the current task
-        self.masks = nn.ModuleList()  # one Packed per task
+        self.masks, self.kept = nn.ModuleList(), nn.ModuleList()  # per task a Packed, and with kkt its scores
         self.free = Packed([])  # weights that no earlier task holds, during a task
         self.tasks: list[LabelSpace] = []
 
@@ -73,17 +76,18 @@ class Exssnet(Method):
     def begin(self, exp: Experience) -> None:
         super().begin(exp)
         self.tasks.append(exp.space)
-        best = self.transfer(exp) if self.knn and len(self.masks) else None
+        found = self.donors(exp) if len(self.kept) else []
         self.scores = nn.ParameterDict()
         for k, name in enumerate(self.layers):
-            noise = torch.empty_like(self.weight(name)).flatten(1)
-            nn.init.kaiming_uniform_(noise, a=math.sqrt(5))
-            mask = None if best is None else self.masks[best].read()[k]  # type: ignore[operator]
-            start = noise if mask is None else rank_first(noise, mask.flatten(1))
-            self.scores[str(k)] = nn.Parameter(start.view_as(self.weight(name)))
+            start = torch.empty_like(self.weight(name))
+            nn.init.kaiming_uniform_(start, a=math.sqrt(5))
+            if found:
+                start = torch.stack([self.kept[t][k].detach() for t in found]).mean(0)  # type: ignore[index]
+                self.kept[found[0]][k].data.copy_(start)  # type: ignore[index]
+            self.scores[str(k)] = nn.Parameter(start.clone())
             self.weight(name).requires_grad_(True)
-        held = [old.read() for old in self.masks]  # type: ignore[operator]
-        self.free = Packed([~torch.stack(m).any(0) for m in zip(*held, strict=True)])
+        held = zip(*(old.read() for old in self.masks), strict=True)  # type: ignore[operator]
+        self.free = Packed([~torch.stack(m).any(0) for m in held])
 
     def epochs_for(self, exp: Experience) -> int:
         return self.mask_epochs + self.weight_epochs
@@ -102,39 +106,35 @@ class Exssnet(Method):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         for name, free in zip(self.layers, self.free.read(), strict=False):  # in the first task all are free
-            grad = self.weight(name).grad
-            if grad is not None:
-                grad.mul_(free)  # the mask itself is in the gradient already
+            if self.weight(name).grad is not None:  # the mask itself is in it already
+                self.weight(name).grad.mul_(free)  # type: ignore[union-attr]
 
     def configure_optimizers(self) -> Any:
         weights = [self.weight(name) for name in self.layers]
         rest = [*self.scores.values(), *self.head.parameters()]
-        return torch.optim.Adam([{"params": rest, "lr": self.lr}, {"params": weights, "lr": self.weight_lr}])
+        optimizer = torch.optim.Adam([{"params": rest, "lr": self.lr}, {"params": weights, "lr": self.weight_lr}])
+        factor = partial(two_cosines, first=self.mask_epochs, second=self.weight_epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def end(self, exp: Experience) -> None:
         masks = [top(self.scores[str(k)].detach(), self.density).bool() for k in range(len(self.layers))]
         self.masks.append(Packed(masks, norm_state(self.backbone)))
+        if self.kkt != "none":
+            self.kept.append(nn.ParameterList(self.scores.values()).requires_grad_(False))
         self.scores = nn.ParameterDict()
         self.backbone.requires_grad_(False)
-        for module in self.backbone.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.reset_running_stats()
+        reset_norms(self.backbone)
 
     @torch.no_grad()
-    def transfer(self, exp: Experience) -> int | None:
-        """The earlier task whose features classify the new one best, if better than chance."""
-        rows = max(self.knn + 2, len(exp.data) // 5)  # type: ignore[arg-type]
+    def donors(self, exp: Experience) -> list[int]:
+        """The earlier tasks from whose scores this one starts."""
+        n = len(exp.data)  # type: ignore[arg-type]
+        rows = (math.ceil(0.2 * math.ceil(n / self.batch_size)) + 1) * self.batch_size
         batch = next(batches(exp.data, rows, shuffle=True, generator=self.rng.on("cpu"), device=self.device))
-        cut, y = len(batch.y) * 2 // 3, batch.y
-        found = []
-        self.eval()
-        for task in range(len(self.masks)):
-            f = self.features(batch.x, task)
-            near = torch.cdist(f[cut:], f[:cut]).topk(min(self.knn, cut), largest=False).indices
-            found.append(float((y[:cut][near].mode(1).values == y[cut:]).float().mean()))
+        found = [knn_accuracy(self.eval().features(batch.x, t), batch.y, self.knn) for t in range(len(self.masks))]
         self.train()
-        best = max(range(len(found)), key=found.__getitem__)
-        return best if found[best] > 1 / len(exp.space) else None
+        return donors(found, 1 / len(exp.space), self.kkt)
 
     def features(self, x: Tensor, task: int) -> Tensor:
         """Features under a learned task's mask and normalisation statistics."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Method
 from cl_bench.ranges import Amount, Count, Whole
+
+from ._decay import adamw
 
 __all__ = ["Finetune"]
 
@@ -20,13 +21,17 @@ class Finetune(Method):
     all classes seen (the default), cross-entropy among the experience's own classes (``masked=True``: LAMDA-PILOT's
     "finetune"), and the latter with a slow backbone (``masked=True, backbone_lr=1e-5``: SLCA's strong baseline).
 
+    AdamW (betas 0.9 and 0.999, decay 0.01) at a constant rate; masked, the head has no decay, which would shrink the rows
+    that the loss does not reach.
+
     Args:
         lr: AdamW's learning rate.
         masked: cross-entropy among the current experience's classes only.
-        backbone_lr: learning rate of the backbone; None = ``lr``.
+        backbone_lr: learning rate of the backbone; None = ``lr``, 0 = it stays.
     """
 
     family: ClassVar[str] = "baseline"
+    reference: ClassVar[str] = "lower bound"
     paper: ClassVar[str] = "lower bound; variants as in Zhang et al. (SLCA), ICCV 2023"
 
     def __init__(
@@ -46,8 +51,4 @@ class Finetune(Method):
         return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
 
     def configure_optimizers(self) -> Any:
-        inside = {id(p) for p in self.backbone.parameters()}
-        body = [p for p in self.parameters() if p.requires_grad and id(p) in inside]
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
-        groups = [{"params": body, "lr": self.backbone_lr or self.lr}, {"params": rest, "lr": self.lr}]
-        return torch.optim.AdamW([g for g in groups if g["params"]])
+        return adamw(self, backbone_lr=self.backbone_lr, masked=self.masked)

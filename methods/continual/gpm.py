@@ -5,15 +5,16 @@ Weights move only in directions that no old input has: gradients lose their part
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches
+from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, UserError, batches
 from cl_bench.ranges import Amount, Count, Share, Whole
 
-from ._subspace import input_grams, matrix_layers, new_directions, orthonormal
+from ._subspace import first_directions, input_grams, matrix_layers, new_directions, orthonormal
 
 __all__ = ["Gpm"]
 
@@ -31,8 +32,11 @@ class Gpm(Method):
 
     Args:
         threshold, threshold_step: share of the inputs' energy to keep for task t is threshold + threshold_step * t
-            (0.97 + 0.003 t on CIFAR-100).
-        images: images of a task from which inputs are taken.
+            (0.97 + 0.003 t on CIFAR-100); several thresholds are one per layer, as published for other networks.
+        images: images of a task from which inputs are taken (125); several numbers are one per layer, as in the official
+            scripts (AlexNet: 24, 100, 100, 125, 125).
+        variant: the first basis has as many directions as hold strictly less than the share (``released``: one fewer than
+            needed, can be none) or the fewest that hold it (``paper``). Later tasks add the fewest in both.
         lr, batch_size: official; its 200 epochs are for training from scratch.
     """
 
@@ -47,13 +51,16 @@ class Gpm(Method):
         lr: Amount = 0.01,
         epochs: Whole = 10,
         batch_size: Count = 64,
-        threshold: Share = 0.97,
+        threshold: Share | tuple[Share, ...] = 0.97,
         threshold_step: Amount = 0.003,
-        images: Count = 125,
+        images: Count | tuple[Count, ...] = 125,
+        variant: Literal["released", "paper"] = "released",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
-        self.threshold, self.threshold_step, self.images = threshold, threshold_step, images
+        self.threshold, self.threshold_step, self.images, self.variant = threshold, threshold_step, images, variant
         self.layers = matrix_layers(backbone)
+        for value, name in ((threshold, "threshold"), (images, "images")):
+            each(value, self.layers, name)
         self.bases = nn.ParameterList()  # float64 (d_in, k), not trained, in the order of `layers`
         self.tasks: list[LabelSpace] = []
 
@@ -86,20 +93,47 @@ class Gpm(Method):
                 weight.grad = outside(weight.grad, basis)
 
     def end(self, exp: Experience) -> None:
-        grams = input_grams(self, self.layers, self.backbone.forward_features, self.sample(exp))
-        self.layers = tuple(name for name in self.layers if name in grams)  # the others freeze like biases
-        threshold = min(1.0, self.threshold + self.threshold_step * (len(self.tasks) - 1))
         fresh = nn.ParameterList()
-        for k, name in enumerate(self.layers):
-            gram = grams[name]
-            old = self.bases[k].data if len(self.bases) else gram.new_zeros(len(gram), 0)
-            grown = orthonormal(old, new_directions(gram, old, threshold))
+        for k, (gram, share) in enumerate(self.statistics(exp, self.backbone.forward_features)):
+            if len(self.bases):
+                grown = orthonormal(self.bases[k].data, new_directions(gram, self.bases[k].data, share))
+            else:
+                grown = self.first(gram, share)
             fresh.append(nn.Parameter(grown, requires_grad=False))
         self.bases = fresh
 
+    def first(self, gram: Tensor, share: float) -> Tensor:
+        """The first basis (d_in, k)."""
+        if self.variant == "released":
+            return first_directions(gram, share)
+        return new_directions(gram, gram.new_zeros(len(gram), 0), share)
+
+    def statistics(self, exp: Experience, run: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, float]]:
+        """(second moment of its inputs, share of energy to keep) of each layer; layers that are not called are let go."""
+        images = each(self.images, self.layers, "images")
+        grams = input_grams(self, self.layers, run, self.sample(exp), dict(zip(self.layers, images, strict=True)))
+        shares = dict(zip(self.layers, each(self.threshold, self.layers, "threshold"), strict=True))
+        self.layers = tuple(name for name in self.layers if name in grams)  # the others freeze like biases
+        for name in self.layers:
+            yield grams[name], min(1.0, shares[name] + self.threshold_step * (len(self.tasks) - 1))
+
     def sample(self, exp: Experience) -> list[Batch]:
-        """``images`` random training images in one batch."""
-        return [next(batches(exp.data, self.images, shuffle=True, generator=self.rng.on("cpu"), device=self.device))]
+        """As many random training images as any layer wants, in one batch."""
+        n = self.images if isinstance(self.images, int) else max(self.images)
+        return [next(batches(exp.data, n, shuffle=True, generator=self.rng.on("cpu"), device=self.device))]
+
+
+def each(value: Any, layers: tuple[str, ...], name: str) -> tuple[Any, ...]:
+    """One value per layer.
+
+    Raises:
+        UserError: if several are given, but not one per layer.
+    """
+    if not isinstance(value, (tuple, list)):
+        return (value,) * len(layers)
+    if len(value) != len(layers):
+        raise UserError(f"{name} has {len(value)} values for the {len(layers)} layers {', '.join(layers)}; give one each.")
+    return tuple(value)
 
 
 def outside(gradient: Tensor, basis: Tensor) -> Tensor:

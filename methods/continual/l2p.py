@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, attach
+from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from ._prompts import InputTokens, Prompted
@@ -25,7 +26,8 @@ class L2P(Prompted):
     used for all of it (``batchwise``).
 
     Deviations: at test time every image chooses for itself. The published code votes over the test batch as well, which
-    leaks its composition. Rate and batch are the published ones of one device, 0.03 * 16 / 256.
+    leaks its composition. Rate and batch are the published ones of one device, 0.03 * 16 / 256. Adam without decay; new
+    rows of the head start at zero, as in the authors' code (models/vit.py: kernel_init zeros).
 
     Args:
         pool, length, top_k: number of prompts, tokens in each, prompts per image.
@@ -59,6 +61,9 @@ class L2P(Prompted):
         d = backbone.num_features
         self.prompts = nn.Parameter(torch.empty(pool, length, d).uniform_(0, 0.01))
         self.keys = nn.Parameter(torch.empty(pool, d).uniform_(0, 0.01))
+
+    def make_head(self) -> Head:
+        return LinearHead(self.backbone.num_features, std=0.0)
 
     def choose(self, similarity: Tensor, together: bool) -> Tensor:
         """Ids (B, top_k) of the prompts for similarities (B, pool); ``together`` takes the batch's favourites."""

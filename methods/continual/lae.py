@@ -13,9 +13,24 @@ from cl_bench.adapters.lora import LoRA
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["LAE"]
+
+
+def frozen(learned: int, epoch: int, freeze_epochs: int) -> bool:
+    """Whether the adapter stands still in this epoch (from 0) of the experience after ``learned`` others."""
+    return learned > 0 and epoch < freeze_epochs
+
+
+def follow(offline: Tensor, online: Tensor, decay: float) -> Tensor:
+    """The offline adapter after a step."""
+    return decay * offline + (1 - decay) * online
+
+
+def surer(online: Tensor, offline: Tensor) -> Tensor:
+    """The larger confidence for each image and class, of two softmaxes (N, C)."""
+    return torch.maximum(online, offline)
 
 
 class ScaledLoRA(LoRA):
@@ -29,17 +44,17 @@ class ScaledLoRA(LoRA):
         return weight + self.gain * (self.B @ self.A)
 
 
-class LAE(Adapted):
+class LAE(FrozenTrunk):
     """Learning, accumulation, ensemble: an online adapter, a moving average of it, and the larger of both confidences.
 
     From the second experience on, the offline copy (made from the state after the first) follows after every step:
     ``theta_off <- decay theta_off + (1 - decay) theta_on``, while the first ``freeze_epochs`` epochs train the head
     alone. Loss: cross-entropy among the current classes. Answer: the element-wise maximum of both softmaxes over all
-    classes seen, returned as its logarithm.
+    classes seen, returned as its logarithm. Adam (betas 0.9 and 0.999, no decay) at a constant rate.
 
     Args:
-        pet: ``adapter`` (5 hidden units beside attention), ``lora`` (rank 5 on keys and values) or ``prefix`` (10, with
-            compensation); all with a learned scale that starts at 1.
+        pet: ``adapter`` (5 hidden units beside attention, one learned scale), ``lora`` (rank 5 on keys and values, a learned
+            scale each) or ``prefix`` (10, with compensation, learned scales of keys and of values); scales start at 1.
         blocks: anchored pattern of the attention layers that get one (published: the first five blocks).
     """
 
@@ -94,7 +109,7 @@ class LAE(Adapted):
         return torch.optim.Adam(self.trained(), lr=self.lr)
 
     def on_after_backward(self) -> None:
-        if self.learned and self.current_epoch < self.freeze_epochs:
+        if frozen(self.learned, self.current_epoch, self.freeze_epochs):
             for p in self.adapters.parameters():
                 p.grad = None  # Adam passes over it: neither a step nor a moment
 
@@ -102,7 +117,7 @@ class LAE(Adapted):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.learned:
             for off, on in self.pairs():
-                off.mul_(self.decay).add_(on, alpha=1 - self.decay)
+                off.copy_(follow(off, on, self.decay))
 
     def end(self, exp: Experience) -> None:
         self.learned += 1
@@ -112,7 +127,7 @@ class LAE(Adapted):
         if "offline" in self.adapters.names:
             self.adapters.use("offline")
             try:
-                best = torch.maximum(best, self(x).softmax(1))
+                best = surer(best, self(x).softmax(1))
             finally:
                 self.adapters.use("default")
         return select(best.log(), self.head.space, space)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Method
 from cl_bench.ranges import Amount, Count, Whole
+
+from ._decay import adamw
 
 __all__ = ["LinearProbe"]
 
@@ -17,7 +19,8 @@ class LinearProbe(Method):
     """Trains a linear classifier on the frozen backbone, experience after experience.
 
     The features cannot be forgotten, the classifier can: with ``masked=False`` the rows of old classes are pushed down
-    by every new class. BatchNorm stays in evaluation mode.
+    by every new class. BatchNorm stays in evaluation mode. AdamW (betas 0.9 and 0.999, decay 0.01) at a constant rate;
+    masked, without decay, which would shrink the rows of old classes step by step.
 
     Args:
         masked: cross-entropy among the current experience's classes only (the sequential linear probe of the
@@ -46,3 +49,6 @@ class LinearProbe(Method):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.loss(self(batch.x), batch.y, self.current if self.masked else None)
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self, masked=self.masked)

@@ -11,12 +11,12 @@ from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._adapted import Adapted, cosine
+from ._frozen_trunk import FrozenTrunk, cosine
 
 __all__ = ["LoRA"]
 
 
-class LoRA(Adapted):
+class LoRA(FrozenTrunk):
     """Trains one low-rank update per experience and merges it into the weights before the next.
 
     Nothing is done against forgetting; it is what CoDyRA, InfLoRA and O-LoRA compare against.

@@ -7,7 +7,7 @@ copy of itself, on new images alone.
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, select
 from cl_bench.ranges import Amount, Count, Positive, Whole
 
+from ._decay import adamw
+
 __all__ = ["Lwf"]
 
 
@@ -23,10 +25,12 @@ class Lwf(Method):
     """Learning without Forgetting: cross-entropy on the new classes, distillation on the old ones.
 
     L = CE(y, softmax(z_new)) + strength * CE(softmax(z'_old / T), softmax(z_old / T)), z' from the copy of the network
-    taken before the experience. As in the paper, new rows of the classifier are warmed up alone first.
+    taken before the experience. As in the paper, new rows of the classifier are warmed up alone first, the trunk in
+    evaluation mode. AdamW (betas 0.9 and 0.999, decay 0.01, none on the head, whose old rows the warm-up does not reach).
 
     Deviations: the old classes are distilled as one softmax (as FACIL does), since a class-incremental answer is taken
-    over all of them, where the paper has one softmax per old task; AdamW in place of SGD with momentum.
+    over all of them, where the paper has one softmax per old task; AdamW in place of SGD with momentum. Mammoth
+    (models/lwf.py) has cross-entropy over all classes seen, weight 0.5, and takes the old answers after the warm-up.
 
     Args:
         strength: the paper's lambda_o.
@@ -59,6 +63,12 @@ class Lwf(Method):
 
     def epochs_for(self, exp: Experience) -> int:
         return self.epochs + (self.warmup if self.teacher is not None else 0)
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self, masked=True)
+
+    def on_train_epoch_start(self) -> None:
+        self.backbone.train(self.teacher is None or self.current_epoch >= self.warmup)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.teacher is None:

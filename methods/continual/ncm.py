@@ -9,12 +9,12 @@ from cl_bench import Backbone, Experience, PrototypeHead
 from cl_bench.heads import Head
 from cl_bench.ranges import Count
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["NCM"]
 
 
-class NCM(Adapted):
+class NCM(FrozenTrunk):
     """Nearest class mean of frozen features (SimpleCIL): ``logit_c = cos(f, mean of f over class c)``.
 
     Means are of raw features, not normalised, over images without augmentation. Nothing is trained, so the result

@@ -3,21 +3,21 @@ rows kept orthogonal to those of all earlier ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
-from cl_bench.adapters.lora import LoRA
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["OLoRA"]
 
 
-class OLoRA(Adapted):
+class OLoRA(FrozenTrunk):
     """Adds a LoRA per experience and pays ``lamda * sum |A_i A_t^T|`` for overlap with the frozen earlier ones.
 
     The penalty is entry-wise absolute, as in the authors' code (the paper writes a squared Frobenius norm).
@@ -28,6 +28,7 @@ class OLoRA(Adapted):
 
     Args:
         lamda: weight of the overlap (published: 0.5).
+        lamda2: weight of the sum of the new factors' Frobenius norms, not squared (released runs: 0 to 0.5).
         at: anchored pattern of fused qkv layers.
     """
 
@@ -44,10 +45,11 @@ class OLoRA(Adapted):
         r: Size = 10,
         alpha: Amount | None = None,
         lamda: Amount = 0.5,
+        lamda2: Amount = 0.0,
         at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
-        self.r, self.alpha, self.lamda, self.at = r, alpha, lamda, at
+        self.r, self.alpha, self.lamda, self.lamda2, self.at = r, alpha, lamda, lamda2, at
         self.adapters = attach(backbone, "lora", at, rows=("q", "v"), r=r, alpha=alpha)
         self.learned = 0
 
@@ -60,20 +62,31 @@ class OLoRA(Adapted):
 
     def overlap(self) -> Tensor:
         """The sum over sites and earlier tasks of ``|A_i A_t^T|``, entry-wise; 0 where all rows are orthogonal."""
-        names = self.adapters.names
-        now = [a for _, a in self.adapters.each(names[-1])]
+        *earlier, now = ([a for _, a in self.adapters.each(name)] for name in self.adapters.names)
         total = now[0].aux_loss()
-        for name in names[:-1]:
-            for old, new in zip((a for _, a in self.adapters.each(name)), now, strict=True):
-                assert isinstance(old, LoRA) and isinstance(new, LoRA)
-                total = total + (old.A @ new.A.T).abs().sum()
+        for task in earlier:
+            total = total + overlap([a.A for a in task], [a.A for a in now])  # type: ignore[misc]
         return total
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.loss(self(batch.x), batch.y, among=self.current) + self.lamda * self.overlap()
+        loss = self.loss(self(batch.x), batch.y, among=self.current) + self.lamda * self.overlap()
+        if self.lamda2:
+            now = [a for _, a in self.adapters.each(self.adapters.names[-1])]
+            loss = loss + self.lamda2 * length([p for a in now for p in (a.A, a.B)])  # type: ignore[misc]
+        return loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.trained(), lr=self.lr)
 
     def end(self, exp: Experience) -> None:
         self.learned += 1
+
+
+def overlap(old: Sequence[Tensor], new: Sequence[Tensor]) -> Tensor:
+    """sum over sites of ``|A_old A_new^T|``, entry-wise; A (R, d) of earlier tasks and (r, d) of the new one."""
+    return torch.stack([(a @ b.T).abs().sum() for a, b in zip(old, new, strict=True)]).sum()
+
+
+def length(factors: Sequence[Tensor]) -> Tensor:
+    """The sum of the Frobenius norms."""
+    return torch.stack([f.norm() for f in factors]).sum()

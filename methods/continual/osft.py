@@ -10,15 +10,14 @@ from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
-from cl_bench.adapters.osft import OSFT as Factors
 from cl_bench.ranges import Amount, Count, Share, Text, Whole
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["OSFT"]
 
 
-class OSFT(Adapted):
+class OSFT(FrozenTrunk):
     """Keeps each weight's top singular directions and fine-tunes the rest orthogonally to them, again per experience.
 
     Before every experience each target weight is factored anew, so that what was just learned is protected if it is
@@ -72,9 +71,7 @@ class OSFT(Adapted):
         return torch.optim.AdamW(self.rates(self.head_lr), weight_decay=0.0)
 
     def on_after_backward(self) -> None:
-        for _, adapter in self.adapters.each():
-            assert isinstance(adapter, Factors)
-            adapter.project_gradients()
+        self.adapters.after_backward()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.adapters.after_step()

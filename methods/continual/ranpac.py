@@ -3,6 +3,7 @@ accumulated ridge regression."""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -23,16 +24,20 @@ class RanPAC(FirstSession):
     The first experience tunes ``pet`` as APER does. Then G = sum h h^T and Q = sum h y^T are accumulated, and the head is
     ``(G + ridge I)^-1 Q``: what one regression on all data would give. The ridge is chosen anew per experience among
     10^-8 ... 10^8 by the mean squared error on a held-out fifth of the experience's features, with statistics of the
-    other four fifths alone.
+    other four fifths alone. As released, that choice is made in float32, where tiny ridges are numerically singular and lose:
+    it is a matter of the precision as much as of the data.
 
     G and Q are kept as a square root, ``G = R^T R`` and ``Q = R^T Z`` with R (k, m) from QR, k at most the number of
     images seen and never more than m: the same numbers without an m x m matrix where images are few, and better
-    conditioned. All in float64.
+    conditioned. All but the choice in float64. Phase one: SGD with momentum 0.9 and decay 5e-4, its cosine stepped per epoch.
 
     Args:
         m: number of random features (published: 10,000). Keep it away from the number of images: where they meet, the
             regression is worst conditioned, and a ridge chosen on the new classes alone can be far too small for all.
         pet: what the first experience tunes; ``none`` leaves the backbone alone.
+        selection: ``float32`` as released, by 17 solutions of an m x m system up to m = 2,000; beyond, where that takes
+            minutes, by what it amounts to: the best ridge that float32 can tell from none, at least 6e-8 of the largest
+            eigenvalue. ``float64`` has them all, and can choose a smaller one on data without noise.
     """
 
     family: ClassVar[str] = "prototype"
@@ -52,9 +57,10 @@ class RanPAC(FirstSession):
         m: Size = 10_000,
         pet: Literal["adapter", "ssf", "vpt_shallow", "vpt_deep", "finetune", "none"] = "adapter",
         weight_decay: Amount = 5e-4,
+        selection: Literal["float32", "float64"] = "float32",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size, pet=pet, weight_decay=weight_decay)
-        self.m = m
+        self.m, self.selection = m, selection
         self.frozen = None  # only APER looks at the untouched copy
         self.ridge = 0.0
         self.register_buffer("project", torch.randn(backbone.num_features, m))
@@ -84,7 +90,10 @@ class RanPAC(FirstSession):
         self.target = q.T @ torch.cat([old, y])
         order = torch.randperm(len(h), generator=self.rng.on("cpu")).to(h.device)
         cut = int(0.8 * len(h))
-        self.ridge = choose(h[order[:cut]], y[order[:cut]], h[order[cut:]], y[order[cut:]])
+        parts = h[order[:cut]], y[order[:cut]], h[order[cut:]], y[order[cut:]]
+        single = self.selection == "float32"
+        released = single and self.m <= 2_000
+        self.ridge = best(losses_as_released(*(p.float() for p in parts)) if released else losses_exact(*parts, single))
         self.weight = ridge(self.root, self.target, self.ridge)
 
 
@@ -94,17 +103,30 @@ def ridge(root: Tensor, target: Tensor, strength: float) -> Tensor:
     return root.T @ torch.linalg.solve(root @ root.T + strength * eye, target)
 
 
-def choose(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor) -> float:
-    """The ridge of 10^-8 ... 10^8 with the smallest squared error on the held-out rows.
+RIDGES = [10.0**power for power in range(-8, 9)]
 
-    All 17 solutions come from one singular value decomposition of h.
-    """
+
+def best(losses: list[float]) -> float:
+    """The ridge of the smallest loss, the first of equals; 1 where nothing was held out."""
+    return RIDGES[min(range(len(losses)), key=losses.__getitem__)] if losses else 1.0
+
+
+def losses_as_released(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor) -> list[float]:
+    """Mean squared error on the held-out rows for each ridge, by solving ``(h^T h + ridge I) W = h^T y`` in the features' own
+    precision (RanPAC.py, optimise_ridge_parameter)."""
     if not len(h) or not len(held_h):
-        return 1.0
+        return []
+    gram, q, eye = h.T @ h, h.T @ y, torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+    return [float((held_h @ torch.linalg.solve(gram + r * eye, q) - held_y).square().mean()) for r in RIDGES]
+
+
+def losses_exact(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor, single: bool = False) -> list[float]:
+    """The same to rounding, from one singular value decomposition of h; ``single``: infinite for ridges that float32 cannot
+    tell from none."""
+    if not len(h) or not len(held_h):
+        return []
     u, s, v = torch.linalg.svd(h, full_matrices=False)
     uy, hv = u.T @ y, held_h @ v.T
-    errors = {}
-    for power in range(-8, 9):
-        weight = (s / (s.square() + 10.0**power)).unsqueeze(1) * uy
-        errors[10.0**power] = float((hv @ weight - held_y).square().mean())
-    return min(errors, key=errors.__getitem__)
+    least = torch.finfo(torch.float32).eps / 2 * float(s[0]) ** 2 if single else 0.0
+    return [float((hv @ ((s / (s.square() + r)).unsqueeze(1) * uy) - held_y).square().mean()) if r >= least else math.inf
+            for r in RIDGES]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters.lora import LoRA
+from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._adapted import Adapted
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["SDLoRA"]
 
@@ -28,19 +29,26 @@ class Direction(LoRA):
         self.old = False
 
     def forward(self, weight: Tensor) -> Tensor:
-        update = self.B @ self.A
-        if self.old:
-            update = update / (self.B.norm() * self.A.norm()).clamp(min=1e-12)
-        return weight + self.magnitude * update
+        return weight + directed(self.A, self.B, self.magnitude, self.old)
 
 
-class SDLoRA(Adapted):
+def directed(a: Tensor, b: Tensor, magnitude: Tensor, old: bool) -> Tensor:
+    """``magnitude * B A``, divided by ``|B| |A|`` where the direction is an old one."""
+    update = b @ a
+    return magnitude * (update / (b.norm() * a.norm()).clamp(min=1e-12) if old else update)
+
+
+class SDLoRA(FrozenTrunk):
     """``W + sum_i alpha_i B_i A_i / (|B_i| |A_i|) + alpha_t B_t A_t``: trains B_t, A_t, every alpha and the head.
 
     One alpha per task, shared by all layers and by q and v, set to 0.8 again at the start of every experience. The
     current direction is not normalised, old ones are, as in the authors' code: the output jumps when a task becomes
-    old. Cross-entropy among the current classes; SGD with momentum 0.9 at a constant rate, no decay. The variants with
-    falling rank (RR) and with dropped directions (KD) are not included.
+    old. Cross-entropy among the current classes; SGD with momentum 0.9 at a constant rate, no decay; rows of the head
+    from U(+-sqrt(3 / d)), biases zero. The variants with falling rank (RR) and with dropped directions (KD) are not
+    included.
+
+    Difference to the authors' code: its class for evaluation (backbone/lora.py, _LoRA_qkv_timm_eval) overwrites the sum,
+    so that only the newest direction answers, at its full length; here the model that was trained answers.
 
     Args:
         r: rank, clipped to the width.
@@ -64,6 +72,9 @@ class SDLoRA(Adapted):
         self.r, self.at = r, at
         self.adapters = attach(backbone, Direction, at, rows=("q", "v"), r=r)
         self.learned = 0
+
+    def make_head(self) -> Head:
+        return LinearHead(self.backbone.num_features, bound=(3 / self.backbone.num_features) ** 0.5)
 
     def begin(self, exp: Experience) -> None:
         super().begin(exp)

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, Experience, attach
+from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._adapted import Adapted
-from ._experts import Expert, Mixture, watched
+from ._experts import Expert, Mixture, expands, watched
+from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["SEMA"]
 
 
-class SEMA(Adapted):
+class SEMA(FrozenTrunk):
     """Every block has one adapter; the last ``expandable`` blocks get another when no descriptor knows the input.
 
     First experience: adapters, routers and head by cross-entropy, then descriptors (auto-encoders of the token mean) by
@@ -25,11 +26,11 @@ class SEMA(Adapted):
     experts' novelties, each the batch's mean ``|z|`` of the reconstruction error, exceeds ``threshold``, the block gets an
     expert; it, its router row and the head are trained, then its descriptor; the scan goes on and is repeated until one
     adds nothing. At most one expert per block and experience. If nothing was added, only the head is trained.
-    Cross-entropy is among the current classes.
+    Cross-entropy is among the current classes; SGD with momentum 0.9 and decay 5e-4 (as released also on the head's other
+    rows), its cosine stepped per epoch; rows of the head from U(+-1/sqrt(d)), biases zero.
 
-    Deviations: errors are recorded while descriptors are trained only (the authors also record in the other phase and
-    overwrite it). A scan reads whole passes and takes the shallowest block that reports. Descriptor widths are clipped to
-    a sixth of the width, the published ratio.
+    Deviations: errors are recorded while descriptors are trained only (the authors record in the other phase too and overwrite
+    it). A scan reads whole passes. Descriptor widths are clipped to a sixth of the width, the published ratio.
 
     Args:
         r, descriptor: widths of bottleneck and auto-encoder; memory: how many errors are kept per expert.
@@ -64,8 +65,10 @@ class SEMA(Adapted):
         self.threshold, self.descriptor_epochs, self.descriptor_lr = threshold, descriptor_epochs, descriptor_lr
         self.weight_decay, self.scan_size, self.at = weight_decay, scan_size, at
         self.adapters = attach(backbone, Mixture, at, r=r, descriptor=descriptor, memory=memory)
-        self.learned = 0
-        self.grown: list[int] = []  # blocks (counted over the matched ones) that grew in this experience
+        self.learned, self.grown = 0, list[int]()  # the blocks (counted over the matched ones) that grew in this experience
+
+    def make_head(self) -> Head:
+        return LinearHead(self.backbone.num_features, bound=self.backbone.num_features**-0.5)
 
     @property
     def mixtures(self) -> list[Mixture]:
@@ -95,10 +98,8 @@ class SEMA(Adapted):
                 self.backbone.forward_features(batch.x)
                 for k in blocks:
                     mixture = self.mixtures[k]
-                    if k in self.grown:
-                        continue
-                    mean = mixture.seen[0]
-                    if min(float(e.novelty(mean)) for e in mixture.experts) > self.threshold:  # type: ignore[operator]
+                    found = [e.novelty(mixture.seen[0]) for e in mixture.experts]  # type: ignore[operator]
+                    if k not in self.grown and expands(found, self.threshold):
                         return k
         return None
 
@@ -123,13 +124,11 @@ class SEMA(Adapted):
             total = batch.x.new_zeros(())
             for k, expert in zip(blocks, newest, strict=True):
                 error = expert.error(self.mixtures[k].seen[0])
-                expert.errors = torch.cat([expert.errors, error.detach()])[-self.memory :]
+                expert.record(error.detach())
                 total = total + error.mean()
             return total
 
-        for expert in newest:
-            expert.descriptor.requires_grad_(True)
-        parameters = [p for e in newest for p in e.descriptor.parameters()]
+        parameters = [p.requires_grad_(True) for e in newest for p in e.descriptor.parameters()]
         with watched(self.mixtures):
             self.fit_loop(exp, parameters, loss, self.descriptor_lr, self.descriptor_epochs, self.weight_decay)
         for expert in newest:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
+from scipy.special import chdtri
 from torch import Tensor, nn
 
 from cl_bench import Head, Rng
@@ -60,3 +63,17 @@ class Generator(nn.Module):
         gamma, beta, db, dw = out.split([self.d, self.d, self.c, len(out) - 2 * self.d - self.c])
         dw = dw.view(-1, self.c)
         return 1 + gamma, beta, dw if self.basis is None else self.basis @ dw, db
+
+
+def imbalance(pi: Tensor, prior: Tensor, n: Tensor) -> Tensor | None:
+    """The degree of imbalance of a label distribution ``pi`` (C,) beside the source's ``prior`` (C,): 1 at the source's, 0
+    at the uniform one, clipped to [-1.5, 1.5].
+
+    None where ``n`` source labels do not tell ``prior`` from the uniform distribution (G-test at 5 %): the span that the
+    degree is measured by would be noise.
+    """
+    log = prior.log()
+    at_source = (prior * log).sum()
+    if len(prior) < 2 or float(2 * n * (at_source + math.log(len(prior)))) < chdtri(len(prior) - 1, 0.05):
+        return None
+    return (((pi * log).sum() - log.mean()) / (at_source - log.mean())).clamp(-1.5, 1.5)

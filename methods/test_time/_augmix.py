@@ -79,12 +79,14 @@ def _move(x: Tensor, kind: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
     """Every image by its own geometric operation, an index into ``MOVES`` (n,): one resampling for all."""
     height, width = x.shape[-2:]
     angle = torch.deg2rad(sign * torch.floor(3 * strength)) * (kind == 0)
+    shear_x, shear_y = (sign * 0.03 * strength * (kind == k) for k in (1, 2))
     theta = torch.zeros(len(x), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
-    theta[:, 0, 1] = (-angle.sin() + sign * 0.03 * strength * (kind == 1)) * height / width
-    theta[:, 1, 0] = (angle.sin() + sign * 0.03 * strength * (kind == 2)) * width / height
-    theta[:, 0, 2] = sign * torch.floor(strength * width / 30) * 2 / width * (kind == 3)
-    theta[:, 1, 2] = sign * torch.floor(strength * height / 30) * 2 / height * (kind == 4)
+    theta[:, 0, 1] = (-angle.sin() + shear_x) * height / width
+    theta[:, 1, 0] = (angle.sin() + shear_y) * width / height
+    # Pillow's affine transform shears about the corner, not the centre: what is there moves along
+    theta[:, 0, 2] = sign * torch.floor(strength * width / 30) * 2 / width * (kind == 3) + shear_x * height / width
+    theta[:, 1, 2] = sign * torch.floor(strength * height / 30) * 2 / height * (kind == 4) + shear_y * width / height
     return _warp(x, theta, (128 / 255, 0.0, 0.0))  # Pillow takes the original's fillcolor=128 as (128, 0, 0)
 
 

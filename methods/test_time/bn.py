@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl_bench import Backbone, Experience
-from cl_bench.adaptation import MixedNorm, TestTimeMethod, batch_statistics, convert
-from cl_bench.ranges import Amount, Count, Share, Whole
+from cl_bench.adaptation import Learning, MixedNorm, TestTimeMethod, batch_statistics, convert
+from cl_bench.ranges import Share, Whole
 
 __all__ = ["BN", "BNAlpha", "BNEMA"]
 
@@ -50,11 +50,9 @@ class BNAlpha(TestTimeMethod):
         *,
         alpha: Share = 0.1,
         prior: Whole | None = None,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, **learning)
         self.alpha, self.prior = alpha, prior
 
     def build(self, source: Experience | None) -> None:
@@ -85,11 +83,9 @@ class BNEMA(TestTimeMethod):
         backbone: Backbone,
         *,
         momentum: Share = 0.1,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, **learning)
         self.momentum = momentum
 
     @torch.no_grad()

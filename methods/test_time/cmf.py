@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 
 from cl_bench import Backbone, Experience
-from cl_bench.ranges import Amount, Count, Positive, Share, Whole
+from cl_bench.adaptation import Learning
+from cl_bench.ranges import Amount, Positive, Share
 
 from .roid import ROID
 
@@ -43,14 +44,11 @@ class CMF(ROID):
         prior_momentum: Share = 0.9,
         temperature: Positive = 1 / 3,
         correct_prior: bool = True,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
         super().__init__(
             backbone, lr=lr, optimizer=optimizer, prior_momentum=prior_momentum, temperature=temperature,
-            correct_prior=correct_prior, learn_lr=learn_lr, epochs=epochs,
-            batch_size=batch_size,
+            correct_prior=correct_prior, **learning
         )
         self.alpha, self.gamma, self.q = alpha, gamma, q
 

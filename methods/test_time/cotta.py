@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     all_parameters,
     augmented_outputs,
@@ -21,7 +22,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Share, Size, Whole
+from cl_bench.ranges import Amount, Share, Size
 
 __all__ = ["CoTTA", "CoTTACalibrated"]
 
@@ -56,13 +57,9 @@ class CoTTA(TestTimeMethod):
         threshold: Share = 0.92,
         augmentations: Size = 32,
         symmetric: bool = False,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.momentum, self.restore, self.threshold = momentum, restore, threshold
         self.augmentations, self.symmetric = augmentations, symmetric
 

@@ -10,8 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.adaptation import TestTimeMethod, batch_statistics, entropy, masked_mean, shallow_norm_parameters
-from cl_bench.ranges import Amount, Count, Size, Whole
+from cl_bench.adaptation import (
+    Learning,
+    TestTimeMethod,
+    batch_statistics,
+    entropy,
+    masked_mean,
+    shallow_norm_parameters,
+)
+from cl_bench.ranges import Amount, Size
 
 __all__ = ["DeYO"]
 
@@ -44,13 +51,9 @@ class DeYO(TestTimeMethod):
         weight_margin: Amount = 0.4,
         plpd: float = 0.2,
         patches: Size = 4,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.margin, self.weight_margin, self.plpd, self.patches = margin, weight_margin, plpd, patches
 
     def build(self, source: Experience | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     batch_statistics,
     entropy,
@@ -19,7 +20,7 @@ from cl_bench.adaptation import (
     norm_parameters,
     source_batches,
 )
-from cl_bench.ranges import Amount, Count, Whole
+from cl_bench.ranges import Amount, Count
 
 __all__ = ["EATA", "ETA"]
 
@@ -48,13 +49,9 @@ class ETA(TestTimeMethod):
         optimizer: Literal["adam", "sgd"] = "adam",
         margin: Amount = 0.4,
         redundancy: float = 0.4,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.margin, self.redundancy = margin, redundancy
 
     def build(self, source: Experience | None) -> None:
@@ -107,14 +104,9 @@ class EATA(ETA):
         redundancy: float = 0.4,
         fisher_weight: Amount = 1.0,
         fisher_samples: Count = 2000,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, learn_lr=learn_lr,
-            epochs=epochs, batch_size=batch_size,
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, **learning)
         self.fisher_weight, self.fisher_samples = fisher_weight, fisher_samples
 
     def build(self, source: Experience | None) -> None:

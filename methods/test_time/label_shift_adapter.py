@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Amount, Backbone, Count, Experience, Share, Size, UserError, Whole, batches
-from cl_bench.adaptation import TestTimeMethod
+from cl_bench.adaptation import Learning, TestTimeMethod
 from cl_bench.heads import columns_of
 
-from ._adapted_head import AdaptedHead, Generator
+from ._adapted_head import AdaptedHead, Generator, imbalance
 from .tent import Tent
 
 __all__ = ["LabelShiftAdapter"]
@@ -26,7 +26,8 @@ class LabelShiftAdapter(TestTimeMethod):
     code. **Ours**, because the paper leaves it open: the degree of imbalance m(pi) = (E_pi[ln pi_s] - E_u[ln pi_s]) /
     (E_pi_s[ln pi_s] - E_u[ln pi_s]), clipped to [-1.5, 1.5] (1 at the source's distribution pi_s, 0 at uniform u); the
     generator's size; dW of low rank beyond a million entries; Adam 1e-3 for 10 passes over source features; the
-    estimate's rate 0.1 and its start at pi_s. A balanced source has no degree: the adapter then stays the identity.
+    estimate's rate 0.1 and its start at pi_s. A source that its labels do not tell from a balanced one has no degree:
+    the adapter then stays the identity.
 
     Args:
         host: the method that adapts, as a class or a function of the backbone; TENT by default. Its teachers and
@@ -43,9 +44,9 @@ class LabelShiftAdapter(TestTimeMethod):
     def __init__(
         self, backbone: Backbone, *, host: Callable[[Backbone], TestTimeMethod] = Tent, rate: Share = 0.1,
         hidden: Size = 64, rank: Size = 8, adapter_lr: Amount = 1e-3, adapter_epochs: Whole = 10, adapter_batch: Count = 128,
-        learn_lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, **learning)
         self.host = host(backbone)
         if not isinstance(self.host, TestTimeMethod):
             raise UserError(f"host must be a test-time method, not {type(self.host).__name__}.")
@@ -58,7 +59,7 @@ class LabelShiftAdapter(TestTimeMethod):
         assert source is not None
         features, labels = self.source_features(source)
         counts = labels.bincount(minlength=self.model.classes).to(features)
-        self.prior = (counts / counts.sum()).clamp_min(0.1 / len(labels))
+        self.labelled, self.prior = counts, (counts / counts.sum()).clamp_min(0.1 / len(labels))
         self.estimate: Tensor = self.known()
         self.generator = Generator(features.shape[1], self.model.classes, self.hidden, self.rank, self.rng).to(features)
         if self.degree(self.estimate) is not None:
@@ -98,13 +99,8 @@ class LabelShiftAdapter(TestTimeMethod):
                 opt.step()
 
     def degree(self, pi: Tensor) -> Tensor | None:
-        """m(pi): 1 at the source's label distribution, 0 at the uniform one; None where the source is balanced."""
-        prior = self.known()
-        log = prior.log()
-        span = (prior * log).sum() - log.mean()
-        if span < 1e-6:
-            return None
-        return (((pi * log).sum() - log.mean()) / span).clamp(-1.5, 1.5)
+        """m(pi), clipped; None where the source is balanced."""
+        return imbalance(pi, self.known(), self.labelled[self.columns()].sum())
 
     # ------------------------------------------------------------------ in the stream
     def adapt(self, x: Tensor) -> Tensor:
@@ -131,8 +127,11 @@ class LabelShiftAdapter(TestTimeMethod):
 
     def known(self) -> Tensor:
         """The source's label distribution over the classes that are asked for."""
-        columns = [self.model.head.space.ids.index(i) for i in self.model.space.ids]
-        return self.prior[columns] / self.prior[columns].sum()
+        prior = self.prior[self.columns()]
+        return prior / prior.sum()
+
+    def columns(self) -> list[int]:
+        return [self.model.head.space.ids.index(i) for i in self.model.space.ids]
 
     def narrowed(self) -> None:
         self.estimate = self.known()
@@ -146,5 +145,3 @@ class LabelShiftAdapter(TestTimeMethod):
 
     def counters(self) -> dict[str, int | float]:
         return {**self.host.counters(), "batches": self.counts["batches"]}
-
-

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, UserError
-from cl_bench.adaptation import TestTimeMethod
-from cl_bench.ranges import Amount, Count, Whole
+from cl_bench.adaptation import Learning, TestTimeMethod
+from cl_bench.ranges import Amount, Count
 
 __all__ = ["LAME"]
 
@@ -43,11 +43,9 @@ class LAME(TestTimeMethod):
         weight: Amount = 1.0,
         symmetric: bool = False,
         steps: Count = 100,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, **learning)
         if affinity not in ("rbf", "knn", "linear"):
             raise UserError(f"affinity {affinity!r} is not known; use rbf, knn or linear.")
         self.affinity, self.neighbours, self.weight = affinity, neighbours, weight

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Experience, UserError
-from cl_bench.adaptation import MixedNorm, TestTimeMethod, convert
-from cl_bench.ranges import Amount, Count, Size, Whole
+from cl_bench.adaptation import Learning, MixedNorm, TestTimeMethod, convert
+from cl_bench.ranges import Amount, Size, Whole
 
 from ._augmix import augmix
 
@@ -45,11 +45,9 @@ class MEMO(TestTimeMethod):
         optimizer: Literal["sgd", "adamw"] = "sgd",
         views: Size = 32,
         prior: Whole = 16,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(backbone, lr=lr, optimizer="sgd", learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, lr=lr, optimizer="sgd", **learning)
         if optimizer not in ("sgd", "adamw"):
             raise UserError(f"optimizer {optimizer!r} is not known to MEMO; use sgd or adamw.")
         self.optimizer = optimizer  # type: ignore[assignment]

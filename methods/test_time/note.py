@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.adaptation import InstanceAwareNorm, TestTimeMethod, convert, entropy, norm_parameters
-from cl_bench.ranges import Amount, Count, Positive, Share, Whole
+from cl_bench.adaptation import InstanceAwareNorm, Learning, TestTimeMethod, convert, entropy, norm_parameters
+from cl_bench.ranges import Amount, Count, Positive, Share
 
 __all__ = ["NOTE"]
 
@@ -47,13 +47,9 @@ class NOTE(TestTimeMethod):
         memory: Count = 64,
         frequency: Count = 64,
         temperature: Positive = 1.0,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.k, self.bn_momentum, self.memory = k, bn_momentum, memory
         self.frequency, self.temperature = frequency, temperature
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     all_parameters,
     augmented_outputs,
@@ -22,7 +23,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Share, Size, Whole
+from cl_bench.ranges import Amount, Count, Share, Size
 
 __all__ = ["PSMT"]
 
@@ -68,13 +69,9 @@ class PSMT(TestTimeMethod):
         variant: Literal["code", "paper"] = "code",
         threshold: Share = 0.92,
         augmentations: Size = 32,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         if variant not in ("code", "paper"):
             raise UserError(f"variant {variant!r} is not known; use code or paper.")
         self.fisher_weight, self.fraction, self.momentum = fisher_weight, fraction, momentum

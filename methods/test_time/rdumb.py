@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.ranges import Amount, Count, Whole
+from cl_bench.adaptation import Learning
+from cl_bench.ranges import Amount, Count
 
 from .eata import ETA
 
@@ -36,14 +37,9 @@ class RDumb(ETA):
         margin: Amount = 0.4,
         redundancy: float = 0.4,
         period: Count = 1000,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, learn_lr=learn_lr,
-            epochs=epochs, batch_size=batch_size,
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, margin=margin, redundancy=redundancy, **learning)
         self.period = period
 
     def build(self, source: Experience | None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience, columns_of
 from cl_bench.adaptation import (
+    Learning,
     Replay,
     TestTimeMethod,
     all_parameters,
@@ -63,13 +64,9 @@ class RMT(TestTimeMethod):
         projection: Size = 128,
         warmup: Whole = 50_000,
         replay: Count = 50_000,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.momentum, self.temperature, self.projection = momentum, temperature, projection
         self.target_weight, self.contrast_weight, self.source_weight = target_weight, contrast_weight, source_weight
         self.warmup, self.replay = warmup, replay

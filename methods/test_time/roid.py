@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     augment,
     batch_statistics,
@@ -18,7 +19,7 @@ from cl_bench.adaptation import (
     soft_likelihood_ratio,
     symmetric_cross_entropy,
 )
-from cl_bench.ranges import Amount, Count, Positive, Share, Whole
+from cl_bench.ranges import Amount, Positive, Share
 
 __all__ = ["ROID"]
 
@@ -52,13 +53,9 @@ class ROID(TestTimeMethod):
         prior_momentum: Share = 0.9,
         temperature: Positive = 1 / 3,
         correct_prior: bool = True,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.source_momentum, self.prior_momentum, self.temperature = source_momentum, prior_momentum, temperature
         self.correct_prior = correct_prior
 

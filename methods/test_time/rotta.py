@@ -11,6 +11,7 @@ from torch import Tensor
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
     CategoryBalancedMemory,
+    Learning,
     RobustNorm,
     TestTimeMethod,
     augment,
@@ -20,7 +21,7 @@ from cl_bench.adaptation import (
     norm_parameters,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Share, Whole
+from cl_bench.ranges import Amount, Count, Share
 
 __all__ = ["RoTTA"]
 
@@ -55,13 +56,9 @@ class RoTTA(TestTimeMethod):
         frequency: Count = 64,
         time: Amount = 1.0,
         uncertainty: Amount = 1.0,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.nu, self.alpha, self.memory, self.frequency = nu, alpha, memory, frequency
         self.time, self.uncertainty = time, uncertainty
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.adaptation import TestTimeMethod, batch_statistics, generalised_cross_entropy, norm_parameters
-from cl_bench.ranges import Amount, Count, Positive, Whole
+from cl_bench.adaptation import Learning, TestTimeMethod, batch_statistics, generalised_cross_entropy, norm_parameters
+from cl_bench.ranges import Amount, Positive
 
 __all__ = ["RPL"]
 
@@ -33,13 +33,9 @@ class RPL(TestTimeMethod):
         lr: Amount = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
         q: Positive = 0.8,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.q = q
 
     def build(self, source: Experience | None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     augment,
     batch_statistics,
@@ -20,7 +21,7 @@ from cl_bench.adaptation import (
     source_batches,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Positive, Size, Whole
+from cl_bench.ranges import Amount, Count, Positive, Size
 
 __all__ = ["SANTA"]
 
@@ -53,13 +54,9 @@ class SANTA(TestTimeMethod):
         temperature: Positive = 0.1,
         projection: Size = 128,
         prototype_samples: Count = 100_000,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.anchor_weight, self.contrast_weight, self.temperature = anchor_weight, contrast_weight, temperature
         self.projection = projection
         self.prototype_samples = prototype_samples

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cl_bench import Backbone, Experience
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     ascend_,
     batch_statistics,
@@ -17,7 +18,7 @@ from cl_bench.adaptation import (
     put_back_,
     shallow_norm_parameters,
 )
-from cl_bench.ranges import Amount, Count, Whole
+from cl_bench.ranges import Amount
 
 __all__ = ["SAR"]
 
@@ -50,13 +51,9 @@ class SAR(TestTimeMethod):
         margin: Amount = 0.4,
         rho: Amount = 0.05,
         reset_below: Amount = 0.2,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.margin, self.rho, self.reset_below = margin, rho, reset_below
 
     def build(self, source: Experience | None) -> None:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.adaptation import TestTimeMethod, batch_statistics, entropy, masked_mean
-from cl_bench.ranges import Amount, Count, Share, Whole
+from cl_bench.adaptation import Learning, TestTimeMethod, batch_statistics, entropy, masked_mean
+from cl_bench.ranges import Amount, Share
 
 __all__ = ["SHOT"]
 
@@ -43,13 +43,9 @@ class SHOT(TestTimeMethod):
         pseudo: Amount = 0.3,
         threshold: Share = 0.9,
         diversity: Amount = 1.0,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         self.pseudo, self.threshold, self.diversity = pseudo, threshold, diversity
 
     def build(self, source: Experience | None) -> None:

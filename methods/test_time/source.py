@@ -14,3 +14,4 @@ class Source(TestTimeMethod):
 
     adapts: ClassVar[bool] = False
     paper: ClassVar[str] = "lower bound"
+    reference: ClassVar[str] = "no adaptation"

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, Experience, UserError
-from cl_bench.adaptation import TestTimeMethod, entropy
-from cl_bench.ranges import Amount, Count, Whole
+from cl_bench.adaptation import Learning, TestTimeMethod, entropy
+from cl_bench.ranges import Whole
 
 __all__ = ["T3A"]
 
@@ -31,9 +31,9 @@ class T3A(TestTimeMethod):
     paper: ClassVar[str] = "Iwasawa and Matsuo, NeurIPS 2021"
 
     def __init__(
-        self, backbone: Backbone, *, supports: Whole = 100, learn_lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32
+        self, backbone: Backbone, *, supports: Whole = 100, **learning: Learning
     ) -> None:
-        super().__init__(backbone, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size)
+        super().__init__(backbone, **learning)
         self.supports = supports
 
     def build(self, source: Experience | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Experience, Rng, UserError
 from cl_bench.adaptation import (
+    Learning,
     TestTimeMethod,
     augmented_outputs,
     cross_entropy_to,
@@ -18,7 +19,7 @@ from cl_bench.adaptation import (
     symmetric_cross_entropy,
     teacher_of,
 )
-from cl_bench.ranges import Amount, Count, Share, Size, Whole
+from cl_bench.ranges import Amount, Share, Size
 
 __all__ = ["ViDA"]
 
@@ -81,30 +82,19 @@ class ViDA(TestTimeMethod):
         low: Size = 1,
         high: Size = 128,
         views: Size = 10,
-        learn_lr: Amount = 1e-3,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
+        **learning: Learning,
     ) -> None:
-        super().__init__(
-            backbone, lr=lr, optimizer=optimizer, learn_lr=learn_lr, epochs=epochs, batch_size=batch_size
-        )
+        super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         if variant not in ("code", "paper"):
             raise UserError(f"variant {variant!r} is not known; use code or paper.")
         self.adapter_lr, self.momentum, self.adapter_momentum = adapter_lr, momentum, adapter_momentum
         self.threshold, self.restore, self.symmetric, self.variant = threshold, restore, symmetric, variant
         self.low, self.high, self.views = low, high, views
+        if not _sites(backbone):
+            raise UserError("ViDA adapts the linear layers inside attention and found none; use a timm transformer.")
 
     def build(self, source: Experience | None) -> None:
-        sites = [
-            (module, name, child)
-            for module in self.model.modules()
-            if "Attention" in type(module).__name__ and not isinstance(module, nn.MultiheadAttention)
-            for name, child in module.named_children()
-            if isinstance(child, nn.Linear)
-        ]
-        if not sites:
-            raise UserError("ViDA adapts the linear layers inside attention and found none; use a timm transformer.")
-        for module, name, linear in sites:
+        for module, name, linear in _sites(self.model):
             setattr(module, name, VidaLinear(linear, self.low, self.high, self.rng))
         self.teacher = teacher_of(self.model)
         named = list(self.model.named_parameters())
@@ -148,3 +138,10 @@ class ViDA(TestTimeMethod):
 
     def outputs(self, x: Tensor) -> Tensor:
         return self.teacher(x)
+
+
+def _sites(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """(layer, name, linear) of every linear layer inside attention."""
+    return [(module, name, child) for module in model.modules()
+            if "Attention" in type(module).__name__ and not isinstance(module, nn.MultiheadAttention)
+            for name, child in module.named_children() if isinstance(child, nn.Linear)]

@@ -72,7 +72,7 @@ def _learn(matrices: list[AccuracyMatrix], partial: bool) -> dict[str, Any]:
     return {"n": len(matrices), "partial": partial, "matrix": rounded(mean),
             "anytime": _bands([m.incremental_accuracies() for m in matrices]),
             "forgetting": {since: _bands([m.forgetting_curve(since) for m in matrices]) for since in FORGETTING[:3]},
-            "plasticity": _bands([[m.plasticity()] for m in matrices]),
+            "plasticity": _bands([[m.plasticity(earlier=True)] for m in matrices]),
             "stability": _bands([[m.stability()] for m in matrices])}
 
 

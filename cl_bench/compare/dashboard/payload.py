@@ -22,15 +22,16 @@ from ...numbers.metrics import COST, all_metrics
 from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ...records.results import Run, utc_now
 from ..comparison import Comparison, Group, Key, value_of
+from ..images import BY_IMAGE, group_evidence
 from ..selection import choices
 from ..tables import cell_text, to_csv, to_latex, to_markdown
+from ..verdict import verdict
 from .curves import learn_curves, rounded, stream_curves
 
 __all__ = ["payload"]
 
 POINTS = 90  # of a training curve
 TAIL = 12  # lines of the log
-PAIRED = ("average_accuracy", "forgetting", "mean_error", "source_forgetting")
 
 
 def _num(value: float, digits: int = 4) -> float | None:
@@ -40,20 +41,21 @@ def _num(value: float, digits: int = 4) -> float | None:
 def _row(group: Group, number: int, methods: dict[str, int]) -> dict[str, Any]:
     row = group.rows[number]
     cells = {}
-    for name in group.metrics:
+    for name in dict.fromkeys([*group.metrics, *group.variants, *group.costs]):
         text = cell_text(row, name).split(" ± ")
         c = row.cells[name]
         cells[name] = [text[0], text[1] if len(text) > 1 else "", _num(c.mean), _num(c.low), _num(c.high)]
-    return {"method": methods[row.method], "n": row.n, "failed": row.failed, "unfinished": row.unfinished,
-            "standing": row.standing, "p": None if row.p_best is None else _num(row.p_best), "cells": cells}
+    return {"method": methods[row.method], "n": row.n, "failed": row.failed, "unfinished": row.unfinished, "cells": cells,
+            "standings": {name: [s.word, None if s.p is None else _num(s.p)] for name, s in row.standings.items()},
+            "flags": [[flag.badge, flag.sentence] for flag in row.flags]}
 
 
 def _pairs(group: Group, methods: dict[str, int]) -> dict[str, Any]:
     """Per metric the paired tests of all methods: a - b above the diagonal only (the page mirrors them)."""
     out: dict[str, Any] = {}
-    for name in PAIRED:
+    for name in [*group.metrics, *group.variants]:
         rows = [row for row in group.rows if row.cells[name].n]
-        if name not in group.metrics or len(rows) < 2:
+        if name in COST or all_metrics()[name].higher is None or len(rows) < 2:
             continue
         pairs = list(combinations(rows, 2))
         tests = [compare_pair(a.values[name], b.values[name]) for a, b in pairs]
@@ -74,6 +76,21 @@ def _bootstrap(a: Mapping[Key, float], b: Mapping[Key, float]) -> list[float | N
     return [_num(interval.low), _num(interval.high)]
 
 
+def _images(group: Group, methods: dict[str, int]) -> dict[str, Any]:
+    """Per metric the tests of pairs of methods over test images and runs, p adjusted by Holm over the pairs."""
+    out: dict[str, Any] = {}
+    for name in BY_IMAGE:
+        if name not in group.metrics and name not in group.variants:
+            continue
+        found = group_evidence(group, name)
+        given, new = holm([e.test.p_given for e in found]), holm([e.test.p_new for e in found])
+        if found:
+            out[name] = [[methods[e.a], methods[e.b], *(_num(v) for v in (
+                e.test.mean, *e.test.given, g, *e.test.new, n, e.test.above, e.test.from_runs)), e.test.runs, e.test.images]
+                for e, g, n in zip(found, given, new, strict=True)]
+    return out
+
+
 def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
     """What label-free scorers choose among the group's runs, and the gap to the oracle."""
     return [{"among": c.among, "candidates": c.candidates, "gated": c.gated, "scorer": LABELS[c.selection.scorer],
@@ -85,10 +102,16 @@ def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def _rankable(tables: list[Group], primary: str) -> tuple[list[Group], list[str]]:
-    """The tables that can be ranked together and the methods that all of them have: those with two measured methods or
-    more, and while these share fewer than two, the one with the fewest is left out."""
-    measured = {g.title: [r.method for r in g.rows if r.cells[primary].n] for g in tables}
-    left = [g for g in tables if len(measured[g.title]) > 1]
+    """The tables that can be ranked together and the competitors that all of them have: one table per scenario and
+    backbone (two protocols of one scenario are not two scenarios: the one with more methods stays), those with two
+    measured methods or more, and while these share fewer than two, the one with the fewest is left out."""
+    measured = {g.title: [r.method for r in g.rows if r.cells[primary].n and not r.reference] for g in tables}
+    widest: dict[tuple[str, str], Group] = {}
+    for g in tables:
+        other = widest.setdefault((g.scenario, g.backbone), g)
+        if len(measured[g.title]) > len(measured[other.title]):
+            widest[g.scenario, g.backbone] = g
+    left = [g for g in widest.values() if len(measured[g.title]) > 1]
     while True:
         shared = [m for m in (measured[left[0].title] if left else []) if all(m in measured[g.title] for g in left)]
         if len(shared) > 1 or len(left) < 2:
@@ -105,7 +128,7 @@ def _ranks(groups: list[Group], methods: dict[str, int]) -> list[dict[str, Any]]
             continue
         tables, shared = _rankable(every, primary)
         gone = [g.title for g in every if g not in tables]
-        others = sorted({r.method for g in tables for r in g.rows if r.cells[primary].n} - set(shared))
+        others = sorted({r.method for g in tables for r in g.rows if r.cells[primary].n and not r.reference} - set(shared))
         entry: dict[str, Any] = {"metric": primary, "scenarios": [g.title for g in tables],
                                  "methods": [methods[m] for m in shared], "left_out": [
                                      *gone, *(f"{m} (not on all scenarios)" for m in others if len(tables) > 1)]}
@@ -183,16 +206,17 @@ def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _S
 
 def _methods(groups: Iterable[Group]) -> list[dict[str, str]]:
     """Every method's label, a short name for charts (its own name, with the arguments in which it differs from others
-    of that name), and what the label says beyond it. In an order that does not depend on results: colours then stay
-    when numbers change."""
+    of that name), and what the label says beyond it. In an order that does not depend on results."""
     family: dict[str, str] = {}
+    reference: dict[str, str] = {}
     facts: dict[str, tuple[str, dict[str, Any]]] = {}
     for group in groups:
         family |= {row.method: row.family for row in group.rows}
+        reference |= {row.method: row.reference for row in group.rows}
         facts |= {run.method: (str(run.record["method"]["name"]), run.record["method"].get("args") or {})
                   for run in group.runs}
     out = []
-    for label in sorted(family, key=lambda m: (family[m] == "baseline", m)):
+    for label in sorted(family, key=lambda m: (bool(reference[m]), m)):
         name, args = facts[label]
         others = [a for other, (n, a) in facts.items() if n == name and other != label]
         differing = {k: v for k, v in args.items() if any(other.get(k) != v for other in others)}
@@ -201,7 +225,8 @@ def _methods(groups: Iterable[Group]) -> list[dict[str, str]]:
         whole = not label.startswith(name) or any(isinstance(v, (dict, list)) for v in differing.values())
         short = label if whole else name + (f" ({told})" if told else "")
         detail = "" if whole else label[len(name):].strip(" ()")
-        out.append({"name": label, "short": short, "family": family[label], "detail": detail if detail != told else ""})
+        out.append({"name": label, "short": short, "family": family[label], "reference": reference[label],
+                    "detail": detail if detail != told else ""})
     for method in out:
         if sum(m["short"] == method["short"] for m in out) > 1:
             method |= {"short": method["name"], "detail": ""}
@@ -220,13 +245,15 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             if curves:
                 curves["methods"] = {methods[m]: v for m, v in curves["methods"].items()}
         groups.append({
-            "title": group.title, "scenario": group.scenario, "backbone": group.backbone, "kind": group.kind,
-            "fingerprint": group.fingerprint, "primary": group.primary, "metrics": group.metrics, "notes": group.notes,
+            "title": group.title, "scenario": group.scenario, "backbone": group.backbone, "apart": group.apart,
+            "kind": group.kind, "fingerprint": group.fingerprint, "primary": group.primary, "metrics": group.metrics,
+            "costs": group.costs, "times": group.times, "notes": group.notes, "warnings": group.warnings,
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
-            "pairs": _pairs(group, methods), "choices": _choices(group, methods)})
+            "pairs": _pairs(group, methods), "images": _images(group, methods),
+            "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods)})
         runs += [_run(run, number, group.primary, methods, shared, root) for run in group.runs]
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
-                        "note": m.note, "cost": m.name in COST} for m in all_metrics().values()}
+                        "note": m.note, "cost": m.name in COST, "timed": m.timed} for m in all_metrics().values()}
     return {"title": title, "made": utc_now(), "version": __version__, "live": root is not None, "metrics": metrics,
             "methods": named, "groups": groups,
             "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,

@@ -6,7 +6,8 @@ p-value that n can give, so that "not significant" is never mistaken for "equal"
 
 from __future__ import annotations
 
-from .intervals import BOOTSTRAP_FROM, Interval, bca_interval, t_bands, t_interval
+from .images import ImageTest, image_test
+from .intervals import BOOTSTRAP_FROM, Interval, bca_interval, seeds_to_decide, t_bands, t_interval
 from .paired import (
     PairedTest,
     cliffs_delta,
@@ -21,7 +22,7 @@ from .paired import (
 )
 from .ranks import RankTest, average_ranks, cliques, friedman, nemenyi_critical_difference, nemenyi_p_values
 
-__all__ = ["BOOTSTRAP_FROM", "Interval", "PairedTest", "RankTest", "average_ranks", "bca_interval", "cliffs_delta",
-           "cliffs_magnitude", "cliques", "compare_pair", "friedman", "holm", "indistinguishable_from_best",
-           "nemenyi_critical_difference", "nemenyi_p_values", "pair", "sign_flip_test", "smallest_p", "t_bands",
-           "t_interval", "wilcoxon_test"]
+__all__ = ["BOOTSTRAP_FROM", "ImageTest", "Interval", "PairedTest", "RankTest", "average_ranks", "bca_interval", "cliffs_delta",
+           "cliffs_magnitude", "cliques", "compare_pair", "friedman", "holm", "image_test", "indistinguishable_from_best",
+           "nemenyi_critical_difference", "nemenyi_p_values", "pair", "seeds_to_decide", "sign_flip_test", "smallest_p",
+           "t_bands", "t_interval", "wilcoxon_test"]

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["BOOTSTRAP_FROM", "Interval", "bca_interval", "t_bands", "t_interval"]
+__all__ = ["BOOTSTRAP_FROM", "Interval", "bca_interval", "seeds_to_decide", "t_bands", "t_interval"]
 
 
 BOOTSTRAP_FROM = 8  # with fewer runs the bootstrap covers less than it says
@@ -36,7 +36,7 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _quantile(freedom: int, p: float) -> float:
     """Student's t."""
     from scipy.special import stdtrit
@@ -76,6 +76,20 @@ def t_bands(values: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np
     t = np.vectorize(lambda m: _quantile(int(m) - 1, 0.5 + confidence / 2) if m > 1 else np.nan, otypes=[float])(n)
     half = t * np.sqrt(square / np.maximum(n - 1, 1) / np.maximum(n, 1))
     return mean, mean - half, mean + half
+
+
+def seeds_to_decide(differences: ArrayLike, power: float = 0.8, most: int = 1000) -> int | None:
+    """How many pairs a two-sided t-test at 5 % needs to see the mean of ``differences`` with ``power``, if their mean and
+    spread are the true ones; never fewer than 6, with which a sign-flip test can first tell. None for fewer than two
+    pairs or a mean of 0; ``most`` + 1 where even that many are too few."""
+    d = _finite(differences)
+    mean, std = _spread(d)
+    if d.size < 2 or mean == 0:
+        return None
+    for n in range(6, most + 1):
+        if abs(mean) >= (_quantile(n - 1, 0.975) + _quantile(n - 1, power)) * std / math.sqrt(n):
+            return n
+    return most + 1
 
 
 @lru_cache(maxsize=4)

@@ -6,6 +6,7 @@ let printing = false;  // paper is white, whatever the screen is
 function setTheme() {
   const wanted = printing ? "light" : state.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   document.documentElement.dataset.theme = wanted;
+  document.documentElement.toggleAttribute("data-print", printing);
 }
 
 function drawFrame() {

@@ -3,6 +3,7 @@
 const cssVar = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const escapeText = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const narrow = () => window.innerWidth < 640;
+const room = () => { const style = getComputedStyle(MAIN); return MAIN.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight); };
 const waiting = [];  // charts are drawn once their container stands in the page and has a width
 
 function alpha(hex, a) {
@@ -123,8 +124,8 @@ function lineChart(label, x, series, options) {
     if (s.marks && s.marks.length) traces.push({ x: s.marks, y: s.marks.map((i) => s.mean[i]), type: "scatter", mode: "markers", meta: s.method,
       marker: { symbol: "x-thin", size: 12, line: { width: 2.5, color: cssVar("--warn") } }, hoverinfo: "skip" });
   }
-  const room = Math.floor((MAIN.clientWidth - 72) / (o.angle ? 16 : 62));  // names of ticks that fit beside each other
-  const step = Math.max(1, Math.ceil(x.length / Math.max(2, Math.min(o.ticks || 16, room))));
+  const fitting = Math.floor((MAIN.clientWidth - 72) / (o.angle ? 16 : 62));  // names of ticks that fit beside each other
+  const step = Math.max(1, Math.ceil(x.length / Math.max(2, Math.min(o.ticks || 16, fitting))));
   const shownTicks = at.filter((i) => i % step === 0);
   const layout = layoutOf({ height, margin: { l: o.angle ? 78 : 58, r: ends ? 150 : 14, t: top, b: bottom },
     xaxis: axis(o.xTitle || "", { tickmode: "array", tickvals: shownTicks, ticktext: shownTicks.map((i) =>
@@ -144,10 +145,16 @@ const bandNote = (series) => [!series.some((s) => s.low.some(isNumber)) ? "One r
 /* Points with error bars: [{name, method, style, x, xl, xh, y, yl, yh}]; o.front: a line through some of them. */
 function scatterChart(label, points, options) {
   const o = { height: 440, front: [], ...options };
-  const margin = { l: 62, r: 24, t: 20, b: 56 }, size = [MAIN.clientWidth - margin.l - margin.r, o.height - margin.t - margin.b];
+  const margin = { l: 62, r: 24, t: 20, b: 56 };
+  if (o.square) {  // one scale on both axes: the plot is as wide as it is high, as far as the page is
+    const side = Math.min(room() - margin.l - margin.r, o.height - margin.t - margin.b);
+    o.height = side + margin.t + margin.b;
+    margin.r = room() - margin.l - side;
+  }
+  const size = [room() - margin.l - margin.r, o.height - margin.t - margin.b];
   const place = labelSides(points, o, size);
   const traces = points.map((p, i) => ({ x: [p.x], y: [p.y], type: "scatter", mode: place[i] ? "markers+text" : "markers", meta: p.method,
-    text: [escapeText(shorten(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 },
+    text: [escapeText(shorten(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 }, cliponaxis: false,
     marker: { color: p.style.color, symbol: p.style.symbol, size: 11,
       line: { width: p.style.symbol.endsWith("-open") ? 2 : 0, color: p.style.color } },
     error_x: bar(p.x, p.xl, p.xh, p.style.color), error_y: bar(p.y, p.yl, p.yh, p.style.color),
@@ -185,7 +192,7 @@ function labelSides(points, o, [width, height]) {
     const choices = Object.entries(SIDES).map(([side, [dx, dy]]) => {
       const cx = x + dx * (w / 2 + 8), cy = y + dy * 15;
       const box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2];
-      const out = box[0] < 0 || box[2] > width + 8 || box[1] < -4 || box[3] > height ? 8 : 0;  // there a name would be cut
+      const out = box[0] < 0 || box[2] > width + (o.square ? 90 : 8) || box[1] < -4 || box[3] > height ? 8 : 0;  // there a name would be cut
       return { side, box, cost: out + taken.reduce((sum, [a, b, c, d, weight]) =>
         sum + (a < box[2] && c > box[0] && b < box[3] && d > box[1] ? weight : 0), 0) };
     });

@@ -5,7 +5,7 @@
 let DATA = JSON.parse(document.getElementById("data").textContent);
 
 const DEFAULTS = {
-  view: "leaderboard", group: "", off: "", sort: "", q: "", since: "best", ref: "", seed: "", cost: "seconds",
+  view: "leaderboard", group: "", off: "", sort: "", q: "", since: "best", ref: "", seed: "", cost: "passes",
   log: "", task: "", pair: "", run: "", a: "", b: "", all: "", theme: "",
 };
 const state = { ...DEFAULTS };
@@ -66,27 +66,36 @@ const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 /* -- Methods and their marks: colour, dash and symbol each tell them apart ------------------------------------------ */
 
-const LIGHT = ["#0072B2", "#D55E00", "#009E73", "#B4558C", "#A97B00", "#3A95CF", "#6F4BA3"];
-const DARK = ["#4FA8E0", "#F28444", "#2DBE95", "#E59CC3", "#E3B341", "#9AD5F7", "#B79BE3"];
+const LIGHT = ["#0D6CCA", "#B65104", "#079163", "#B25A8F", "#B98601", "#2798DA", "#674887", "#753B1F"];
+const DARK = ["#1392FA", "#EE7A36", "#03BBA2", "#FF93B2", "#EEBD18", "#9DDAFD", "#AE9ED2", "#CCD583"];
 const GREYS = { light: ["#4F575F", "#757D86", "#23282E"], dark: ["#A7AFB8", "#8A939C", "#D9DDE1"] };
 const DASHES = ["solid", "dash", "dashdot", "longdash"];  // dots are kept for what is unfinished
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star"];
 
 const dark = () => document.documentElement.dataset.theme === "dark";
 
-/* Each method takes the first style that no method beside it (in the same scenario) has: colours repeat only where one
-   chart holds more methods than there are colours, and then dash and symbol differ. */
+/* A method's colour comes from its name, so that it stays from page to page and when others join; it moves on to the next
+   one only where another method of the same scenario already has it. Bounds have greys of their own. */
+const isBound = (index) => Boolean(DATA.methods[index].reference);
+const firstWord = (name) => name.split(/[ (]/)[0];
+function hashOf(text) {
+  let h = 2166136261;  // FNV-1a
+  for (const c of text) h = Math.imul(h ^ c.codePointAt(0), 16777619) >>> 0;
+  return h;
+}
+
 let slots = { of: null };
 function slotOf(index) {
   if (slots.of !== DATA) {
-    const beside = DATA.methods.map(() => new Set()), isBaseline = (i) => DATA.methods[i].family === "baseline";
+    const beside = DATA.methods.map(() => new Set()), taken = [];
     for (const group of DATA.groups) for (const a of group.rows) for (const b of group.rows) beside[a.method].add(b.method);
-    const taken = [];
-    DATA.methods.forEach((_, i) => {
-      const used = new Set([...beside[i]].filter((j) => j < i && isBaseline(j) === isBaseline(i)).map((j) => taken[j]));
-      let slot = 0;
-      while (used.has(slot)) slot++;
-      taken.push(slot);
+    DATA.methods.forEach((method, i) => {
+      const used = new Set([...beside[i]].filter((j) => j < i && isBound(j) === isBound(i)).map((j) => taken[j]));
+      const count = isBound(i) ? 12 : LIGHT.length, first = hashOf(firstWord(method.name)) % count;
+      let step = 0;
+      const slot = () => (first + step) % count + count * Math.floor(step / count);
+      while (used.has(slot())) step++;
+      taken.push(slot());
     });
     slots = { of: DATA, taken };
   }
@@ -99,7 +108,7 @@ let marks = { of: null };
 function symbolOf(index) {
   if (marks.of !== DATA) {
     const used = new Set(), taken = DATA.methods.map((method, i) => {
-      if (method.family === "baseline") return null;
+      if (isBound(i)) return null;
       const slot = slotOf(i), key = (k) => `${slot % LIGHT.length} ${(slot + k) % SYMBOLS.length}`;
       const free = SYMBOLS.findIndex((_, k) => !used.has(key(k))), k = Math.max(0, free);
       used.add(key(k));
@@ -112,7 +121,7 @@ function symbolOf(index) {
 
 function methodStyle(index) {
   const same = slotOf(index);
-  if (DATA.methods[index].family === "baseline") {
+  if (isBound(index)) {
     const greys = GREYS[dark() ? "dark" : "light"];
     return { color: greys[same % 3], dash: ["dash", "dashdot", "longdash", "longdashdot"][same % 4], symbol:
       ["circle-open", "square-open", "diamond-open", "triangle-up-open"][same % 4] };
@@ -187,16 +196,19 @@ function checkField(id, label, checked, onchange) {
     label);
 }
 
+const keyOf = (group) => group.title + "#" + group.fingerprint;
+
 /* The groups a view can show, the chosen one, and a select where there is a choice. */
 function pickGroup(fits) {
   const groups = DATA.groups.map((group, index) => ({ ...group, index })).filter(fits);
-  const group = groups.find((g) => g.title + "#" + g.fingerprint === state.group || g.title === state.group) || groups[0];
-  const twice = new Set(groups.map((g) => g.title)).size < groups.length;
-  const field = groups.length > 1 ? selectField("group", "Scenario", groups.map((g) => [g.title + "#" + g.fingerprint,
-    twice ? `${g.title} (protocol ${g.fingerprint})` : g.title]), group.title + "#" + group.fingerprint,
-  (value) => setState({ group: value })) : null;
+  const group = groups.find((g) => keyOf(g) === state.group || g.title === state.group) || groups[0];
+  const field = groups.length > 1 ? selectField("group", "Scenario", groups.map((g) => [keyOf(g), g.title]), keyOf(group),
+    (value) => setState({ group: value })) : null;
   return { groups, group, field };
 }
+
+/* What ails the runs behind a view: every view that shows their numbers says it. */
+const ailing = (group) => notesList(group.warnings.map((sentence) => "Warning: " + sentence));
 
 const emptyNote = (text) => el("p", { class: "empty" }, text);
 
@@ -205,7 +217,7 @@ function heading(text, sub) {
 }
 
 function notesList(notes) {
-  const warns = /^(Mixed|Some runs|Too few)/;
+  const warns = /^(Mixed|Some runs|Too few|Warning|\d+ runs went on)/;
   return notes.length ? el("ul", { class: "notes" }, notes.map((n) => el("li", { class: warns.test(n) && "warn" }, n))) : null;
 }
 

@@ -10,22 +10,20 @@ VIEWS.balance = { title: "Stability & plasticity", build() {
   const tools = field ? el("div", { class: "bar" }, field) : null;
   const chips = methodChips(Object.keys(group.learn.methods).map(Number));
   if (!points.length) return [tools, chips, emptyNote("Stability needs a finished run with at least two experiences.")];
-  const xs = rangeOf(points.map((p) => p.x), points.flatMap((p) => [p.xl, p.xh]), 0, 100);
-  const ys = rangeOf(points.map((p) => p.y), points.flatMap((p) => [p.yl, p.yh]), 0, 100);
-  const low = Math.max(xs[0], ys[0]), high = Math.min(xs[1], ys[1]);
-  const shapes = high > low ? [{ type: "line", x0: low, y0: low, x1: high, y1: high, line: { color: cssVar("--strong-line"), width: 1,
-    dash: "dot" }, layer: "below" }] : [];
+  // Both over the same test sets and on one scale: the way down from the diagonal is then what was forgotten.
+  const range = rangeOf(points.flatMap((p) => [p.x, p.y]), points.flatMap((p) => [p.xl, p.xh, p.yl, p.yh]), 0, 100);
+  const shapes = [{ type: "line", x0: range[0], y0: range[0], x1: range[1], y1: range[1], line: { color: cssVar("--strong-line"), width: 1,
+    dash: "dot" }, layer: "below" }];
   return [tools, chips, el("section", {}, heading("Stability against plasticity", group.title), scatterChart(
     `Stability against plasticity on ${group.title}, in percent`, points, { xTitle: "plasticity: accuracy right after learning (%)",
-      yTitle: "stability: last accuracy on earlier test sets (%)", xRange: xs, yRange: ys, shapes, height: 500,
-      note: "Up and to the right is better. Bars: 95 % t-intervals over runs." + (shapes.length ? " On the dotted diagonal nothing is forgotten." : "") }))];
+      yTitle: "stability: last accuracy (%)", xRange: range, yRange: range, shapes, square: true, height: 560,
+      note: "Both over the test sets learned before the last experience, on one scale: how far a point lies below the dotted diagonal is exactly what it lost " +
+        "since learning (minus its backward transfer). Up and to the right is better. Bars: 95 % t-intervals over runs." }), notesList(significance(group, "forgetting")), ailing(group))];
 } };
-
-const COSTS = ["seconds", "peak_memory", "trainable", "forward_images", "backward_images"];
 
 VIEWS.cost = { title: "Cost", build() {
   const { group, field } = pickGroup(() => true);
-  const costs = COSTS.filter((c) => group.metrics.includes(c));
+  const costs = group.costs;
   const indices = group.rows.map((r) => r.method).sort((a, b) => a - b);
   if (!costs.length) return [field ? el("div", { class: "bar" }, field) : null, emptyNote("No finished run of this scenario has a recorded cost.")];
   const cost = costs.includes(state.cost) ? state.cost : costs[0];
@@ -39,7 +37,8 @@ VIEWS.cost = { title: "Cost", build() {
   const tools = el("div", { class: "bar" }, field, selectField("cost", "Cost", costs.map((k) => [k,
     `${DATA.metrics[k].label} (${DATA.metrics[k].unit})`]), cost, (value) => setState({ cost: value })),
   canLog ? checkField("log", "logarithmic", log, (on) => setState({ log: on ? "1" : "0" })) : null);
-  const front = paretoFront(points, metric.higher);
+  const contended = c.timed ? group.times[c.timed] : "";  // times of different machines, or of one that was shared, have no front
+  const front = contended ? [] : paretoFront(points, metric.higher);
   const ends = log ? xValues.map(Math.log10) : xValues, air = log ? 0.12 : Math.max(...ends) * 0.06 || 1;
   const xRange = [log ? Math.min(...ends) - air : -air, Math.max(...ends) + 1.6 * air];
   const yRange = rangeOf(points.map((p) => p.y), points.flatMap((p) => [p.yl, p.yh]), 0, 100);
@@ -47,8 +46,8 @@ VIEWS.cost = { title: "Cost", build() {
   return [tools, methodChips(indices), el("section", {}, heading(title[0].toUpperCase() + title.slice(1), group.title),
     points.length ? scatterChart(`${title} on ${group.title}`, points, { xTitle: `${c.label} (${c.unit})`, yTitle:
       `${metric.label} (${metric.unit})`, log, xRange, yRange, front, behind: [frontTrace(front)], height: 500,
-    note: `Dotted line: Pareto front, methods that no other beats in both. ${c.note ? c.note[0].toUpperCase() + c.note.slice(1) + ". " : ""}Bars: 95 % t-intervals.` })
-      : emptyNote("No finished run to show.")), costTable(group, front)];
+    note: `${contended ? "No Pareto front: these times cannot be compared. " : "Dotted line: Pareto front, methods that no other beats in both. "}${c.note ? c.note[0].toUpperCase() + c.note.slice(1) + ". " : ""}Bars: 95 % t-intervals.` })
+      : emptyNote("No finished run to show."), contended ? notesList([contended]) : null, ailing(group)), costTable(group, front)];
 } };
 
 /* Methods for which no other is at least as good at no more cost (and better in one). */
@@ -65,7 +64,7 @@ function frontTrace(front) {
 
 function costTable(group, front) {
   const best = new Set(front.map((p) => p.method));
-  const costs = COSTS.filter((c) => group.metrics.includes(c));
+  const costs = group.costs;
   const rows = group.rows.filter((r) => shown(r.method) && r.n);
   if (!rows.length) return null;
   return el("section", {}, heading("All costs", "means over finished runs"), scroller("Costs", el("table", { class: "data" },

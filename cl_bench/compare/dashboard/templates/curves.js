@@ -10,6 +10,18 @@ function seriesOf(entries, pick) {
   }).filter((s) => s.mean.some(isNumber));
 }
 
+/* What the tests over runs say of a column, in words: who is best and who cannot be told from it. */
+function significance(group, metric) {
+  const rows = group.rows.filter((r) => shown(r.method) && isNumber((r.cells[metric] || [])[2]) && r.standings[metric]);
+  const named = (word) => rows.filter((r) => r.standings[metric][0] === word).map((r) => shortOf(r.method) + (word === "behind" ? ` (${pEquals(r.standings[metric][1])})` : ""));
+  const best = rows.find((r) => r.standings[metric][0] === "best"), m = DATA.metrics[metric];
+  if (!best) return [];
+  const bounds = rows.filter((r) => DATA.methods[r.method].reference).map((r) => `${shortOf(r.method)} ${r.cells[metric][0]}`);
+  const part = (names, text) => (names.length ? ` ${text}: ${names.join(", ")}.` : "");
+  return [`${m.higher ? "Highest" : "Lowest"} ${m.label}: ${shortOf(best.method)}, ${best.cells[metric][0]} ${m.unit}.` + part(named("behind"), "Significantly behind it")
+    + part(named("tied"), "Not distinguishable from it") + part(named("undecided"), "Too few pairs of runs to tell from it") + part(bounds, "Bounds, no competitors")];
+}
+
 const phaseTitle = "after learning";
 
 VIEWS.forgetting = { title: "Forgetting", build() {
@@ -24,7 +36,8 @@ VIEWS.forgetting = { title: "Forgetting", build() {
     series.length ? lineChart(`Average forgetting of ${group.title}, in points, after each experience`, group.learn.phases.slice(1),
       series.map((s) => ({ ...s, mean: s.mean.slice(1), low: s.low.slice(1), high: s.high.slice(1) })),
       { yTitle: "forgetting (points)", xTitle: phaseTitle, unit: "points", note: `Mean over the test sets learned earlier: ${SINCE[since]} minus accuracy now. ` + bandNote(series) })
-      : emptyNote("Forgetting needs at least two experiences.")),
+      : emptyNote("Forgetting needs at least two experiences, and test sets that say which experience teaches them."),
+    notesList(significance(group, { best: "forgetting", learned: "forgetting_learned", best_any: "forgetting_best_any" }[since])), ailing(group)),
   el("section", {}, heading("Each test set on its own", "accuracy (%) after each experience, mean over runs"),
     taskKey(group), el("div", { class: "grid" }, group.rows.map((r) => r.method).filter((m) => group.learn.methods[m] && shown(m))
       .map((m) => taskChart(group, m))))];
@@ -61,7 +74,8 @@ VIEWS.anytime = { title: "Anytime accuracy", build() {
     el("section", {}, heading("Anytime accuracy", group.title),
       series.length ? lineChart(`Average accuracy of ${group.title} after each experience, in percent`, group.learn.phases, series,
         { yTitle: "average accuracy (%)", xTitle: phaseTitle, ceiling: 100, floor: 0, height: 440,
-          note: "A_t: mean accuracy over the test sets learned so far. " + bandNote(series) }) : emptyNote("Nothing has been measured yet."))];
+          note: "A_t: mean accuracy over the test sets learned so far. " + bandNote(series) }) : emptyNote("Nothing has been measured yet."),
+      notesList(significance(group, "average_incremental_accuracy")), ailing(group))];
 } };
 
 VIEWS.stream = { title: "Test-time streams", build() {
@@ -86,7 +100,7 @@ VIEWS.stream = { title: "Test-time streams", build() {
           floor: 0, ceiling: 100, note: bandNote(series) + (collapses.length ? " × marks a domain in which a model collapsed: one class takes 95 % of its predictions." : "") })
         : emptyNote("Nothing has been measured yet."),
       notesList(collapses.map((s) => `${s.name} collapsed in ${plural(s.marks.length, "domain")} (in at least one run), first in ${names[s.marks[0]]}, ` +
-        `${many ? "visit " + entries[s.marks[0]].visit : "domain " + (s.marks[0] + 1)}.`))),
+        `${many ? "visit " + entries[s.marks[0]].visit : "domain " + (s.marks[0] + 1)}.`)), notesList(significance(group, "mean_error")), ailing(group)),
     el("div", { class: "two" }, sourceChart(group), many ? visitChart(group) : null)];
 } };
 

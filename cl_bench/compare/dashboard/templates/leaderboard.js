@@ -1,16 +1,23 @@
-/* The leaderboard: one table per scenario, sorted by any column, with the interval of the leading metric drawn. */
+/* The leaderboard: one table per scenario, sorted by any column; marks, bold, interval and p are those of that column. */
 
 const MARKS = { best: ["●", "best"], tied: ["○", "not distinguishable from the best"], undecided: ["◌",
-  "too few pairs to tell from the best"], behind: ["", ""], "": ["", ""] };
+  "too few pairs to tell from the best"], behind: ["", ""], "": ["", ""], reference: ["†", "a bound, no competitor"] };
+
+/* A method's mark by a metric, with its p where it was tested. */
+function markOf(row, metric) {
+  const [word, p] = (row.standings || {})[metric] || ["", null];
+  const kind = DATA.methods[row.method].reference ? "reference" : word, [sign, meaning] = MARKS[kind];
+  const said = kind === "reference" ? `${DATA.methods[row.method].reference}, no competitor` : meaning;
+  return { kind, sign, said: said || (word === "behind" ? "behind the best" : ""), p,
+    title: [said || (word === "behind" ? "behind the best" : ""), isNumber(p) ? `${pEquals(p)} against the best (paired sign-flip, Holm)` : ""].filter(Boolean).join("; ") || null };
+}
 
 VIEWS.leaderboard = { title: "Leaderboard", build() {
   const indices = [...new Set(DATA.groups.flatMap((g) => g.rows.map((r) => r.method)))].sort((a, b) => a - b);
-  const picked = DATA.groups.filter((g) => !state.group || g.title + "#" + g.fingerprint === state.group);
-  const twice = new Set(DATA.groups.map((g) => g.title)).size < DATA.groups.length;
+  const picked = DATA.groups.filter((g) => !state.group || keyOf(g) === state.group || g.title === state.group);
   const tools = el("div", { class: "bar" },
-    DATA.groups.length > 1 ? selectField("group", "Scenario", [["", "all"], ...DATA.groups.map((g) =>
-      [g.title + "#" + g.fingerprint, twice ? `${g.title} (protocol ${g.fingerprint})` : g.title])], state.group,
-    (value) => setState({ group: value })) : null,
+    DATA.groups.length > 1 ? selectField("group", "Scenario", [["", "all"], ...DATA.groups.map((g) => [keyOf(g), g.title])],
+      picked.length === 1 ? keyOf(picked[0]) : "", (value) => setState({ group: value })) : null,
     el("span", { class: "field" }, el("label", { for: "filter" }, "Filter"), el("input", { type: "search", id: "filter",
       value: state.q, placeholder: "method or family", on: { input: (event) => setState({ q: event.target.value }) } })),
     el("span", { class: "spring" }), exportButtons());
@@ -24,19 +31,23 @@ function overviews() {
     const measured = (group) => visibleRows(group).filter((row) => isNumber((row.cells[metric] || [])[2]));
     const groups = DATA.groups.filter((g) => g.primary === metric && measured(g).length > 1);
     const cells = new Map();
-    for (const group of groups) for (const row of measured(group)) cells.set(row.method, { ...cells.get(row.method), [group.title + group.fingerprint]: row });
+    for (const group of groups) for (const row of measured(group)) cells.set(row.method, { ...cells.get(row.method), [keyOf(group)]: row });
     if (![...cells.values()].some((of) => Object.keys(of).length > 1)) return null;
     const m = DATA.metrics[metric], ranks = DATA.ranks.find((r) => r.metric === metric && r.ranks);
     const rankOf = (method) => (ranks && ranks.methods.includes(method) ? ranks.ranks[ranks.methods.indexOf(method)] : null);
     const order = [...cells.keys()].sort((a, b) => (rankOf(a) ?? Infinity) - (rankOf(b) ?? Infinity) || a - b);
-    const cell = (row) => (!row ? el("td", { class: "hole" }, "–") : el("td", { class: row.standing === "best" ? "num lead best" : "num", title: MARKS[row.standing][1] || null },
-      el("span", { class: "mark faint" }, MARKS[row.standing][0], MARKS[row.standing][1] ? el("span", { class: "sr" }, ` ${MARKS[row.standing][1]} `) : null),
-      row.cells[metric][0], row.cells[metric][1] ? el("span", { class: "pm" }, "± " + row.cells[metric][1]) : null));
+    const cell = (row) => {
+      if (!row) return el("td", { class: "hole" }, "–");
+      const mark = markOf(row, metric);
+      return el("td", { class: mark.kind === "best" ? "num lead best" : "num", title: mark.title }, el("span", { class: "mark faint" }, mark.sign,
+        mark.said ? el("span", { class: "sr" }, ` ${mark.said} `) : null), row.cells[metric][0], row.cells[metric][1] ? el("span", { class: "pm" }, "± " + row.cells[metric][1]) : null,
+      row.flags.length ? el("span", { class: "badge bad", title: row.flags.map((f) => f[1]).join("; ") }, "!") : null);
+    };
     return el("section", {}, heading(`${m.label[0].toUpperCase()}${m.label.slice(1)} on all scenarios`, `${m.unit} ${m.arrow}`.trim()), scroller(`${m.label} on all scenarios`,
       el("table", { class: "data overview" }, el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "method"), groups.map((g) => el("th", { scope: "col" }, g.scenario,
-        el("span", { class: "unit" }, g.backbone))), ranks ? el("th", { scope: "col" }, "mean rank", el("span", { class: "unit" }, plural(ranks.scenarios.length, "scenario"))) : null)),
+        el("span", { class: "unit" }, [g.backbone, g.apart].filter(Boolean).join(" · ")))), ranks ? el("th", { scope: "col" }, "mean rank", el("span", { class: "unit" }, plural(ranks.scenarios.length, "scenario"))) : null)),
       el("tbody", {}, order.map((method) => el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(method)),
-        groups.map((g) => cell(cells.get(method)[g.title + g.fingerprint])), ranks ? el("td", {}, fixed(rankOf(method), 2)) : null))))));
+        groups.map((g) => cell(cells.get(method)[keyOf(g)])), ranks ? el("td", {}, fixed(rankOf(method), 2)) : null))))));
   });
 }
 
@@ -52,8 +63,8 @@ function exportButtons() {
 
 function legend() {
   return el("p", { class: "key" }, el("span", {}, "Mean ± half of the 95 % t-interval over n runs (seed × class order)"),
-    el("span", {}, "● best mean"), el("span", {}, "○ not distinguishable from it (paired sign-flip, Holm, p > 0.05)"),
-    el("span", {}, "◌ too few pairs to tell"));
+    el("span", {}, "● best mean of the sorted column"), el("span", {}, "○ not distinguishable from it (paired sign-flip, Holm, p > 0.05)"),
+    el("span", {}, "◌ too few pairs to tell"), el("span", {}, "† upper or lower bound, no competitor"));
 }
 
 function visibleRows(group) {
@@ -84,50 +95,57 @@ function boardSection(group) {
   const sorted = sortRows(rows, active, direction);
   const header = (key, label, unit, side, title) => el("th", { scope: "col", class: side, title, "aria-sort":
     key === active ? direction : null }, el("button", { class: "sort " + (side || ""), type: "button",
-    id: `sort-${group.title}-${key}`, on: { click: () => {
+    id: `sort-${keyOf(group)}-${key}`, on: { click: () => {
       const first = key === "method" || (DATA.metrics[key] && DATA.metrics[key].higher === false) ? "ascending" : "descending";
       const flip = { ascending: "descending", descending: "ascending" };
       setState({ sort: `${key}:${key === active ? flip[direction] : first}` });
     } } }, label, unit ? el("span", { class: "unit" }, unit) : null));
-  const primary = DATA.metrics[group.primary];
-  const columns = group.metrics.filter((name) => !["forward_images", "peak_memory"].includes(name));
+  const lead = group.metrics.includes(active) ? active : group.primary, leading = DATA.metrics[lead];
+  const columns = group.metrics;
   const spread = new Map(columns.map((name) => [name, Math.max(0, ...rows.map((row) => row.cells[name][1].length))]));
-  const hasForest = rows.some((row) => isNumber((row.cells[group.primary] || [])[2]));
-  const span = forestRange(rows, group.primary);
+  const hasForest = rows.some((row) => isNumber((row.cells[lead] || [])[2]));
+  const span = forestRange(rows, lead);
   const table = el("table", { class: "data leader" + (columns.length < 5 ? " few" : ""), "data-group": group.title },
     el("thead", {}, el("tr", {}, header("method", "method", "", "left"), header("n", "n", "runs"),
       columns.flatMap((name) => {
         const m = DATA.metrics[name];
         const head = header(name, m.label, `${m.unit} ${m.arrow}`.trim(), null, m.note);
-        return name === group.primary && hasForest ? [head, el("th", { scope: "col", class: "left" }, "interval",
-          el("span", { class: "unit" }, `${fixed(span[0], 0)} to ${fixed(span[1], 0)} ${primary.unit}`))] : [head];
+        return name === lead && hasForest ? [head, el("th", { scope: "col", class: "left" }, "interval",
+          el("span", { class: "unit" }, `${fixed(span[0], 0)} to ${fixed(span[1], 0)} ${leading.unit}`))] : [head];
       }))),
-    el("tbody", {}, sorted.map((row) => boardRow(group, row, columns, spread, hasForest && span))));
+    el("tbody", {}, sorted.map((row) => boardRow(row, columns, spread, lead, hasForest && span))));
   const sub = [`protocol ${group.fingerprint}`, plural(group.rows.reduce((n, r) => n + r.n, 0), "finished run")].join(" · ");
   const hidden = group.rows.length - rows.length;
-  return el("section", { "aria-label": group.title }, heading(group.title, sub),
+  return el("section", { "aria-label": group.title }, heading(group.title, sub), verdictBlock(group),
     rows.length ? scroller(`Leaderboard of ${group.title}`, table) : emptyNote("No method matches the filter."),
-    notesList([...definitions(group), ...group.notes, ...(hidden && rows.length ? [`${plural(hidden, "method")} hidden.`] : [])]));
+    ailing(group), notesList([...definitions(group), ...group.notes, ...(hidden && rows.length ? [`${plural(hidden, "method")} hidden.`] : [])]));
+}
+
+/* What the table shows, in sentences, and what to run next. */
+function verdictBlock(group) {
+  if (!group.verdict.length) return null;
+  return el("div", { class: "verdict" }, group.verdict.map(([text, command], i) => el("div", {}, el("p", {}, text),
+    command ? el("details", { id: `next-${keyOf(group)}-${i}` }, el("summary", {}, "The commands"), el("pre", { tabindex: 0, id: `commands-${keyOf(group)}-${i}` }, command)) : null)));
 }
 
 const definitions = (group) => group.metrics.filter((n) => n.startsWith("forgetting") || n === "source_forgetting").map((n) =>
   `${DATA.metrics[n].label}: ${DATA.metrics[n].note}.`);
 
-function boardRow(group, row, columns, spreads, span) {
-  const [mark, meaning] = MARKS[row.standing];
+function boardRow(row, columns, spreads, lead, span) {
+  const mark = markOf(row, lead);
   const states = [[row.failed, "failed", "bad"], [row.unfinished, "unfinished", "live"]].filter(([n]) => n);
   const cell = (name) => {
     const [mean, spread] = row.cells[name];
-    const out = [el("td", { class: name === group.primary ? "num lead" : "num", "data-metric": name }, mean,
+    const out = [el("td", { class: name === lead ? "num lead" : "num", "data-metric": name }, mean,
       spreads.get(name) ? el("span", { class: "pm", style: { minWidth: spreads.get(name) + 3.2 + "ch" } }, spread ? "± " + spread : "") : null)];
-    if (name === group.primary && span) out.push(el("td", { class: "left" }, forest(row, name, span)));
+    if (name === lead && span) out.push(el("td", { class: "left" }, forest(row, name, span)));
     return out;
   };
-  return el("tr", { class: row.standing === "best" ? "best" : row.n ? null : "none", "data-method": nameOf(row.method) },
-    el("th", { scope: "row", class: "left" }, el("span", { class: "method" }, el("span", { class: row.standing === "undecided" ? "mark faint" : "mark", title: meaning },
-      mark, meaning ? el("span", { class: "sr" }, ` ${meaning}`) : null), methodLabel(row.method, [
-      el("span", { class: "family" }, DATA.methods[row.method].family), states.map(([n, word, kind]) =>
-        el("span", { class: "badge " + kind }, `${n} ${word}`))]))),
+  return el("tr", { class: mark.kind === "best" ? "best" : !row.n ? "none" : mark.kind === "reference" ? "bound" : null, "data-method": nameOf(row.method) },
+    el("th", { scope: "row", class: "left" }, el("span", { class: "method" }, el("span", { class: mark.kind === "undecided" ? "mark faint" : "mark", title: mark.title },
+      mark.sign, mark.said ? el("span", { class: "sr" }, ` ${mark.said}`) : null), methodLabel(row.method, [
+      el("span", { class: "family" }, DATA.methods[row.method].reference || DATA.methods[row.method].family), states.map(([n, word, kind]) =>
+        el("span", { class: "badge " + kind }, `${n} ${word}`)), row.flags.map(([badge, sentence]) => el("span", { class: "badge bad", title: sentence }, badge))]))),
     el("td", {}, row.n), columns.flatMap(cell));
 }
 

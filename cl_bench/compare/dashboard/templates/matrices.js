@@ -73,7 +73,7 @@ VIEWS.matrices = { title: "Accuracy matrices", build() {
         : "Accuracy in percent on each test set (columns) after each experience (rows). Outlined: right after learning it. Hatched: not measured."),
     el("p", { class: "bar" }, base ? ramp(DIVERGE[theme], `−${limit} points`, `+${limit} points`) : ramp(RAMP[theme], "0 %", "100 %")),
     el("div", { class: "grid", style: { "--card": `${gridWidth(group.learn.sets.length)}px` } }, cards.length ? cards : emptyNote("Every method is switched off.")),
-    notesList(group.learn.left_out ? [`${plural(group.learn.left_out, "run")} with another number of experiences left out.`] : []))];
+    ailing(group), notesList(group.learn.left_out ? [`${plural(group.learn.left_out, "run")} with another number of experiences left out.`] : []))];
 } };
 
 /* Width of a card that holds a heat map of so many columns without scrolling. */

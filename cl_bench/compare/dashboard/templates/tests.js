@@ -2,13 +2,33 @@
 
 VIEWS.statistics = { title: "Statistics", build() {
   const { group, field } = pickGroup((g) => Object.keys(g.pairs).length);
-  return [group ? el("section", {}, heading("Paired tests", group.title), pairBlock(group, field))
-    : el("section", {}, heading("Paired tests"), emptyNote("Paired tests need two methods with finished runs of one scenario.")),
+  return [group ? el("section", {}, heading("Paired tests over runs", group.title), pairBlock(group, field))
+    : el("section", {}, heading("Paired tests over runs"), emptyNote("Paired tests need two methods with finished runs of one scenario.")),
+  group ? el("section", {}, heading("Paired tests over images", group.title), imageBlock(group)) : null,
   el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
     DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank.")),
   DATA.groups.some((g) => g.choices.length) ? el("section", {}, heading("Label-free selection", "what scorers that see no label would choose, and its gap to the oracle"),
     DATA.groups.filter((g) => g.choices.length).map(choiceBlock)) : null];
 } };
+
+/* Pairs of methods told apart by their answers image by image: what holds for these runs, and what for new ones. */
+function imageBlock(group) {
+  const metric = group.images[state.pair] ? state.pair : Object.keys(group.images)[0], m = DATA.metrics[metric];
+  if (!metric) return emptyNote("Tests over images need runs whose records keep the true classes beside the predictions, on common seeds.");
+  const rows = group.images[metric].filter(([a, b]) => shown(a) && shown(b));
+  const ends = (low, high) => (isNumber(low) ? `${signed(low)} to ${signed(high)}` : "–");
+  return [el("p", { class: "lede" }, `First minus second method in points of ${m.label}. Given these runs: would other images show the same difference between these trained models? ` +
+    "Over new runs: would other seeds show it too? Few runs give wide answers to the second question, not to the first."),
+  scroller("Paired tests over images", el("table", { class: "data images" }, el("thead", {}, el("tr", {}, [["pair", "", "left"], ["difference", "points"], ["given these runs", "95 %"], ["p", "Holm"],
+    ["over new runs", "95 %"], ["p", "Holm"], ["P(first better)", "over new runs"], ["from the runs", "% of variance"], ["runs × images", ""]].map(([head, unit, side]) =>
+    el("th", { scope: "col", class: side }, head, unit ? el("span", { class: "unit" }, unit) : null)))),
+  el("tbody", {}, rows.map(([a, b, mean, low, high, pGiven, from, to, pNew, above, share, runs, images]) => {
+    const sure = (p, text) => (isNumber(p) && p <= 0.05 ? el("strong", {}, text) : text);
+    return el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(a, [], false), " − ", methodLabel(b, [], false)), el("td", {}, signed(mean, 1)),
+      el("td", {}, sure(pGiven, ends(low, high))), el("td", {}, pText(pGiven)), el("td", {}, sure(pNew, ends(from, to))), el("td", {}, pText(pNew)),
+      el("td", {}, fixed(m.higher ? above : 1 - above, 2)), el("td", {}, isNumber(share) ? fixed(100 * share, 0) : "–"), el("td", {}, `${runs} × ${images}`));
+  })))), notesList([metric === state.pair || !state.pair ? "" : `Shown for ${m.label}: ${DATA.metrics[state.pair].label} is no sum over images.`].filter(Boolean))];
+}
 
 /* One table per scenario: for each set of candidates the choice of each scorer, beside the oracle's. */
 function choiceBlock(group) {
@@ -30,8 +50,9 @@ function rankBlock(entry) {
   const gone = entry.left_out.length ? ` Left out: ${entry.left_out.join("; ")}.` : "";
   if (!entry.ranks) return el("p", { class: "aside" }, `${label}: no ranks. They need two methods that have finished runs on the same two scenarios at least; ` +
     `here ${plural(entry.scenarios.length, "scenario")} with this metric and two methods or more${entry.scenarios.length ? ` (${entry.scenarios.join(", ")})` : ""}.${gone}`);
-  const note = `Friedman χ² = ${fixed(entry.chi_square, 2)}, ${pEquals(entry.p)}; Iman–Davenport F = ${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}, ${pEquals(entry.p_f)}. ` +
-    `Critical difference ${fixed(entry.difference, 2)} (α = 0.05). Methods joined by a bar are not distinguishable.` +
+  const differ = isNumber(entry.p_f) && entry.p_f <= 0.05;
+  const note = `${differ ? "Some methods differ in rank" : "No difference of ranks can be shown"}: ${pEquals(entry.p_f)} (Friedman's test in the form of Iman and Davenport, F = ` +
+    `${isNumber(entry.f) ? fixed(entry.f, 2) : "∞"}). ${differ ? "" : "Bars and distances are then not to be read as differences. "}Critical difference ${fixed(entry.difference, 2)} (α = 0.05). Methods joined by a bar are not distinguishable.` +
     (entry.scenarios.length < 5 ? ` ${entry.scenarios.length} scenarios are few: with so few, only very large differences of rank can show.` : "") + gone;
   return el("figure", { style: { marginBottom: "28px" } }, el("h3", {}, `${label}: mean ranks over ${plural(entry.scenarios.length, "scenario")}`),
     el("p", { class: "aside" }, entry.scenarios.join(", ")), scroller("Critical-difference diagram", diagram(entry)), el("figcaption", {}, note),
@@ -92,18 +113,19 @@ function pairBlock(group, field) {
     return el("td", { title: `${nameOf(row.method)} minus ${nameOf(column.method)}: ${signed(t.mean, 2)} ${m.unit === "%" ? "points" : m.unit}` +
       (isNumber(t.low) ? `, 95 % ${signed(t.low, 2)} to ${signed(t.high, 2)}` : "") + `; sign-flip ${pEquals(t.sign)}, Wilcoxon ${pEquals(t.wilcoxon)} (Holm); ` +
       `Cliff's delta ${fixed(t.delta, 2)}; n = ${t.n}, smallest possible p ${pText(t.smallest)}`, style: { background: css(rgb), color: inkOn(rgb) } },
-    sure ? el("strong", {}, signed(t.mean, 2)) : signed(t.mean, 2), el("small", {}, t.smallest > 0.05 ? `n = ${t.n}` : pEquals(t.sign)));
+    sure ? el("strong", {}, signed(t.mean, 2)) : signed(t.mean, 2), el("small", {}, t.smallest * pairs.tests.length > 0.05 ? `n = ${t.n}` : pEquals(t.sign)));
   };
   const ns = pairs.tests.map((t) => t[0]), fewest = Math.min(...ns), most = Math.max(...ns);
   const best = Math.min(...pairs.tests.map((t) => t[7]));
-  const notes = [`n = ${fewest === most ? fewest : `${fewest} to ${most}`} common pairs of (seed, class order).`,
-    ...(best > 0.05 ? [`Too few pairs: the smallest p that ${plural(most, "pair")} can give is ${pText(best)}, before Holm's correction for ${pairs.tests.length} tests. Intervals are shown when pointing at a cell.`] : [])];
+  const few = best * pairs.tests.length > 0.05;
+  const notes = [...(few ? [`Too few pairs to tell any two methods apart by runs alone: the smallest p that ${plural(most, "pair")} can give is ${pText(best)}, times ${pairs.tests.length} ` +
+    `for Holm's correction. A p-value is shown only where it could have been significant; point at a cell for its interval.`] : []), `n = ${fewest === most ? fewest : `${fewest} to ${most}`} common pairs of (seed, class order).`];
   return [el("div", { class: "bar" }, field, selectField("pair", "Metric", metrics.map((name) => [name, `${DATA.metrics[name].label} (${DATA.metrics[name].unit})`]),
     metric, (value) => setState({ pair: value }))), methodChips([...pairs.methods].sort((a, b) => a - b)),
   el("p", { class: "lede" }, `Row minus column in ${m.unit === "%" ? "points" : m.unit} of ${m.label}, over paired runs. Blue: the row is better; orange: the column is better. Bold: p ≤ 0.05 (sign-flip permutation, Holm).`),
-  scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
+  few ? notesList(notes.slice(0, 1)) : null, scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
     shorten(shortOf(c.method), 10))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, shorten(shortOf(row.method), 18)),
-    order.map((column) => cell(row, column))))))), notesList(notes),
+    order.map((column) => cell(row, column))))))), notesList(few ? notes.slice(1) : notes), ailing(group),
   numbersTable("Paired tests", ["pair", "n", "difference", "95 % t-interval", "95 % BCa bootstrap", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
     order.flatMap((row, a) => order.slice(a + 1).map((column) => { const t = test(row.i, column.i); return [`${nameOf(row.method)} − ${nameOf(column.method)}`, t.n,
       signed(t.mean, 2), isNumber(t.low) ? `${signed(t.low, 2)} to ${signed(t.high, 2)}` : "–",

@@ -1,0 +1,254 @@
+"""What each command of the command line does; each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["Stopped", "check", "compare", "listed", "run", "select", "serve", "suite", "sync", "ui"]
+
+
+class Stopped(KeyboardInterrupt):
+    """A run or suite was interrupted; the message says how it goes on."""
+
+
+def _given(o: argparse.Namespace) -> list[Path]:
+    """The folders of records that were named, by position or by --runs; "runs" where none was."""
+    stands = getattr(o, "folders", None) or []
+    return [*(stands if isinstance(stands, list) else [stands]), *(o.runs or [])] or [Path("runs")]
+
+
+def _one(o: argparse.Namespace) -> Path:
+    folders = _given(o)
+    if len(folders) > 1:
+        raise UserError(f"cl-bench {o.command} works on one folder of records; it was given {', '.join(map(str, folders))}.")
+    return folders[0]
+
+
+def run(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..records.results import load
+    from .config import parse, plan_from
+    from .progress import RunProgress
+    from .rehearsal import try_method
+
+    if o.resume is not None:
+        if rest:
+            raise UserError(f"a resumed run keeps its config; leave out {rest[0]}.")
+        record = load(o.resume)
+        if record.status == "finished":
+            raise UserError(f"{o.resume} has finished; there is nothing to resume.")
+        config, runs = dict(record.record["config"]), o.resume.resolve().parent
+    else:
+        config, runs = parse(rest), _one(o)
+    plan = plan_from(config, None if o.resume is None else record.record.get("suite"))
+    _writable(runs)
+    if o.resume is None:
+        try_method(plan.build, plan.backbone, plan.names["method"]["label"])
+    from ..engine.runner import run
+
+    begun: list[Path] = [] if o.resume is None else [o.resume]
+
+    def note(kind: str, facts: Any) -> None:
+        if kind == "start" and not begun:
+            begun.append(runs / str(facts["id"]))
+
+    with _tracker(o, runs) as tracker, RunProgress() as progress:
+        try:
+            folder = run(plan, runs, listen=_both(note, progress, tracker), resume=o.resume)
+        except KeyboardInterrupt as stop:
+            raise Stopped(_how_to_go_on(begun)) from stop
+    _tables([folder])
+    print(f"record: {folder}")
+    return 0
+
+
+def _how_to_go_on(begun: Sequence[Path]) -> str:
+    if not begun or not (begun[0] / "run.json").is_file():
+        return "nothing was recorded yet"
+    if (begun[0] / "checkpoint").exists():
+        return f"`cl-bench run --resume {begun[0]}` goes on from its last checkpoint"
+    return f"the record is {begun[0]}, and there is no checkpoint yet"
+
+
+def suite(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..registry import GROUPS, find
+    from .config import config_file
+    from .launchers import local
+    from .progress import SuiteProgress
+    from .sweep import read_suite, run_suite
+
+    runs = _one(o)
+    suite = read_suite(config_file(o.suite))
+    launcher = local if o.launcher == "local" else find(GROUPS["launchers"], o.launcher)
+    if o.html is not None:
+        _page(o.html)
+    _writable(runs)
+    with SuiteProgress(suite.name, len(suite.jobs)) as progress:
+        try:
+            outcome = run_suite(suite, runs, jobs=o.jobs, again=o.again, keep=o.keep, overrides=rest, progress=progress,
+                                launcher=launcher)
+        except KeyboardInterrupt as stop:
+            raise Stopped("the same command runs what has not finished") from stop
+    if outcome.folders:
+        html = o.html or runs / f"{suite.name}.html"
+        _tables(outcome.folders, html=html, title=f"cl-bench: {suite.name}", say_page=False)
+        with _tracker(o, runs) as tracker:
+            if tracker is not None:
+                tracker.sync(outcome.folders)
+        print(f"page: {html.resolve()}")
+    for sentence in outcome.failures:
+        print(f"failed: {sentence}", file=sys.stderr)
+    return 1 if outcome.failures else 0
+
+
+def listed(o: argparse.Namespace, rest: list[str]) -> int:
+    from .listing import show
+
+    show(o.kind, backbone=o.backbone, as_json=o.json)
+    return 0
+
+
+def check(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..testing.check import check_targets
+
+    if not o.target and not o.all:
+        raise UserError("say what to check: a name, file.py:Class, package.module:Class, or --all.")
+    return 0 if check_targets(o.target, everything=o.all) else 1
+
+
+def compare(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..compare.tables import WRITERS
+
+    if o.html is not None:
+        _page(o.html)
+    for file in o.export:
+        if file.suffix not in WRITERS:
+            raise UserError(f"--export {file}: a table's file ends in {', '.join(WRITERS)}, which names its format.")
+        if file.is_dir():
+            raise UserError(f"--export {file} is a folder; name a file.")
+    _tables(_given(o), html=o.html, exports=o.export, by=o.by, mix=o.mix)
+    return 0
+
+
+def select(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..compare.comparison import compare
+    from ..compare.selection import print_choices
+
+    print_choices(compare(_records(_given(o)), by="fingerprint"), o.source)
+    return 0
+
+
+def serve(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..compare.dashboard.serve import serve
+
+    runs = _one(o)
+    if not runs.is_dir():
+        raise UserError(f"there is no folder {runs}; run something first, or name another.")
+    serve(runs, host=o.host, port=o.port, remote=o.remote,
+          ready=lambda url: print(f"{runs} at {url} (Ctrl-C ends it)", flush=True))
+    return 0
+
+
+def sync(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..records.tracking import Tracker, import_runs
+
+    runs = _one(o)
+    _writable(runs)
+    if o.source:
+        folders = import_runs(o.source, runs)
+        print(f"{_runs(len(folders))} imported into {runs}")
+        return 0
+    with Tracker.open(o.tracking, runs, strict=True) as tracker:
+        sent = tracker.sync()
+    print(f"{_runs(sent)} sent to {tracker.uri}")
+    return 0
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"{n} runs"
+
+
+def ui(o: argparse.Namespace, rest: list[str]) -> int:
+    from ..records.tracking import ui
+
+    return ui(o.tracking, _one(o), host=o.host, port=o.port)
+
+
+def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), by: str = "scenario",
+            mix: bool = False, title: str = "cl-bench", say_page: bool = True) -> None:
+    from ..compare.comparison import compare
+    from ..compare.tables import export, print_tables
+
+    runs = _records(folders)
+    comparison = compare(runs, by=by, mix=mix)
+    print_tables(comparison)
+    for file in exports:
+        print(f"table: {export(comparison, file)}")
+    if html is not None:
+        from ..compare.dashboard import render
+
+        render(comparison, html, title=title)
+        if say_page:
+            print(f"page: {html.resolve()}")
+
+
+def _records(folders: Sequence[Path]) -> Any:
+    """The runs of the folders; those that cannot be read are said."""
+    from ..records.results import load_all
+
+    if missing := [r for r in folders if not r.exists()]:
+        raise UserError(f"there is no folder {missing[0]}; give run folders or folders of them.")
+    runs = load_all(folders)
+    for problem in runs.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if not runs and runs.problems:
+        raise UserError(f"none of the {len(runs.problems)} runs here can be read; the lines above say why.")
+    if not runs:
+        raise UserError("there are no runs here yet; `cl-bench suite quickstart` makes some.")
+    return runs
+
+
+def _page(file: Path) -> None:
+    """Refuse before any work where the page could not be written."""
+    if file.is_dir():
+        raise UserError(f"--html {file} is a folder; name a file in it, such as {file / 'page.html'}.")
+    _writable(file.parent, "--html")
+
+
+def _writable(folder: Path, option: str = "--runs") -> None:
+    """Refuse before any work where records could not be kept; nothing is made yet, so that a mistake leaves nothing behind."""
+    try:
+        there = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        problem = "" if usable else "it is not writable" if there.is_dir() else f"{there} is no folder"
+    except (OSError, ValueError) as fault:
+        problem = str(getattr(fault, "strerror", None) or fault)
+    if problem:
+        raise UserError(f"cannot make the folder {folder} ({problem}); choose another with {option}.")
+
+
+def _tracker(o: argparse.Namespace, runs: Path) -> Any:
+    """The MLflow sink, or nothing for ``--tracking none``."""
+    from contextlib import nullcontext
+
+    if o.tracking == "none":
+        return nullcontext(None)
+    from ..records.tracking import Tracker
+
+    return Tracker.open(o.tracking, runs)
+
+
+def _both(*listeners: Any) -> Any:
+    def listen(kind: str, facts: Any) -> None:
+        for listener in listeners:
+            if listener is not None:
+                listener(kind, facts)
+
+    return listen
+

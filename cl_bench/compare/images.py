@@ -1,0 +1,163 @@
+"""Evidence image by image: what each test image adds to a metric in each run, from the predictions that records keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..numbers.matrix import AccuracyMatrix
+from ..numbers.statistics.images import ImageTest, image_test
+from ..records.results import Run
+from .comparison import Group, Row
+
+__all__ = ["BY_IMAGE", "Evidence", "answers", "evidence", "group_evidence", "image_parts"]
+
+BY_IMAGE = ("average_accuracy", "forgetting", "forgetting_learned", "mean_error")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What N images add to a metric of one run: ``values`` (N,) sum up to it; ``strata`` (N,): the number of the test set;
+    ``identity`` (N, 2): what says that an image of another run is the same one."""
+
+    values: NDArray[np.float64]
+    strata: NDArray[np.int64]
+    identity: NDArray[np.int64]
+
+
+@lru_cache(maxsize=1024)
+def _arrays(folder: str, stamp: int) -> dict[str, Any]:
+    from ..records.results import load
+
+    return load(folder).arrays()
+
+
+def answers(run: Run) -> dict[str, Any]:
+    """Predictions and truths of a run (``arrays.npz``), read once; empty where there are none."""
+    try:
+        stamp = (run.folder / "arrays.npz").stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _arrays(str(run.folder), stamp)
+
+
+def _right(run: Run, key: str, truth: str) -> NDArray[np.float64] | None:
+    kept = answers(run)
+    if key not in kept or truth not in kept or kept[key].shape != kept[truth].shape:
+        return None
+    return (kept[key] == kept[truth]).astype(float)
+
+
+def image_parts(run: Run, metric: str) -> Parts | None:
+    """The parts of a metric; None where the record keeps no truth beside its predictions, where the metric was not
+    measured, and where the parts would not add up to the recorded number."""
+    try:
+        found = _stream_parts(run) if metric == "mean_error" else _matrix_parts(run, run.matrix, metric)
+    except UserError:
+        return None  # a damaged file of arrays: the table's numbers do not need it
+    recorded = run.metrics.get(metric)
+    if found is None or recorded is None or not math.isclose(float(found.values.sum()), recorded, abs_tol=1e-6):
+        return None
+    return found
+
+
+def _stream_parts(run: Run) -> Parts | None:
+    keys = sorted((k for k in answers(run) if k.startswith("stream/")), key=lambda k: int(k.split("/")[1]))
+    if len(keys) != len(run.stream):
+        return None  # segments that mix domains: the mean over domains is not one over segments
+    wrong = [_right(run, key, f"truth/{key}") for key in keys]
+    return _joined(run, [(1 - w, f"truth/{key}") if w is not None else None for w, key in zip(wrong, keys, strict=True)])
+
+
+def _matrix_parts(run: Run, matrix: AccuracyMatrix, metric: str) -> Parts | None:
+    last, cells = len(matrix.rows) - 1, []
+    for j, (column, learned) in enumerate(zip(matrix.columns, matrix.learned or (), strict=True)):
+        truth = f"truth/{column}"
+        now = _right(run, f"{matrix.rows[last]}/{column}", truth)
+        if metric == "average_accuracy":
+            cells.append((now, truth) if now is not None else None)
+        elif learned is not None and learned < last:
+            past = matrix.percent[learned:last, j]
+            at_once = metric == "forgetting_learned" or not np.isfinite(past).any()
+            row = learned if at_once else learned + int(np.nanargmax(past))
+            then = _right(run, f"{matrix.rows[row]}/{column}", truth)
+            cells.append((then - now, truth) if now is not None and then is not None else None)
+    return _joined(run, cells)
+
+
+def _joined(run: Run, cells: Sequence[tuple[NDArray[np.float64], str] | None]) -> Parts | None:
+    """Every test set weighs the same; an image is known by its label and by which of that label's it is in its test set,
+    or, where two test sets share labels, by its test set and row."""
+    if not cells or any(cell is None or not cell[0].size for cell in cells):
+        return None
+    values, strata, identity, kept = [], [], [], answers(run)
+    seen: set[int] = set()
+    shared = False
+    for k, cell in enumerate(cells):
+        assert cell is not None
+        right, truth = cell
+        values.append(100 * right / right.size / len(cells))
+        strata.append(np.full(right.size, k))
+        labels = kept[truth]
+        order = np.argsort(labels, kind="stable")
+        rank = np.empty(labels.size, np.int64)
+        _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        rank[order] = np.arange(labels.size) - np.repeat(starts, counts)
+        identity.append(np.stack([labels.astype(np.int64), rank], axis=1))
+        shared = shared or bool(seen & set(labels.tolist()))
+        seen |= set(labels.tolist())
+    if shared:
+        identity = [np.stack([np.full(len(i), k), np.arange(len(i))], axis=1) for k, i in enumerate(identity)]
+    return Parts(np.concatenate(values), np.concatenate(strata), np.concatenate(identity))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A pair of methods by one metric, image by image: ``test`` is a minus b."""
+
+    a: str
+    b: str
+    metric: str
+    test: ImageTest
+
+
+def evidence(a: Row, b: Row, metric: str) -> Evidence | None:
+    """The paired test over images and runs on the runs that both have; None where a record lacks what it takes."""
+    keys = sorted((k for k in a.runs if k in b.runs), key=repr)
+    pairs = [(image_parts(a.runs[k], metric), image_parts(b.runs[k], metric)) for k in keys]
+    if not pairs or any(x is None or y is None or not np.array_equal(x.identity, y.identity) for x, y in pairs):
+        return None
+    found = [(x, x.values - y.values) for x, y in pairs if x is not None and y is not None]
+    first = found[0][0]
+    orders = [np.lexsort(p.identity.T) for p, _ in found]
+    base = first.identity[orders[0]]
+    same = all(np.array_equal(p.identity[o], base) for (p, _), o in zip(found, orders, strict=True))
+    if same:  # the same images in every run, grouped into other test sets by another class order at most
+        parts = np.stack([d[o] for (_, d), o in zip(found, orders, strict=True)])
+        one = all(np.array_equal(p.strata[o], first.strata[orders[0]]) for (p, _), o in zip(found, orders, strict=True))
+        strata = first.strata[orders[0]] if one else base[:, 0]
+    else:  # every run has images of its own
+        sizes = [d.size for _, d in found]
+        parts, start = np.zeros((len(found), sum(sizes))), 0
+        for r, (_, d) in enumerate(found):
+            parts[r, start:start + d.size], start = d, start + d.size
+        strata = np.concatenate([p.strata + r * (int(p.strata.max()) + 1) for r, (p, _) in enumerate(found)])
+    return Evidence(a.method, b.method, metric, image_test(parts, strata))
+
+
+def group_evidence(group: Group, metric: str, most: int = 12) -> list[Evidence]:
+    """Every pair of a table's methods; of more than ``most`` methods, each against the best alone."""
+    rows = [row for row in group.rows if row.cells[metric].n]
+    if len(rows) <= most:
+        pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1:]]
+    else:
+        best = next((row for row in rows if row.standings.get(metric) and row.standings[metric].best), None)
+        pairs = [(best, row) for row in rows if row is not best] if best is not None else []
+    return [found for a, b in pairs if (found := evidence(a, b, metric)) is not None]
