@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import Helped, Terminated, UserError, told
-from . import commands
+from . import commands, paper
 
 __all__ = ["main"]
 
@@ -136,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
                      "methods. Scores come from the records; labels are used for the gap to the oracle only.")
     select.add_argument("--source", default="source", metavar="LABEL",
                         help="the model that does not adapt: candidates that collapse beside it are refused (default: source)")
+
+    paper.add_commands(command, stored)
 
     serve = command("serve", commands.serve, "the page over a folder, updated while runs go on", one)
     serve.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise (with --remote)")

@@ -18,14 +18,14 @@ class Stopped(KeyboardInterrupt):
     """A run or suite was interrupted; the message says how it goes on."""
 
 
-def _given(o: argparse.Namespace) -> list[Path]:
+def given_folders(o: argparse.Namespace) -> list[Path]:
     """The folders of records that were named, by position or by --runs; "runs" where none was."""
     stands = getattr(o, "folders", None) or []
     return [*(stands if isinstance(stands, list) else [stands]), *(o.runs or [])] or [Path("runs")]
 
 
 def _one(o: argparse.Namespace) -> Path:
-    folders = _given(o)
+    folders = given_folders(o)
     if len(folders) > 1:
         raise UserError(f"cl-bench {o.command} works on one folder of records; it was given {', '.join(map(str, folders))}.")
     return folders[0]
@@ -132,7 +132,7 @@ def compare(o: argparse.Namespace, rest: list[str]) -> int:
             raise UserError(f"--export {file}: a table's file ends in {', '.join(WRITERS)}, which names its format.")
         if file.is_dir():
             raise UserError(f"--export {file} is a folder; name a file.")
-    _tables(_given(o), html=o.html, exports=o.export, by=o.by, mix=o.mix)
+    _tables(given_folders(o), html=o.html, exports=o.export, by=o.by, mix=o.mix)
     return 0
 
 
@@ -140,7 +140,7 @@ def select(o: argparse.Namespace, rest: list[str]) -> int:
     from ..compare.comparison import compare
     from ..compare.selection import print_choices
 
-    print_choices(compare(_records(_given(o)), by="fingerprint"), o.source)
+    print_choices(compare(read_records(given_folders(o)), by="fingerprint"), o.source)
     return 0
 
 
@@ -185,7 +185,7 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
     from ..compare.comparison import compare
     from ..compare.tables import export, print_tables
 
-    runs = _records(folders)
+    runs = read_records(folders)
     comparison = compare(runs, by=by, mix=mix)
     print_tables(comparison)
     for file in exports:
@@ -198,7 +198,7 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
             print(f"page: {html.resolve()}")
 
 
-def _records(folders: Sequence[Path]) -> Any:
+def read_records(folders: Sequence[Path]) -> Any:
     """The runs of the folders; those that cannot be read are said."""
     from ..records.results import load_all
 

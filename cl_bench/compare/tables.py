@@ -20,7 +20,7 @@ from .comparison import Comparison, Group, Row
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["cell_text", "export", "print_tables", "to_csv", "to_latex", "to_markdown"]
+__all__ = ["cell_text", "export", "print_tables", "tex", "to_csv", "to_latex", "to_markdown"]
 
 MARKS = {"best": "●", "tied": "○", "undecided": "◌", "behind": "", "": ""}
 REFERENCE = "†"
@@ -166,7 +166,8 @@ _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#
         "<": "$<$", ">": "$>$", "\n": " "}
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Text as LaTeX prints it."""
     return "".join(_TEX.get(c, c) for c in text)
 
 
@@ -175,16 +176,16 @@ def to_latex(comparison: Comparison) -> str:
     width, which needs graphicx."""
     parts = [r"% \usepackage{booktabs,graphicx}"]
     for group in comparison.groups:
-        heads = [r"\shortstack[r]{" + r"\\".join(_tex(line) for line in _head(n)) + "}" for n in group.metrics]
+        heads = [r"\shortstack[r]{" + r"\\".join(tex(line) for line in _head(n)) + "}" for n in group.metrics]
         wide = len(heads) > 5
         lines = [r"\begin{table}[t]", r"\centering", r"\small", *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
                  r"\begin{tabular}{llr" + "r" * len(heads) + "}", r"\toprule",
                  " & ".join(["", "method", "$n$", *heads]) + r" \\", r"\midrule"]
         for row in group.rows:
-            name = rf"\textbf{{{_tex(row.method)}}}" if row.best else _tex(row.method)
-            cells = [_tex(cell_text(row, n)) for n in group.metrics]
-            lines.append(" & ".join([_tex(_mark(row)), name, _tex(_state(row)), *cells]) + r" \\")
-        caption = " ".join(_tex(note) for note in (group.title + ".", *_footer(group)))
+            name = rf"\textbf{{{tex(row.method)}}}" if row.best else tex(row.method)
+            cells = [tex(cell_text(row, n)) for n in group.metrics]
+            lines.append(" & ".join([tex(_mark(row)), name, tex(_state(row)), *cells]) + r" \\")
+        caption = " ".join(tex(note) for note in (group.title + ".", *_footer(group)))
         lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else ""), rf"\caption{{{caption}}}", r"\end{table}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

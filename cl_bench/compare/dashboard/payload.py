@@ -24,6 +24,7 @@ from ...records.results import Run, utc_now
 from ..comparison import Comparison, Group, Key, value_of
 from ..images import BY_IMAGE, group_evidence
 from ..selection import choices
+from ..style import DARK, LIGHT, slots
 from ..tables import cell_text, to_csv, to_latex, to_markdown
 from ..verdict import verdict
 from .curves import learn_curves, rounded, stream_curves
@@ -237,6 +238,8 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
     """The page's data. ``root``: the page is served from this (real) folder and follows the runs in it."""
     named = _methods(comparison.groups)
     methods = {method["name"]: i for i, method in enumerate(named)}
+    places = slots([(m["name"], bool(m["reference"])) for m in named],
+                   [[methods[row.method] for row in group.rows] for group in comparison.groups])
     shared = _Shared()
     groups, runs = [], []
     for number, group in enumerate(comparison.groups):
@@ -255,7 +258,8 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
                         "note": m.note, "cost": m.name in COST, "timed": m.timed} for m in all_metrics().values()}
     return {"title": title, "made": utc_now(), "version": __version__, "live": root is not None, "metrics": metrics,
-            "methods": named, "groups": groups,
+            "palette": {"light": LIGHT, "dark": DARK},
+            "methods": [{**m, "slot": slot} for m, slot in zip(named, places, strict=True)], "groups": groups,
             "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,
             "problems": comparison.problems, "numpy": np.__version__,
             "exports": {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}}

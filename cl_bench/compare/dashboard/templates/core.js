@@ -66,41 +66,16 @@ const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 /* -- Methods and their marks: colour, dash and symbol each tell them apart ------------------------------------------ */
 
-const LIGHT = ["#0D6CCA", "#B65104", "#079163", "#B25A8F", "#B98601", "#2798DA", "#674887", "#753B1F"];
-const DARK = ["#1392FA", "#EE7A36", "#03BBA2", "#FF93B2", "#EEBD18", "#9DDAFD", "#AE9ED2", "#CCD583"];
+const LIGHT = DATA.palette.light, DARK = DATA.palette.dark;
 const GREYS = { light: ["#4F575F", "#757D86", "#23282E"], dark: ["#A7AFB8", "#8A939C", "#D9DDE1"] };
 const DASHES = ["solid", "dash", "dashdot", "longdash"];  // dots are kept for what is unfinished
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star"];
 
 const dark = () => document.documentElement.dataset.theme === "dark";
 
-/* A method's colour comes from its name, so that it stays from page to page and when others join; it moves on to the next
-   one only where another method of the same scenario already has it. Bounds have greys of their own. */
+/* A method's place in the palette comes from its name (compare/style.py), so that it stays from page to page. */
 const isBound = (index) => Boolean(DATA.methods[index].reference);
-const firstWord = (name) => name.split(/[ (]/)[0];
-function hashOf(text) {
-  let h = 2166136261;  // FNV-1a
-  for (const c of text) h = Math.imul(h ^ c.codePointAt(0), 16777619) >>> 0;
-  return h;
-}
-
-let slots = { of: null };
-function slotOf(index) {
-  if (slots.of !== DATA) {
-    const beside = DATA.methods.map(() => new Set()), taken = [];
-    for (const group of DATA.groups) for (const a of group.rows) for (const b of group.rows) beside[a.method].add(b.method);
-    DATA.methods.forEach((method, i) => {
-      const used = new Set([...beside[i]].filter((j) => j < i && isBound(j) === isBound(i)).map((j) => taken[j]));
-      const count = isBound(i) ? 12 : LIGHT.length, first = hashOf(firstWord(method.name)) % count;
-      let step = 0;
-      const slot = () => (first + step) % count + count * Math.floor(step / count);
-      while (used.has(slot())) step++;
-      taken.push(slot());
-    });
-    slots = { of: DATA, taken };
-  }
-  return slots.taken[index];
-}
+const slotOf = (index) => DATA.methods[index].slot;
 
 /* A colour comes back in another scenario with another symbol: no two methods of the page look the same, as long as
    there are symbols left. */
