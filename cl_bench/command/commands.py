@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["Stopped", "check", "compare", "listed", "run", "select", "serve", "suite", "sync", "ui"]
+__all__ = ["Stopped", "check", "compare", "given_folders", "listed", "read_records", "run", "select", "serve", "suite", "sync",
+           "ui"]
 
 
 class Stopped(KeyboardInterrupt):
