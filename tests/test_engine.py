@@ -373,3 +373,16 @@ def test_labels_reach_only_methods_that_need_them_where_they_are_given() -> None
     for method, gives in ((Logging(), ("labels",)), (Supervised(), ())):
         walk(method, Stream((8,), gives=gives, label_delay=1))
         assert "feedback" not in {k for k, _, _ in method.log}
+
+
+def test_on_a_gpu_a_method_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would move network and optimizers to the host after every fit and segment."""
+    from cl_bench.engine.trainer import _Stays
+
+    method, moves = Oracle(torch.zeros(1, 4)), []
+    strategy = _Stays(CPU)
+    strategy._lightning_module = method
+    monkeypatch.setattr(type(method), "cpu", lambda self: moves.append("network"))
+    strategy.optimizers = [torch.optim.SGD(method.parameters(), 0.1)]
+    strategy.teardown()
+    assert not moves and strategy.optimizers

@@ -19,13 +19,13 @@ from cl_bench.engine.measure import measure
 from cl_bench.engine.meter import Meter
 from cl_bench.engine.seeding import seeded
 from cl_bench.engine.source_training import SourceRecipe, ready_backbone
-from cl_bench.engine.stream import stream_step
+from cl_bench.engine.stream import StreamState, stream_step
 from cl_bench.errors import UserError
 from cl_bench.method import Method
 from cl_bench.registry import GROUPS, entries, find
 from cl_bench.rng import Rng
 from cl_bench.testing import ToyScenario
-from cl_bench.types import LabelSpace
+from cl_bench.types import LabelSpace, StreamFacts
 
 WHERE = os.environ.get("CL_BENCH_GPU_TESTS", "cuda")
 pytestmark = [
@@ -93,12 +93,13 @@ def test_a_method_adapts_and_answers(name: str, tmp_path: Path) -> None:
     with seeded(3), torch.enable_grad():
         method.eval()
         method.rng = Rng(3)
-        method.deploy(scenario.source if "source" in cls.needs else None)
+        method.deploy(scenario.source if "source" in cls.needs else None, StreamFacts(scenario.test_batch_size, SPACE))
+        method.to(WHERE)  # as a run does: what was built on the host follows
     on_the_device(method)
     method.mark()
     counts = []
     for _ in range(2):
-        entries_, scored = stream_step(method, scenario.stream()[0], SPACE, scenario, compute, Meter(), {}, 0)
+        entries_, scored = stream_step(method, scenario.stream()[0], SPACE, scenario, compute, Meter(), StreamState(), 0)
         assert scored.total == 32 and scored.nonfinite == 0 and len(entries_) == 1
         on_the_device(method)
         counts.append(method.counters())
