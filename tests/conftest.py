@@ -13,6 +13,12 @@ os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-cases", type=int, default=200, help="how many spoilt command lines test_fuzz.py tries")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="what they are drawn from")
+    parser.addoption("--fuzz-case", type=int, default=None, help="only the one of this number")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Two test processes share two cores; sums depend on the thread count in the last bit."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from cl_bench.ranges import hints, kinds
+from cl_bench.ranges import Range, hints, kinds
 from cl_bench.registry import GROUPS, entries, find
 
 NASTY: tuple[Any, ...] = (
@@ -206,6 +206,18 @@ def scribble(rng: random.Random, text: str) -> bytes:
 
 
 # ------------------------------------------------------------------ the kinds of case
+def _valid(rng: random.Random) -> tuple[list[str]]:
+    """Nothing is wrong; an option or two at the edge of its range."""
+    config = valid(rng)
+    known = options("methods", config["method"]["class_path"])
+    for name in rng.sample(sorted(known), min(len(known), rng.randrange(3))):
+        spans = [mark for kind, mark in kinds(known[name]) if kind in (int, float) and isinstance(mark, Range)]
+        if spans and name not in config["method"]["init_args"]:
+            edge = spans[0].least if rng.random() < 0.7 or spans[0].most > 1 else spans[0].most
+            config["method"]["init_args"][name] = edge + 1e-3 if spans[0].above else edge
+    return (["run", *words(config)],)
+
+
 def _value(rng: random.Random) -> tuple[list[str]]:
     """One option of one class at a value that its type or range may not hold."""
     config = valid(rng)
@@ -295,7 +307,7 @@ def _command(rng: random.Random) -> tuple[list[str]]:
 
 KINDS: dict[str, tuple[Any, int]] = {
     "value": (_value, 30), "settings": (_settings, 10), "line": (_line, 20), "file": (_file, 15), "text": (_text, 10),
-    "suite": (_suite, 7), "command": (_command, 8),
+    "suite": (_suite, 7), "command": (_command, 8), "valid": (_valid, 6),
 }
 
 

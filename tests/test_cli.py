@@ -123,6 +123,8 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["suite", "quickstart", "--jobs", "-1"], "argument --jobs: give the number of processes"),
     (["serve", "--port", "99999"], "a port is a number from 0 to 65535"), (["ui", "--port", "-1"], "a port is a number"),
     (["compare", ""], "must have a name"), (["run", *TINY, "--resume", ""], "must have a name"),
+    (["run", "--resume", "\ud800"], "no folder or file can be called '\\ud800'"), (["compare", "a\0b"], "no folder or file can be"),
+    (["x" * 5000], "cl-bench has no 'xxx"),
     (["sync", "a", "--runs", "b"], "works on one folder of records; it was given a, b"),
     (["ui", "a", "b"], "no option 'b'"),
     (["suite", "quickstart", "--compute.devcie", "cpu"], "did you mean compute.device"),

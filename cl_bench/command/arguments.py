@@ -109,7 +109,7 @@ def _descend(config: dict[str, Any], path: tuple[str, ...], nested: Mapping[str,
     here = config
     for k, step in enumerate(path):
         value = here.get(step)
-        if isinstance(value, str):
+        if isinstance(value, str) and path[0] in roots:
             value = {"class_path": value}
         is_part = _is_name(path[:k + 1], nested, roots) or (isinstance(value, Mapping) and "class_path" in value)
         if value is None:

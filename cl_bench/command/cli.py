@@ -60,6 +60,12 @@ class _Parser(argparse.ArgumentParser):
 def _folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("a folder or file must have a name")
+    try:
+        named = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise argparse.ArgumentTypeError(f"no folder or file can be called {ascii(text[:40])}")
     return Path(text)
 
 
