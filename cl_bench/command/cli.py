@@ -65,7 +65,7 @@ def _folder(text: str) -> Path:
     except UnicodeEncodeError:
         named = False
     if not named:
-        raise argparse.ArgumentTypeError(f"no folder or file can be called {ascii(text[:40])}")
+        raise argparse.ArgumentTypeError(f"no folder or file can be called {text[:40]!a}")
     return Path(text)
 
 
