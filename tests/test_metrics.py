@@ -18,6 +18,8 @@ import records
 from cl_bench import registry
 from cl_bench.command.config import parse, plan_from
 from cl_bench.compare.comparison import compare
+from cl_bench.compare.health import run_flags
+from cl_bench.compare.images import image_parts
 from cl_bench.engine.runner import run
 from cl_bench.numbers import metrics as m
 from cl_bench.numbers.matrix import AccuracyMatrix, Stream
@@ -148,6 +150,27 @@ def recorded(runs: Path, *argv: str) -> dict:
 def test_a_run_says_which_row_taught_which_column(tmp_path: Path) -> None:
     record = recorded(tmp_path, "--scenario", "split_digits", "--scenario.per_class", "4")
     assert record["matrix"]["learned"] == [0, 1, 2, 3, 4] and record["metrics"]["forgetting"] is not None
+
+
+def test_a_run_keeps_what_comparing_needs(tmp_path: Path) -> None:
+    """True classes beside the predictions; time and memory of the method, not of the machine or the process."""
+    argv = ["--scenario", "deployed_digits", "--scenario.corruptions", "[fog]"]
+    made = load(run(plan_from(parse([*argv, *COMMON])), tmp_path))
+    parts = image_parts(made, "average_accuracy")
+    assert parts is not None and parts.values.sum() == pytest.approx(made.metrics["average_accuracy"])
+    online = image_parts(made, "mean_error")
+    assert online is not None and online.values.sum() == pytest.approx(made.metrics["mean_error"])
+    cost = made.record["cost"]
+    assert cost["busy_seconds"]["learn"] > 0 and set(cost["busy_seconds"]) == {"source", "learn", "adapt", "evaluate"}
+    assert 0 <= cost["memory_bytes"] < cost["peak_memory_bytes"]
+
+
+def test_losses_that_are_not_finite_are_counted(tmp_path: Path) -> None:
+    argv = ["--scenario", "split_digits", "--scenario.per_class", "4", "--method", "finetune", "--method.lr", "1e12"]
+    made = load(run(plan_from(parse([*argv, *COMMON[:-2]])), tmp_path))
+    assert made.record["cost"]["nonfinite_losses"] > 0 and "nonfinite" in run_flags(made)
+    if "unlearned" in run_flags(made):
+        assert made.metrics["forgetting"] is None
 
 
 @pytest.mark.parametrize("tests", ["Shared", "Namesake", "AsMany"])

@@ -59,7 +59,7 @@ def numbers(run: Run) -> dict[str, Any]:
     """All of a record that a seed determines."""
     record = run.record
     stream = [{k: v for k, v in e.items() if k != "seconds"} for e in record["stream"]]
-    cost = {k: v for k, v in record["cost"].items() if k not in ("seconds", "peak_memory_bytes")}
+    cost = {k: v for k, v in record["cost"].items() if "seconds" not in k and "memory" not in k}
     events = [{k: v for k, v in e.items() if k != "t"} for e in run.events() if e["kind"] not in ("resume", "error")]
     return {"matrix": record["matrix"], "stream": stream, "metrics": record["metrics"], "cost": cost, "events": events,
             "fingerprint": record["fingerprint"], "warnings": record["warnings"],
@@ -126,7 +126,7 @@ def test_every_field_of_the_position_is_needed(name: str, tmp_path: Path, monkey
     whole = whole_of("deployed learning")
     when = (lambda p: p.fitted) if name == "fitted" else (lambda p: p.step >= 2 and isinstance(p.inside, SegmentPosition))
     folder = stop(argv, tmp_path / "cut", monkeypatch, when)
-    known = load(folder).record["cost"]["seconds"]
+    known, busy = (load(folder).record["cost"][key] for key in ("seconds", "busy_seconds"))
     real = checkpoint.Found.fill
     forgotten = getattr(Position(), name)
     monkeypatch.setattr(checkpoint.Found, "fill", lambda self, *a: replace(real(self, *a), **{name: forgotten}))
@@ -137,6 +137,8 @@ def test_every_field_of_the_position_is_needed(name: str, tmp_path: Path, monkey
     seconds = resumed.record["cost"]["seconds"]
     if name == "seconds":
         assert seconds["learn"] < known["learn"] + 1e-9, "without it, what was learned before the stop took no time"
+    elif name == "busy":
+        assert resumed.record["cost"]["busy_seconds"]["learn"] < busy["learn"] + 1e-9
     elif name == "elapsed":
         assert seconds["total"] < sum(v for k, v in seconds.items() if k != "total") + 60
         times = [e["t"] for e in resumed.events()]

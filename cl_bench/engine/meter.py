@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from ..adapters import Adapter
 from ..state import modules
 
-__all__ = ["Meter", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory"]
+__all__ = ["Meter", "held_memory", "optimised_parameters", "parameter_counts", "peak_memory", "reset_peak_memory"]
 
 _NORMS = ("Norm",)
 
@@ -111,6 +111,19 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return  # not Linux, or not permitted: the peak is then the process's since its start
+
+
+def held_memory() -> int | None:
+    """Bytes held now: on the GPU if one is in use, else by this process; None where the platform does not say."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.memory_allocated())
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no /proc on this platform
+    return None
 
 
 def peak_memory() -> int:

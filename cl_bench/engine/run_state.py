@@ -21,7 +21,7 @@ from . import checkpoint
 from .compute import resolve_device
 from .fit import FitPosition
 from .measure import Scored
-from .meter import Meter, peak_memory
+from .meter import Meter, held_memory, peak_memory
 from .protocol import Plan
 from .stream import SegmentPosition, StreamState
 
@@ -41,7 +41,8 @@ class Position:
         in_stream: the method is deployed.
         rows, correct, total: of the accuracy matrix; None = not measured.
         entries: of the stream.
-        growth, counts, seconds, warnings, trainable, forward_images, backward_images: what the record says of cost and health.
+        growth, counts, seconds, busy (processor or GPU seconds), warnings, trainable, forward_images, backward_images: what
+            the record says of cost and health.
         stream: what crosses segments.
         predictions: global label ids by evaluation.
         elapsed: seconds of work so far; ``events``: length of the events on disk.
@@ -58,6 +59,7 @@ class Position:
     growth: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, int | float] = field(default_factory=lambda: {"optimizer_steps": 0})
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("source", "learn", "adapt", "evaluate"), 0.0))
+    busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("source", "learn", "adapt", "evaluate"), 0.0))
     warnings: list[str] = field(default_factory=list)
     trainable: int = 0
     forward_images: int = 0
@@ -80,7 +82,8 @@ class RunState:
         self.meter, self.position = Meter(), Position()
         self.tests = list(plan.scenario.test_sets())
         self._born, self._before = time.perf_counter(), 0.0
-        self._clock: tuple[str, float] | None = None
+        self._clock: tuple[str, float, float] | None = None
+        self._held = held_memory()
         self._saved: tuple[float, float] | None = None  # when, and how long it took
         self._inside = plan.checkpoint
 
@@ -106,7 +109,8 @@ class RunState:
             matrix=matrix.to_json(), stream=stream.to_json(), warnings=p.warnings,
             cost={
                 "seconds": {**p.seconds, "total": p.elapsed},
-                "peak_memory_bytes": peak_memory(),
+                "busy_seconds": dict(p.busy), "peak_memory_bytes": peak_memory(),
+                "memory_bytes": None if self._held is None else max(0, peak_memory() - self._held),
                 "parameters": {"total": p.growth[-1]["parameters"] if p.growth else 0, "trainable": p.trainable},
                 "forward_images": p.forward_images, "backward_images": p.backward_images,
                 **p.counts, "growth": p.growth,
@@ -146,7 +150,7 @@ class RunState:
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
         """Count what happens inside as seconds of ``name``, also where a checkpoint is written in the middle."""
-        self._clock = name, time.perf_counter()
+        self._clock = name, time.perf_counter(), self._busy()
         try:
             yield
         finally:
@@ -155,10 +159,18 @@ class RunState:
 
     def _tick(self) -> None:
         if self._clock is not None:
-            name, since = self._clock
-            now = time.perf_counter()
+            name, since, before = self._clock
+            now, busy = time.perf_counter(), self._busy()
             self.position.seconds[name] += now - since
-            self._clock = name, now
+            self.position.busy[name] += busy - before
+            self._clock = name, now, busy
+
+    def _busy(self) -> float:
+        """Seconds of this process's processors; on a GPU, which works beside them, by the clock once it has caught up."""
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def _told(self) -> Position:
         """The position with what is counted elsewhere brought in."""

@@ -14,11 +14,13 @@ import torch
 
 from ..backbones import Backbone
 from ..data.entry import check_data
+from ..data.labels import labels_of
 from ..errors import Terminated, UserError
 from ..method import Method
 from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
+from ..types import TestSet
 from . import checkpoint
 from .compute import Compute, check_precision, resolve_device
 from .meter import reset_peak_memory
@@ -170,11 +172,18 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
     state.write()
     with interruptible():
         _walk(state, method, timeline)
-    state.writer.arrays({k: v.numpy() for k, v in state.position.predictions.items()})
+    state.writer.arrays({k: v.numpy() for k, v in state.position.predictions.items()} | _truths(state, timeline))
     state.end("finished")
     shutil.rmtree(state.writer.folder / "checkpoint", ignore_errors=True)
     state.event("finish")
     state.writer.done()
+
+
+def _truths(state: RunState, timeline: list[Any]) -> dict[str, Any]:
+    """The true classes beside the predictions, by which finished runs are compared image by image."""
+    tests = {f"truth/{t.name}": t for t in state.tests}
+    tests |= {f"truth/stream/{k}/{t.name}": t for k, t in enumerate(timeline) if isinstance(t, TestSet)}
+    return {key: labels_of(t.data).numpy().astype("int32") for key, t in tests.items()}
 
 
 def _walk(state: RunState, method: Method, timeline: list[Any]) -> None:

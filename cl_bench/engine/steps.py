@@ -57,6 +57,7 @@ def learn(run: RunState, method: Method, exp: Experience) -> None:
         p.trainable = max(p.trainable, fitted.trainable)
         p.counts["optimizer_steps"] += fitted.steps
         if fitted.nonfinite:
+            p.counts["nonfinite_losses"] = p.counts.get("nonfinite_losses", 0) + fitted.nonfinite
             run.warn(f"{fitted.nonfinite} training losses of {exp.name} were not finite.")
         _grew(run, method, exp.name)
         for step, value in fitted.losses:
