@@ -48,6 +48,9 @@ _WHERE = {
     "check_method": "testing",
     "check_scenario": "testing",
     "columns_of": "heads",
+    "compare": "compare",
+    "load": "api",
+    "run": "api",
     "select": "heads",
 }
 
@@ -57,7 +60,8 @@ __all__ = sorted(_WHERE)
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'cl_bench' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    module = importlib.import_module(f".{_WHERE[name]}", __name__)
+    return module if name == _WHERE[name] else getattr(module, name)  # cl_bench.compare is a package that can be called
 
 
 def __dir__() -> list[str]:

@@ -24,14 +24,14 @@ LAYERS = (
     ("engine",),
     ("testing", "compare"),
     ("command",),
-    ("cli",),
+    ("api", "cli"),
 )
 RANK = {place: rank for rank, places in enumerate(LAYERS) for place in places}
 NO_TORCH = ("numbers", "records", "compare", "command")
 NO_TORCH_FILES = (
     "errors.py", "identity.py", "ranges.py", "registry.py", "cli.py", "types.py", "scenario.py", "scorers.py",
 )
-ENGINE = {"engine", "records", "compare", "command", "cli", "label_free", "testing"}
+ENGINE = {"engine", "records", "compare", "command", "cli", "label_free", "testing", "api"}
 
 
 def place(file: Path) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
+import struct
+import sys
 import threading
 import time
 
@@ -12,8 +15,12 @@ import pytest
 import records
 
 from cl_bench import cli
+from cl_bench.compare.dashboard import live as live_module
+from cl_bench.compare.dashboard.live import Live
 from cl_bench.compare.dashboard.serve import DashboardServer, make_server
 from cl_bench.errors import UserError
+
+serve_module = sys.modules[make_server.__module__]  # the package has a function of that name
 
 
 @pytest.fixture
@@ -101,6 +108,91 @@ def test_a_new_run_sends_an_update(server, folder):
     while len(json.loads(ask(server, "/data.json")[1])["runs"]) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(json.loads(ask(server, "/data.json")[1])["runs"]) == 2
+
+
+def merged(old: dict, new: dict) -> dict:
+    """What the page does with an answer: parts that did not change are kept."""
+    known = {f"group {g['title']}#{g['fingerprint']}": g for g in old["groups"]} | {f"run {r['id']}": r for r in old["runs"]}
+    known |= {f"shared {key}": value for key, value in old["shared"].items()} | new["parts"]
+    out = {**old, **{k: v for k, v in new["parts"].items() if " " not in k}, "at": new["at"]}
+    return {**out, "groups": [known[k] for k in new["order"]["groups"]], "runs": [known[k] for k in new["order"]["runs"]],
+            "shared": {k.removeprefix("shared "): known[k] for k in new["order"]["shared"]}}
+
+
+def test_an_update_is_what_has_changed_and_no_more(tmp_path):
+    """One run of forty goes on: the answer is small, holds that run and its table, and gives the same page as a new one."""
+    for seed in range(10):
+        for method in ("lora", "osft"):
+            records.write_learner(tmp_path, method, seed)
+            records.write_learner(tmp_path, method, seed, scenario="other")
+    at = [1]
+    live = Live(tmp_path, "x", lambda: at[0])
+    first = json.loads(json.dumps(live.whole()))
+    run = tmp_path / "other-lora-s3" / "run.json"
+    run.write_text(run.read_text().replace('"warnings": []', '"warnings": ["odd"]'))
+    at[0] = 2
+    text = live.changes(first["at"])
+    changed = json.loads(text)
+    assert [k for k in changed["parts"] if k.startswith("run ")] == ["run other-lora-s3"]
+    assert len(text) < 0.2 * len(json.dumps(first)), "no more than changed"
+    again = Live(tmp_path, "x", lambda: 2).whole()
+    mine = merged(first, changed)
+    for name in ("made",):
+        mine.pop(name), again.pop(name)
+    assert mine == json.loads(json.dumps(again))
+    assert json.loads(live.changes(99))["parts"].keys() == json.loads(live.changes(0))["parts"].keys(), "unknown: all"
+
+
+def test_records_are_read_again_only_where_they_changed(tmp_path, monkeypatch):
+    for seed in range(6):
+        records.write_learner(tmp_path, "lora", seed)
+    at, read = [1], []
+    live = Live(tmp_path, "x", lambda: at[0])
+    live.whole()
+    real = live_module.load
+    monkeypatch.setattr(live_module, "load", lambda folder: read.append(folder.name) or real(folder))
+    records.write_learner(tmp_path, "osft", 0)
+    (tmp_path / "split_digits-lora-s1" / "DONE").unlink()
+    at[0] = 2
+    data = live.whole()
+    assert read == ["split_digits-lora-s1", "split_digits-osft-s0"]
+    assert {r["id"]: r["status"] for r in data["runs"]}["split_digits-lora-s1"] == "running" and len(data["runs"]) == 7
+    assert live.whole() is not None and len(read) == 2, "nothing changed: nothing is read, whoever asks"
+
+
+def test_building_takes_a_twentieth_of_a_processor_at_most(server):
+    server.live.whole()
+    assert server.live.took > 0 and server.watcher.pause() == 20 * server.live.took
+
+
+def test_a_reader_that_leaves_prints_nothing(server, capfd):
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server.server_address[1])) as s:
+            s.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.server_address[1]}\r\n\r\n".encode())
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+    time.sleep(0.3)
+    assert ask(server, "/data.json")[0].status == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_half_open_connections_do_not_pile_up(server):
+    open_ones = [socket.create_connection(("127.0.0.1", server.server_address[1])) for _ in range(serve_module.MOST + 40)]
+    try:
+        deadline = time.monotonic() + 10
+        while threading.active_count() < serve_module.MOST and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert threading.active_count() <= serve_module.MOST + 10
+    finally:
+        for s in open_ones:
+            s.close()
+    deadline = time.monotonic() + 10
+    answer = None
+    while answer is None and time.monotonic() < deadline:
+        try:
+            answer = ask(server, "/data.json")[0].status
+        except (ConnectionError, http.client.HTTPException):
+            time.sleep(0.1)
+    assert answer == 200, "places are given back"
 
 
 def test_an_empty_folder_and_a_broken_run_are_shown(tmp_path):

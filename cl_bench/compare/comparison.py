@@ -20,6 +20,7 @@ from ..numbers.statistics import Interval, indistinguishable_from_best, pair, sm
 from ..records.results import Run
 from ..registry import GROUPS, entries
 from .health import Flag, flags_of, mixed_hosts, overlapping, unlearned
+from .memo import kept
 
 __all__ = ["Comparison", "Group", "Row", "Standing", "compare", "differing_fields", "reference_of", "value_of"]
 
@@ -192,12 +193,14 @@ def _latest(runs: Iterable[Run]) -> tuple[dict[Key, Run], int]:
 
 def _row(method: str, runs: Sequence[Run], names: Sequence[str]) -> tuple[Row, int]:
     chosen, repeats = _latest(r for r in runs if r.status == "finished")
-    values = {name: {key: value_of(run, name) for key, run in chosen.items()} for name in names}
+    told = {key: kept([run], "values", lambda run=run: {name: value_of(run, name) for name in names})  # type: ignore[misc]
+            for key, run in chosen.items()}
+    values = {name: {key: found[name] for key, found in told.items()} for name in names}
     row = Row(method, str(runs[0].record["method"].get("family") or ""), chosen, values,
-              {name: t_interval(list(v.values())) for name, v in values.items()},
+              kept(list(chosen.values()), "cells", lambda: {name: t_interval(list(v.values())) for name, v in values.items()}),
               unfinished=sum(r.status in ("running", "stopped") for r in runs),
               failed=sum(r.status == "failed" for r in runs), reference=reference_of(runs[0]),
-              flags=flags_of(list(chosen.values())))
+              flags=kept(list(chosen.values()), "flags", lambda: flags_of(list(chosen.values()))))
     return row, repeats
 
 

@@ -16,6 +16,7 @@ from ..numbers.matrix import AccuracyMatrix
 from ..numbers.statistics.images import ImageTest, image_test
 from ..records.results import Run
 from .comparison import Group, Row
+from .memo import kept
 
 __all__ = ["BY_IMAGE", "Evidence", "answers", "evidence", "group_evidence", "image_parts"]
 
@@ -131,6 +132,11 @@ class Evidence:
 def evidence(a: Row, b: Row, metric: str) -> Evidence | None:
     """The paired test over images and runs on the runs that both have; None where a record lacks what it takes."""
     keys = sorted((k for k in a.runs if k in b.runs), key=repr)
+    both = [row.runs[k] for row in (a, b) for k in keys]
+    return kept(both, ("evidence", metric, a.method, b.method), lambda: _evidence(a, b, metric, keys))
+
+
+def _evidence(a: Row, b: Row, metric: str, keys: Sequence[Any]) -> Evidence | None:
     pairs = [(image_parts(a.runs[k], metric), image_parts(b.runs[k], metric)) for k in keys]
     if not pairs or any(x is None or y is None or not np.array_equal(x.identity, y.identity) for x, y in pairs):
         return None

@@ -16,6 +16,7 @@ from ...numbers.matrix import FORGETTING, AccuracyMatrix
 from ...numbers.statistics import t_bands
 from ...records.results import Run
 from ..comparison import Group, Row
+from ..memo import kept
 
 __all__ = ["learn_curves", "rounded", "stream_curves"]
 
@@ -60,10 +61,12 @@ def learn_curves(group: Group) -> dict[str, Any] | None:
         "phases": _names([r.matrix.rows for r in fitting], "experience"),
         "sets": _names([r.matrix.columns for r in fitting], "test set"),
         "learned": list(fitting[0].matrix.learned or ()), "left_out": len(measured) - common, "methods": {}}
+    fit = set(map(id, fitting))
     for method, (runs, partial) in chosen.items():
-        matrices = [r.matrix for r in runs if r in fitting]
-        if matrices:
-            out["methods"][method] = _learn(matrices, partial)
+        members = [r for r in runs if id(r) in fit]
+        if members:
+            out["methods"][method] = kept(members, ("learn", partial), lambda of=members, partial=partial: _learn(  # type: ignore[misc]
+                [r.matrix for r in of], partial))
     return out
 
 
@@ -92,10 +95,13 @@ def stream_curves(group: Group) -> dict[str, Any] | None:
         "entries": [{"name": e.name if ordered else f"domain {i + 1}", "domain": e.domain if ordered else str(i + 1),
                      "visit": e.visit} for i, e in enumerate(longest)],
         "common_order": ordered, "methods": {}}
+    fit = set(map(id, fitting))
     for method, (runs, partial) in chosen.items():
-        members = [r for r in runs if r in fitting]
+        members = [r for r in runs if id(r) in fit]
         if members:
-            out["methods"][method] = _stream(members, partial, len(longest))
+            out["methods"][method] = kept(members, ("stream", partial, len(longest)),
+                                          lambda of=members, partial=partial: _stream(  # type: ignore[misc]
+                                              of, partial, len(longest)))
     return out
 
 

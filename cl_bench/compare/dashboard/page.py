@@ -37,9 +37,9 @@ def data_json(data: dict[str, Any]) -> str:
     return text
 
 
-def html_of(comparison: Comparison, title: str = "cl-bench", root: Path | None = None) -> str:
-    """The page as text; with ``root`` it is served from that folder and follows it. Every name in it is data: nothing
-    a run is called can become markup or script."""
+def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", live: bool = False) -> str:
+    """The page as text, of a comparison or of its data; ``live``: it is served and follows its folder. Every name in it is
+    data: nothing a run is called can become markup or script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -48,9 +48,9 @@ def html_of(comparison: Comparison, title: str = "cl-bench", root: Path | None =
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html").render(
-        title=title, live=root is not None, styles=Markup("\n".join(map(inline, STYLES))),
+        title=title, live=live, styles=Markup("\n".join(map(inline, STYLES))),
         library=Markup(_chart_library()), scripts=Markup("\n".join(map(inline, SCRIPTS))),
-        data=Markup(data_json(payload(comparison, title, root))))
+        data=Markup(data_json(payload(comparison, title) if isinstance(comparison, Comparison) else comparison)))
 
 
 def render(runs: Iterable[Run] | Comparison, out: str | Path, title: str = "cl-bench", *, by: str = "scenario",

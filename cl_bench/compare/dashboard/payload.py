@@ -6,6 +6,7 @@ many runs share (config parts, protocol, environment) is stored once and referre
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare
 from ...records.results import Run, utc_now
 from ..comparison import Comparison, Group, Key, value_of
 from ..images import BY_IMAGE, group_evidence
+from ..memo import kept
 from ..selection import choices
 from ..style import DARK, LIGHT, slots
 from ..tables import cell_text, to_csv, to_latex, to_markdown
@@ -173,22 +175,20 @@ class _Shared:
     """Objects stored once."""
 
     def __init__(self) -> None:
-        self.objects: list[Any] = []
-        self._known: dict[str, int] = {}
+        self.objects: dict[str, Any] = {}
 
-    def add(self, value: Any) -> int:
-        key = json.dumps(value, sort_keys=True)
-        if key not in self._known:
-            self._known[key] = len(self.objects)
-            self.objects.append(value)
-        return self._known[key]
+    def add(self, value: Any) -> str:
+        """The name of a value, made from what it is, so that it is the same in every version of the page."""
+        key = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+        self.objects.setdefault(key, value)
+        return key
 
 
-def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _Shared, root: Path | None
-         ) -> dict[str, Any]:
-    r = run.record
+def _run(run: Run, group: int, primary: str, method: int, root: Path | None) -> tuple[dict[str, Any], _Shared]:
+    """One run as the page holds it, and what it refers to."""
+    r, shared = run.record, _Shared()
     losses, tail = _events(run)
-    out = {"id": run.id, "group": group, "method": methods[run.method], "seed": run.seed, "order": run.order,
+    out = {"id": run.id, "group": group, "method": method, "seed": run.seed, "order": run.order,
            "status": run.status, "error": r.get("error"), "started": r.get("started"), "finished": r.get("finished"),
            "primary": all_metrics()[primary].text(value_of(run, primary)), "seconds": all_metrics()["seconds_total"].text(
                value_of(run, "seconds_total")),
@@ -202,7 +202,7 @@ def _run(run: Run, group: int, primary: str, methods: dict[str, int], shared: _S
         out["matrix"] = {"rows": run.matrix.rows, "columns": run.matrix.columns, "r": rounded(run.matrix.percent, 2)}
     if len(run.stream):
         out["stream"] = [[e.name, _num(e.error, 2), int(e.collapsed)] for e in run.stream.entries]
-    return out
+    return out, shared
 
 
 def _methods(groups: Iterable[Group]) -> list[dict[str, str]]:
@@ -254,7 +254,11 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
             "pairs": _pairs(group, methods), "images": _images(group, methods),
             "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods)})
-        runs += [_run(run, number, group.primary, methods, shared, root) for run in group.runs]
+        for run in group.runs:
+            what = ("page", number, group.primary, methods[run.method], root)
+            shown, refers = kept([run], what, lambda w=what, run=run: _run(run, w[1], w[2], w[3], w[4]))  # type: ignore[misc]
+            runs.append(shown)
+            shared.objects.update(refers.objects)
     metrics = {m.name: {"label": m.label, "unit": m.unit, "arrow": m.arrow, "higher": m.higher, "decimals": m.decimals,
                         "note": m.note, "cost": m.name in COST, "timed": m.timed} for m in all_metrics().values()}
     return {"title": title, "made": utc_now(), "version": __version__, "live": root is not None, "metrics": metrics,

@@ -11,23 +11,25 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...errors import UserError
-from ...records.results import load_all
-from ..comparison import Comparison, compare
+from ..comparison import Comparison
+from .live import Live
 from .page import data_json, html_of
-from .payload import payload
 
 __all__ = ["DashboardServer", "make_server", "serve"]
 
 TYPES = {".json": "application/json", ".jsonl": "text/plain; charset=utf-8", ".npz": "application/octet-stream"}
+MOST = 96  # connections at once
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
            "Cross-Origin-Resource-Policy": "same-origin", "X-Frame-Options": "DENY"}
 
@@ -37,6 +39,7 @@ class Watcher:
 
     def __init__(self, folder: Path, interval: float) -> None:
         self.folder, self.interval, self.version = folder, interval, 0
+        self.pause: Callable[[], float] = lambda: 0.0  # what building a version costs decides how often there is a new one
         self.changed = threading.Condition()
         self.stopped = False
         self._seen = self._signature()
@@ -65,7 +68,7 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self.stopped:
-            time.sleep(self.interval)
+            time.sleep(max(self.interval, self.pause()))
             now = self._signature()
             if now != self._seen:
                 self._seen = now
@@ -90,8 +93,9 @@ class DashboardServer(ThreadingHTTPServer):
         self.folder, self.title = folder.resolve(), title
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.watcher = Watcher(self.folder, interval)
-        self._building = threading.Lock()
-        self._built: tuple[int, Comparison] | None = None
+        self.live = Live(self.folder, title, lambda: self.watcher.version)
+        self.watcher.pause = lambda: self.live.pause
+        self._places = threading.BoundedSemaphore(MOST)
         super().__init__(address, _Handler)
         host, port = str(self.server_address[0]), int(self.server_address[1])
         shown = f"[{host}]" if ":" in host else host
@@ -105,13 +109,29 @@ class DashboardServer(ThreadingHTTPServer):
 
     def comparison(self) -> Comparison:
         """The tables of what lies in the folder now; made once per version."""
-        with self._building:
-            version = self.watcher.version
-            if self._built is None or self._built[0] != version:
-                runs = load_all(self.folder)
-                made = compare(runs, by="fingerprint") if runs else Comparison([], runs.problems)
-                self._built = (version, made)
-            return self._built[1]
+        return self.live.comparison()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """One thread per connection, up to MOST of them; more are closed at once, so that memory stays bounded."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that leaves in the middle is no error of ours; anything else is told."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
     def close(self) -> None:
         """Stop answering and watching."""
@@ -132,10 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.hosts and self.headers.get("Host", "") not in self.server.hosts:
             self._say(HTTPStatus.MISDIRECTED_REQUEST, "This server answers only to its own name.")
         elif path == "/":
-            self._send(html_of(self.server.comparison(), self.server.title, self.server.folder), "text/html; charset=utf-8")
+            self._send(html_of(self.server.live.whole(), self.server.title, live=True), "text/html; charset=utf-8")
         elif path == "/data.json":
-            data = payload(self.server.comparison(), self.server.title, self.server.folder)
-            self._send(data_json(data), "application/json")
+            since = parse_qs(urlsplit(self.path).query).get("since", [""])[0]
+            known = since.isascii() and since.isdigit() and len(since) < 12
+            live = self.server.live
+            self._send(live.changes(int(since)) if known else data_json(live.whole()), "application/json")
         elif path == "/events":
             self._events()
         elif path.startswith("/files/"):

@@ -103,7 +103,12 @@ def bca_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 9
     Equal values give an interval of length zero. With fewer than :data:`BOOTSTRAP_FROM` runs the bootstrap covers less
     than it says: use :func:`t_interval` there.
     """
-    x = _finite(values)
+    return _bca(_finite(values).tobytes(), confidence, resamples, seed)
+
+
+@lru_cache(maxsize=8192)  # a page that follows its runs asks for the same pairs again and again
+def _bca(buffer: bytes, confidence: float, resamples: int, seed: int) -> Interval:
+    x = np.frombuffer(buffer)
     mean, std = _spread(x)
     n = int(x.size)
     if n < 2:

@@ -51,7 +51,13 @@ def smallest_p(n: int, resamples: int = RESAMPLES) -> float:
 
 
 def _flip(values: np.ndarray, resamples: int, seed: int) -> float:
-    """Two-sided p of |sum| under random signs; ``values`` hold no zeros."""
+    return _flipped(values.tobytes(), resamples, seed)
+
+
+@lru_cache(maxsize=8192)  # a page that follows its runs asks for the same pairs again and again
+def _flipped(buffer: bytes, resamples: int, seed: int) -> float:
+    """Two-sided p of |sum| under random signs; the values hold no zeros."""
+    values = np.frombuffer(buffer)
     n = values.size
     if n == 0:
         return 1.0
@@ -138,6 +144,12 @@ def compare_pair(a: Mapping[Any, float], b: Mapping[Any, float], seed: int = 0) 
     """All paired statistics of two methods given as ``{(seed, order): value}``. Without a common pair the p-values
     are NaN: nothing was tested."""
     x, y = pair(a, b)
+    return _compared(x.tobytes(), y.tobytes(), seed)
+
+
+@lru_cache(maxsize=8192)
+def _compared(a: bytes, b: bytes, seed: int) -> PairedTest:
+    x, y = np.frombuffer(a), np.frombuffer(b)
     d = x - y
     if d.size == 0:
         return PairedTest(0, t_interval(d), math.nan, math.nan, 1.0, math.nan)

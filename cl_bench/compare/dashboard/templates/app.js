@@ -33,30 +33,57 @@ function draw() {
   const active = document.activeElement, focus = active && active.id, selection = active && active.selectionStart;
   setTheme();
   drawFrame();
+  const [details, scrolled] = opened().map((found) => new Map([...found].map(([key, node]) => [key, node.tagName === "DETAILS" ? node.open : node.scrollLeft])));
   clearCharts(MAIN);
   const content = DATA.groups.length || state.view === "runs" ? VIEWS[state.view].build() : emptyNote("There is no run yet.");
   MAIN.replaceChildren(...[content].flat(Infinity).filter(Boolean));
+  const [again, sideways] = opened();
+  for (const [key, node] of again) if (details.get(key)) node.open = true;
+  for (const [key, node] of sideways) if (scrolled.get(key)) node.scrollLeft = scrolled.get(key);
   document.title = `${VIEWS[state.view].title} · ${DATA.title}`;
   flushCharts();
-  const again = focus && document.getElementById(focus);
-  if (again && again !== document.activeElement) {
-    again.focus({ preventScroll: true });
-    if (again.type === "search") again.setSelectionRange(selection, selection);
+  const held = focus && document.getElementById(focus);
+  if (held && held !== document.activeElement) {
+    held.focus({ preventScroll: true });
+    if (held.type === "search") held.setSelectionRange(selection, selection);
   }
+}
+
+/* Put what is new into the data; what did not change is kept, in the order that the server gives. */
+function merge({ at, order, parts }) {
+  const known = {};
+  DATA.groups.forEach((g) => { known["group " + keyOf(g)] = g; });
+  DATA.runs.forEach((r) => { known["run " + r.id] = r; });
+  const get = (key) => (key in parts ? parts[key] : known[key]);
+  const shared = Object.fromEntries(order.shared.map((key) => [key.slice(7), key in parts ? parts[key] : DATA.shared[key.slice(7)]]));
+  const rest = Object.fromEntries(Object.entries(parts).filter(([key]) => !/^(group|run|shared) /.test(key)));
+  DATA = { ...DATA, ...rest, at, groups: order.groups.map(get), runs: order.runs.map(get), shared };
+}
+
+/* What the reader has opened and scrolled stays so when the page is drawn anew. */
+function opened() {
+  const nth = {}, place = (node, text) => { const key = `${state.view} ${text}`; nth[key] = (nth[key] || 0) + 1; return [key + " " + nth[key], node]; };
+  return [new Map([...MAIN.querySelectorAll("details")].map((d) => place(d, d.querySelector("summary").textContent))),
+    new Map([...MAIN.querySelectorAll(".scroll")].map((d) => place(d, d.getAttribute("aria-label"))))];
 }
 
 /* A served page follows the folder: the server sends a word when a record has changed, the page asks for the data. */
 function follow() {
   if (!DATA.live) return;
   const source = new EventSource("events");
-  source.addEventListener("update", async () => {
-    const answer = await fetch("data.json", { cache: "no-store" });
+  let behind = false;  // a tab that nobody sees asks for nothing until it is looked at
+  const catchUp = async () => {
+    if (document.hidden) { behind = true; return; }
+    behind = false;
+    const answer = await fetch(`data.json?since=${DATA.at}`, { cache: "no-store" });
     if (!answer.ok) return;
-    DATA = await answer.json();
+    merge(await answer.json());
     const scroll = window.scrollY;
     draw();
     window.scrollTo(0, scroll);
-  });
+  };
+  source.addEventListener("update", catchUp);
+  document.addEventListener("visibilitychange", () => { if (behind) catchUp(); });
   const say = (text) => { const badge = document.getElementById("live"); if (badge) badge.textContent = text; };
   source.addEventListener("open", () => say("live"));
   source.addEventListener("error", () => say("waiting for the server"));
