@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -455,3 +456,47 @@ def test_a_colour_stays_with_its_name(page, other, tmp_path):
             records.write(tmp_path / str(k), name, records.record(method=name))
         open_page(other, tmp_path / str(k))
         assert other.evaluate(colour, "lora") == page.evaluate(colour, "lora")
+
+
+def test_what_the_reader_opened_stays_open_through_an_update(other, tmp_path):
+    records.write_learner(tmp_path, "codyra", 0)
+    records.write_learner(tmp_path, "lora", 0)
+    server = make_server(tmp_path, interval=0.05)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        other.goto(server.url + "#view=anytime")
+        other.wait_for_function("document.getElementById('live').textContent === 'live'")
+        other.locator("details summary").first.click()
+        records.write_learner(tmp_path, "osft", 0)
+        other.wait_for_selector(".chip:has-text('osft')", timeout=30_000)
+        assert other.locator("details").first.get_attribute("open") is not None
+        assert other.evaluate("DATA.runs.length") == 3 and other.evaluate("DATA.at") >= 1
+        other.goto("about:blank")
+    finally:
+        server.close()
+        thread.join(5)
+
+
+def test_the_verdict_stands_at_the_head_of_each_table(page):
+    for group in page.evaluate("DATA.groups.map(g => [g.title, g.verdict])"):
+        section = page.locator(f'section[aria-label="{group[0]}"]')
+        assert group[1] and section.locator(".verdict p").first.inner_text() == group[1][0][0]
+
+
+def test_tests_over_images_and_lost_images_are_shown(other, tmp_path):
+    from test_image_inference import CLASSES, answered
+
+    experiences = [{"name": f"step {k + 1}", "classes": list(c), "train_size": 1} for k, c in enumerate(CLASSES)]
+    for seed in range(3):
+        for method, keep in (("good", 0.97), ("bad", 0.6)):
+            folder = answered(tmp_path / "runs", method, seed, keep)
+            record = json.loads((folder / "run.json").read_text()) | {"experiences": experiences}
+            (folder / "run.json").write_text(json.dumps(record))
+    open_page(other, tmp_path / "runs", view="statistics", pair="forgetting")
+    row = other.evaluate("DATA.groups[0].images.forgetting[0]")
+    text = other.locator("table.images tbody tr").inner_text()
+    assert f"{abs(row[2]):.1f}" in text and "3 × 80" in text and other.locator("table.images strong").count() >= 1
+    show(other, "forgetting")
+    cards = other.locator("section", has_text="Where lost images went").last.locator(".heat")
+    assert cards.count() == 2 and "lost of step" in cards.first.locator("td").first.get_attribute("title")

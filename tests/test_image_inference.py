@@ -11,6 +11,7 @@ import pytest
 import records
 
 from cl_bench.command.config import parse
+from cl_bench.compare.anatomy import anatomy
 from cl_bench.compare.comparison import compare
 from cl_bench.compare.dashboard.payload import payload
 from cl_bench.compare.images import evidence, group_evidence, image_parts
@@ -239,3 +240,38 @@ def test_the_command_of_a_run_repeats_its_config():
     made = Run(Path("x"), {"id": "x", **records.record(config=config), "scenario": {"name": "recurring"}, "seed": 3}, True)
     assert parse(shlex.split(command_of(made))[2:]) == config
     assert command_of(made, seed="$seed").endswith("--seed $seed")
+
+
+# -- anatomy ----------------------------------------------------------------------------------------------------------
+
+
+def test_lost_images_are_followed_to_the_classes_that_took_them(tmp_path):
+    """Ten images of task 1: four become a class of task 2 at once, one of these comes back, two go to task 3, one is confused
+    within its own task."""
+    truth = np.array([0, 1] * 5, np.int32)
+    at2, at3 = truth.copy(), truth.copy()
+    at2[:4] = [2, 3, 2, 3]
+    at3[:4] = [2, 3, 2, truth[3]]
+    at3[4:6], at3[6] = [4, 5], 1 - truth[6]
+    second = np.array([2, 3] * 5, np.int32)
+    matrix = AccuracyMatrix(("s1", "s2", "s3"), ("s1", "s2", "s3"), [[10, 0, 0], [6, 10, 0], [4, 10, 0]],
+                            [[10, 0, 0], [10, 10, 0], [10, 10, 0]], (0, 1, 2))
+    classes = [{"name": f"s{k + 1}", "classes": list(c), "train_size": 1} for k, c in enumerate(CLASSES)]
+    folder = records.write(tmp_path, "r", records.record(matrix=matrix, experiences=classes))
+    kept = {"truth/s1": truth, "s1/s1": truth, "s2/s1": at2, "s3/s1": at3, "truth/s2": second, "s2/s2": second, "s3/s2": second}
+    np.savez(folder / "arrays.npz", **kept)
+    found = anatomy([load(folder)])
+    assert found.to[0].tolist() == [10, 30, 20] and found.to[1].tolist() == [0, 0, 0] and np.isnan(found.to[2]).all()
+    assert found.after[0, 1:].tolist() == [40, 30] and found.back[0, 1:].tolist() == [0, 10]
+    lost = found.after[0, 1:].sum() - found.back[0, 1:].sum()
+    assert lost == pytest.approx(100 - matrix.percent[2, 0]), "lost minus regained is what the matrix says"
+    shown = payload(compare([load(folder)]), "x")["groups"][0]["anatomy"]
+    assert shown["experiences"] == ["s1", "s2", "s3"] and shown["methods"][0]["to"][0] == [10, 30, 20]
+
+
+def test_experiences_that_share_classes_have_no_anatomy(tmp_path):
+    folder = answered(tmp_path, "lora", 0, 0.7)
+    assert anatomy([load(folder)]) is None, "the record does not say which experience teaches what"
+    same = [{"name": f"s{k}", "classes": [0, 1], "train_size": 1} for k in range(3)]
+    records.write(tmp_path, "r", records.record(experiences=same))
+    assert anatomy([load(tmp_path / "r")]) is None

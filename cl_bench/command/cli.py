@@ -133,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--html", type=_folder, help="write the self-contained page here")
     compare.add_argument("--export", type=_folder, action="append", default=[], metavar="FILE",
                          help="write the table as FILE.csv, FILE.md or FILE.tex; may be repeated")
+    compare.add_argument("--tidy", type=_folder, action="append", default=[], metavar="FILE",
+                         help="tidy CSV for other programs: runs.csv, tests.csv or curves.csv in any folder")
+    compare.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="these methods alone, in every output")
+    compare.add_argument("--columns", nargs="+", default=[], metavar="METRIC", help="these metrics as columns (default: the "
+                         "page's); their names are those in run.json")
     compare.add_argument("--by", choices=["scenario", "fingerprint"], default="scenario",
                          help="one table per scenario (different protocols are refused), or one per protocol fingerprint")
     compare.add_argument("--mix", action="store_true", help="allow runs of different protocols in one table, and say so")

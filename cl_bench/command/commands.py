@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,15 @@ def compare(o: argparse.Namespace, rest: list[str]) -> int:
             raise UserError(f"--export {file}: a table's file ends in {', '.join(WRITERS)}, which names its format.")
         if file.is_dir():
             raise UserError(f"--export {file} is a folder; name a file.")
-    _tables(given_folders(o), html=o.html, exports=o.export, by=o.by, mix=o.mix)
+    from ..compare.exports import TIDY, chosen, write_tidy
+
+    for file in o.tidy:
+        if file.stem not in TIDY or file.suffix != ".csv":
+            raise UserError(f"--tidy {file}: the file's name says what it holds: {', '.join(f'{k}.csv' for k in TIDY)}.")
+    made = _tables(given_folders(o), html=o.html, exports=o.export, by=o.by, mix=o.mix,
+                   choose=lambda runs: chosen(runs, o.methods), columns=o.columns)
+    for file in o.tidy:
+        print(f"{file.stem}: {write_tidy(made, file.stem, file)}")
     return 0
 
 
@@ -182,12 +190,14 @@ def ui(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), by: str = "scenario",
-            mix: bool = False, title: str = "cl-bench", say_page: bool = True) -> None:
+            mix: bool = False, title: str = "cl-bench", say_page: bool = True, choose: Callable[[Any], Any] | None = None,
+            columns: Sequence[str] = ()) -> Any:
     from ..compare.comparison import compare
+    from ..compare.exports import with_columns
     from ..compare.tables import export, print_tables
 
     runs = read_records(folders)
-    comparison = compare(runs, by=by, mix=mix)
+    comparison = with_columns(compare(choose(runs) if choose else runs, by=by, mix=mix), columns)
     print_tables(comparison)
     for file in exports:
         print(f"table: {export(comparison, file)}")
@@ -197,6 +207,7 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
         render(comparison, html, title=title)
         if say_page:
             print(f"page: {html.resolve()}")
+    return comparison
 
 
 def read_records(folders: Sequence[Path]) -> Any:

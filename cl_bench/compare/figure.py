@@ -19,7 +19,7 @@ from ..records.results import write_atomically
 from .comparison import Comparison, Group
 from .dashboard.curves import learn_curves, stream_curves
 from .style import LIGHT, short_names, slots
-from .tables import tex
+from .tables import label_of, tex
 
 __all__ = ["KINDS", "WIDTHS", "Drawing", "caption", "draw", "drawing"]
 
@@ -266,10 +266,3 @@ def _pgfplots(made: Drawing, width: float) -> str:
     return "\n".join([r"% \usepackage{pgfplots,xcolor} \pgfplotsset{compat=1.16}", r"\begin{figure}[t]", r"\centering",
                       r"\begin{tikzpicture}", *body, r"\end{tikzpicture}", rf"\caption{{{tex(made.caption)}}}",
                       rf"\label{{fig:{label_of(made.title)}-{made.kind}}}", r"\end{figure}", ""])
-
-
-def label_of(title: str) -> str:
-    """A title as a LaTeX label: letters, digits and hyphens."""
-    import re
-
-    return re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()

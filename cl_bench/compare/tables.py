@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from .comparison import Comparison, Group, Row
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["cell_text", "export", "print_tables", "tex", "to_csv", "to_latex", "to_markdown"]
+__all__ = ["cell_text", "export", "inert", "label_of", "print_tables", "tex", "to_csv", "to_latex", "to_markdown"]
 
 MARKS = {"best": "●", "tied": "○", "undecided": "◌", "behind": "", "": ""}
 REFERENCE = "†"
@@ -129,11 +130,11 @@ def to_csv(comparison: Comparison) -> str:
                 cell, metric = row.cells[name], all_metrics()[name]
                 line += ["" if not math.isfinite(v) else metric.text(v).replace("−", "-")
                          for v in (cell.mean, cell.low, cell.high, cell.std)] + [cell.n]
-            writer.writerow([_inert(v) for v in line])
+            writer.writerow([inert(v) for v in line])
     return out.getvalue()
 
 
-def _inert(value: object) -> object:
+def inert(value: object) -> object:
     """Text that a spreadsheet would run as a formula gets a leading apostrophe; negative numbers stay numbers."""
     if isinstance(value, str) and value[:1] in tuple("=+-@\t\r"):
         try:
@@ -186,9 +187,15 @@ def to_latex(comparison: Comparison) -> str:
             cells = [tex(cell_text(row, n)) for n in group.metrics]
             lines.append(" & ".join([tex(_mark(row)), name, tex(_state(row)), *cells]) + r" \\")
         caption = " ".join(tex(note) for note in (group.title + ".", *_footer(group)))
-        lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else ""), rf"\caption{{{caption}}}", r"\end{table}"]
+        lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else ""), rf"\caption{{{caption}}}",
+                  rf"\label{{tab:{label_of(group.title)}}}", r"\end{table}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def label_of(title: str) -> str:
+    """A title as a LaTeX label: letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()
 
 
 WRITERS = {".csv": to_csv, ".md": to_markdown, ".tex": to_latex}

@@ -22,6 +22,7 @@ from ...label_free.scorers import LABELS
 from ...numbers.metrics import COST, all_metrics
 from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
 from ...records.results import Run, utc_now
+from ..anatomy import anatomy
 from ..comparison import Comparison, Group, Key, value_of
 from ..images import BY_IMAGE, group_evidence
 from ..memo import kept
@@ -92,6 +93,19 @@ def _images(group: Group, methods: dict[str, int]) -> dict[str, Any]:
                 e.test.mean, *e.test.given, g, *e.test.new, n, e.test.above, e.test.from_runs)), e.test.runs, e.test.images]
                 for e, g, n in zip(found, given, new, strict=True)]
     return out
+
+
+def _anatomy(group: Group, methods: dict[str, int]) -> dict[str, Any] | None:
+    """Where lost images went, per method; and the names of the experiences."""
+    found = {methods[row.method]: a for row in group.rows if (a := anatomy(list(row.runs.values()))) is not None}
+    if not found:
+        return None
+    first = next(run for row in group.rows for run in row.runs.values())
+    widest = max(a.to.shape[1] for a in found.values())
+    names = [str(e.get("name", k + 1)) for k, e in enumerate(first.record.get("experiences") or ())]
+    return {"experiences": names if len(names) == widest else [f"experience {k + 1}" for k in range(widest)],
+            "methods": {m: {"to": rounded(a.to, 2), "after": rounded(a.after, 2), "back": rounded(a.back, 2), "n": a.n}
+                        for m, a in found.items() if a.to.shape[1] == widest}}
 
 
 def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
@@ -253,6 +267,7 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "costs": group.costs, "times": group.times, "notes": group.notes, "warnings": group.warnings,
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
             "pairs": _pairs(group, methods), "images": _images(group, methods),
+            "anatomy": _anatomy(group, methods),
             "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods)})
         for run in group.runs:
             what = ("page", number, group.primary, methods[run.method], root)

@@ -38,10 +38,25 @@ VIEWS.forgetting = { title: "Forgetting", build() {
       { yTitle: "forgetting (points)", xTitle: phaseTitle, unit: "points", note: `Mean over the test sets learned earlier: ${SINCE[since]} minus accuracy now. ` + bandNote(series) })
       : emptyNote("Forgetting needs at least two experiences, and test sets that say which experience teaches them."),
     notesList(significance(group, { best: "forgetting", learned: "forgetting_learned", best_any: "forgetting_best_any" }[since])), ailing(group)),
+  group.anatomy ? el("section", {}, heading("Where lost images went", "% of each test set, mean over runs"), el("p", { class: "lede" },
+    "Rows: test sets. Columns: the experience whose class an image is taken for at the end, among images that were right just after learning and are wrong now. Outlined: confused with " +
+    "a class of its own experience. Point at a cell for when they were lost."), el("div", { class: "grid", style: { "--card": `${gridWidth(group.anatomy.experiences.length)}px` } },
+    group.rows.map((r) => r.method).filter((m) => group.anatomy.methods[m] && shown(m)).map((m) => anatomyCard(group, m)))) : null,
   el("section", {}, heading("Each test set on its own", "accuracy (%) after each experience, mean over runs"),
     taskKey(group), el("div", { class: "grid" }, group.rows.map((r) => r.method).filter((m) => group.learn.methods[m] && shown(m))
       .map((m) => taskChart(group, m))))];
 } };
+
+/* One method's heat map of losses; a cell's tooltip says after which experiences its test set lost images. */
+function anatomyCard(group, method) {
+  const { to, after, back, n } = group.anatomy.methods[method], sets = group.learn.sets, old = sets.map((_, j) => j).filter((j) => to[j].some(isNumber));
+  const when = (j) => after[j].map((v, t) => (isNumber(v) && (v || back[j][t]) ? `${group.learn.phases[t]}: ${fixed(v)} % lost, ${fixed(back[j][t])} % regained` : "")).filter(Boolean).join("; ");
+  const table = heatTable([methodLabel(method, el("span", { class: "family" }, plural(n, "run")))], old.map((j) => sets[j]), group.anatomy.experiences, old.map((j) => to[j]),
+    { color: rampColor, text: (v) => (v ? fixed(v) : ""), diagonal: group.anatomy.experiences.map((_, k) => old.indexOf(k)), say: (v) => fixed(v, 1) + " % of its images" });
+  table.querySelectorAll("tbody tr").forEach((row, i) => row.querySelectorAll("td").forEach((cell) => { cell.title = cell.title.replace(/^after /, "lost of ").replace(", on ", ", to ") + (when(old[i]) ? `. ${when(old[i])}` : ""); }));
+  table.querySelectorAll("tbody th").forEach((head, i) => { head.textContent = shorten(sets[old[i]], 14); });
+  return scroller(`Where lost images of ${nameOf(method)} went`, table);
+}
 
 /* Test sets in their order of learning: one hue from light to dark, so that old and new are seen at once. */
 function taskColor(j, count) {
