@@ -8,12 +8,15 @@ imports none and a new method is one new file. Our own methods come in by the sa
 from __future__ import annotations
 
 import ast
+import atexit
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +28,7 @@ from typing import Any
 
 from .errors import UserError, told
 
-__all__ = ["GROUPS", "Entry", "describe", "entries", "find", "load_path", "name_of"]
+__all__ = ["GROUPS", "Entry", "describe", "entries", "find", "load_path", "name_of", "spawnable"]
 
 GROUPS = {
     "methods": "cl_bench.methods",
@@ -166,6 +169,26 @@ def _import_file(file: Path) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def spawnable() -> None:
+    """Let processes that begin anew (``spawn``) import users' files by the names that their modules have here.
+
+    Such a process receives objects by the name of their class, and looks it up on this process's ``sys.path``: a folder there
+    gets a module for each file that was imported.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("cl_bench_user_") and isinstance(source := module.__dict__.get("__source__"), bytes):
+            text = f"__file__ = {module.__file__!r}\nexec(compile({source!r}, __file__, 'exec'))\n"
+            (Path(_shelf()) / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+@cache
+def _shelf() -> str:
+    folder = tempfile.mkdtemp(prefix="cl-bench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sys.path.append(folder)
+    return folder
 
 
 def name_of(group: str, target: type) -> str:

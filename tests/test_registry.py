@@ -126,3 +126,39 @@ def test_a_file_without_a_class_says_which_it_has(ending: str, tmp_path: Path) -
     (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
     with pytest.raises(UserError, match=r"say which class of .*mine\.py:Mine\."):
         find("cl_bench.methods", f"{tmp_path}/mine.py{ending}")
+
+
+LAZY = '''
+import torch
+from torch.utils.data import Dataset
+from cl_bench import Experience, LabelSpace, Scenario, TestSet
+
+class Noise(Dataset):
+    def __init__(self, n):
+        self.n = n
+    def __len__(self):
+        return self.n
+    def __getitem__(self, i):
+        return torch.randint(0, 255, (3, 8, 8), generator=torch.Generator().manual_seed(i), dtype=torch.uint8), i % 2
+
+class Lazy(Scenario):
+    """Two classes of noise, read item by item."""
+    answers = "all"
+    def experiences(self):
+        return [Experience("a", LabelSpace((0, 1)), Noise(8))]
+    def test_sets(self):
+        return [TestSet("a", LabelSpace((0, 1)), Noise(4))]
+'''
+
+
+def test_a_users_data_set_is_read_by_processes_that_begin_anew(tmp_path: Path) -> None:
+    """Where processes are spawned, as on macOS and Windows, a data set arrives by the name of its class."""
+    (tmp_path / "lazy-data.py").write_text(LAZY)
+    (tmp_path / "go.py").write_text(
+        "import multiprocessing, sys\nfrom cl_bench.cli import main\n\n"
+        "if __name__ == '__main__':\n    multiprocessing.set_start_method('spawn')\n    sys.exit(main(sys.argv[1:]))\n")
+    ran = subprocess.run([sys.executable, str(tmp_path / "go.py"), "run", "--scenario", f"{tmp_path}/lazy-data.py:Lazy", "--method",
+                          "ncm", "--device", "cpu", "--workers", "1", "--runs", str(tmp_path / "runs"), "--tracking", "none"],
+                         capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert len(list((tmp_path / "runs").glob("*/DONE"))) == 1

@@ -16,7 +16,7 @@ from ..errors import Helped, UserError
 from ..identity import arguments, normal
 from ..ranges import Amount, Seed, hints
 from ..records.source_digest import class_paths, source_digest
-from ..registry import GROUPS, entries, name_of
+from ..registry import GROUPS, entries, name_of, spawnable
 from . import typed
 from .arguments import Option, merged, options_of, with_files
 from .files import brief, config_file, read_yaml
@@ -190,10 +190,13 @@ def plan_from(config: Mapping[str, Any], suite: str | None = None) -> Any:
     from ..engine.source_training import SourceRecipe
 
     scenario, backbone, method = build(config)
+    compute = Compute(**dict(config.get("compute") or {}))
+    if compute.workers:
+        spawnable()
     return Plan(
         scenario=scenario, backbone=backbone, build=method, method=_class(config["method"]["class_path"]),
         names={root: _named(config, root) for root in _ROOTS}, seed=int(config.get("seed", 0)),
-        compute=Compute(**dict(config.get("compute") or {})), recipe=SourceRecipe(**dict(config.get("source") or {})),
+        compute=compute, recipe=SourceRecipe(**dict(config.get("source") or {})),
         suite=suite, checkpoint=bool(config.get("checkpoint", True)),
         checkpoint_every=float(config.get("checkpoint_every", 10.0)), config=dict(config),
     )

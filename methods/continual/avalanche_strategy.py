@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, Head, LabelSpace, Method, UserError, select
-from cl_bench.ranges import Amount, Count, Share, Text, Whole
+from cl_bench.ranges import Amount, Count, Share, Text
 
 from ._avalanche import Columns, Network, experience_of
 
@@ -48,7 +48,7 @@ class AvalancheStrategy(Method):
         lr: Amount = 0.01,
         momentum: Share = 0.9,
         optimizer: Literal["sgd", "adam"] = "sgd",
-        epochs: Whole = 5,
+        epochs: Count = 5,
         batch_size: Count = 32,
         masking: bool = True,
     ) -> None:
