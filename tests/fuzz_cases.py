@@ -109,7 +109,7 @@ def valid(rng: random.Random) -> dict[str, Any]:
     config = {
         "scenario": {**scenario, "init_args": dict(scenario["init_args"])},
         "method": {"class_path": name, "init_args": small(name)}, "seed": rng.randrange(3), "checkpoint": False,
-        "compute": {"device": "cpu"}, "source": {"epochs": 1, "batch_size": 256},
+        "compute": {"device": "cpu"}, "source": {"epochs": 1, "batch_size": 16},
     }
     if rng.random() < 0.3:
         other = rng.choice(EMBEDDED)

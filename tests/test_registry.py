@@ -157,8 +157,8 @@ def test_a_users_data_set_is_read_by_processes_that_begin_anew(tmp_path: Path) -
     (tmp_path / "go.py").write_text(
         "import multiprocessing, sys\nfrom cl_bench.cli import main\n\n"
         "if __name__ == '__main__':\n    multiprocessing.set_start_method('spawn')\n    sys.exit(main(sys.argv[1:]))\n")
-    ran = subprocess.run([sys.executable, str(tmp_path / "go.py"), "run", "--scenario", f"{tmp_path}/lazy-data.py:Lazy", "--method",
-                          "ncm", "--device", "cpu", "--workers", "1", "--runs", str(tmp_path / "runs"), "--tracking", "none"],
-                         capture_output=True, text=True, cwd=tmp_path)
+    argv = ["run", "--scenario", f"{tmp_path}/lazy-data.py:Lazy", "--method", "ncm", "--device", "cpu", "--workers", "1",
+            "--runs", str(tmp_path / "runs"), "--tracking", "none"]
+    ran = subprocess.run([sys.executable, str(tmp_path / "go.py"), *argv], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert len(list((tmp_path / "runs").glob("*/DONE"))) == 1

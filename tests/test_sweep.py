@@ -118,3 +118,14 @@ def test_rows_win_over_the_suites_own_settings(tmp_path: Path) -> None:
     jobs = read_suite(tmp_path / "s.yaml").jobs
     assert [(j.config["seed"], j.config["source"]["epochs"]) for j in jobs] == [(3, 1), (4, 1), (0, 2)]
     assert len({j.key for j in jobs}) == 3
+
+
+def test_runs_of_two_protocols_still_get_their_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What hours of runs have found is not lost because they cannot stand in one table."""
+    rows = "".join(f"- scenario: {{class_path: split_digits, init_args: {{per_class: 4}}}}\n  methods: [ncm]\n"
+                   f"  backbone: {{class_path: glyph_vit, init_args: {{pretrained: {p}}}}}\n" for p in ("true", "false"))
+    (tmp_path / "s.yaml").write_text(f"name: two\nruns:\n{rows}")
+    assert main(["suite", str(tmp_path / "s.yaml"), "--jobs", "1", "--runs", str(tmp_path / "runs"), "--tracking", "none"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: Runs of split_digits(per_class=4)" in err and "cannot stand in one table" in err
+    assert f"page: {tmp_path}/runs/two.html" in out and (tmp_path / "runs" / "two.html").stat().st_size > 10_000

@@ -98,7 +98,12 @@ def suite(o: argparse.Namespace, rest: list[str]) -> int:
             raise Stopped("the same command runs what has not finished") from stop
     if outcome.folders:
         html = o.html or runs / f"{suite.name}.html"
-        _tables(outcome.folders, html=html, title=f"cl-bench: {suite.name}", say_page=False)
+        title = f"cl-bench: {suite.name}"
+        try:
+            _tables(outcome.folders, html=html, title=title, say_page=False)
+        except UserError as fault:  # runs of one scenario under two protocols: what they cost is kept, a table for each
+            print(f"note: {fault}", file=sys.stderr)
+            _tables(outcome.folders, html=html, title=title, say_page=False, by="fingerprint")
         with _tracker(o, runs) as tracker:
             if tracker is not None:
                 tracker.sync(outcome.folders)
