@@ -50,11 +50,6 @@ PLACES = {  # what a run is in the middle of, and a run that gets there
 }
 
 
-@pytest.fixture(autouse=True)
-def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_state, "DEAR", 0)
-
-
 def numbers(run: Run) -> dict[str, Any]:
     """All of a record that a seed determines."""
     record = run.record
@@ -69,7 +64,6 @@ def numbers(run: Run) -> dict[str, Any]:
 @cache
 def whole_of(place: str) -> Run:
     """The same run without a stop."""
-    run_state.DEAR = 0
     return load(run(plan_from(parse(PLACES[place][0])), Path(tempfile.mkdtemp(prefix="cl-bench-whole-"))))
 
 
@@ -78,16 +72,17 @@ def stop(argv: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, when: Cal
     real, left = checkpoint.save, [skip]
 
     def save(folder: Path, method: Any, position: Any, identity: Any) -> None:
-        real(folder, method, position, identity)
         if when(position):
             left[0] -= 1
             if left[0] < 0:
+                real(folder, method, position, identity)
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save", save)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan_from(parse(argv)), runs)
-    monkeypatch.setattr(checkpoint, "save", real)
+    with monkeypatch.context() as patched:
+        patched.setattr(run_state, "DEAR", 0)  # a checkpoint is due between any two batches
+        patched.setattr(checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan_from(parse(argv)), runs)
     (folder,) = [f for f in runs.iterdir() if not f.name.startswith(".")]
     assert load(folder).status == "stopped"
     return folder
@@ -152,7 +147,6 @@ def test_every_field_of_the_position_is_needed(name: str, tmp_path: Path, monkey
 
 def test_warnings_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(run_state, "DEAR", 0)
     argv = [*LEARN, "--method", "finetune", "--method.lr", "1e12"]
     whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
     assert whole.record["warnings"], "this run was to go wrong"
