@@ -15,6 +15,7 @@ from __future__ import annotations
 from ._attach import FUSED4, AdapterSet, attach, layer_names, trunk_of
 from ._attention import attend, width_of
 from ._base import Adapter, LayerSite, WeightSite
+from ._combine import combine
 from ._gram import input_grams
 from ._peft import load_peft, save_peft
 
@@ -26,6 +27,7 @@ __all__ = [
     "WeightSite",
     "attach",
     "attend",
+    "combine",
     "input_grams",
     "layer_names",
     "load_peft",

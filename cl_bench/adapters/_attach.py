@@ -183,6 +183,32 @@ class AdapterSet(nn.Module):
         finally:
             site.active = keep
 
+    def deltas(self, name: str | None = None) -> dict[str, Tensor]:
+        """The updates of all sites by the adapters in use (or ``name``), detached.
+
+        Raises:
+            UserError: for a kind that is no change of weights.
+        """
+        found = {at: self.delta(at, name) for at in self.sites}
+        if not all(isinstance(delta, Tensor) for delta in found.values()):
+            raise UserError(f"{self.kind.__name__} is no change of weights; there is nothing to combine.")
+        return {at: delta.detach() for at, delta in found.items() if delta is not None}
+
+    @torch.no_grad()
+    def apply_(self, deltas: Mapping[str, Tensor]) -> None:
+        """Add updates to the frozen weights, whatever they come from (:func:`cl_bench.adapters.combine`); adapters stay.
+
+        Raises:
+            UserError: for a site that is not here, or an update of another shape; nothing is changed then.
+        """
+        for at, delta in deltas.items():
+            if at not in self.sites:
+                raise UserError(f"there is no site {at!r} to update; there are {', '.join(list(self.sites)[:5])} ...")
+            if delta.shape != self.weight(at).shape:
+                raise UserError(f"the update of {at} is {tuple(delta.shape)} and its weight {tuple(self.weight(at).shape)}.")
+        for at, delta in deltas.items():
+            self.weight(at).add_(delta.to(self.weight(at)))
+
     def merge_(self, name: str | None = None) -> None:
         """Put the adapters in use (or ``name``) into the weights; afterwards they are no-ops that start from there.
 
