@@ -20,7 +20,6 @@ from ..method import Method
 from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
-from ..types import TestSet
 from . import checkpoint
 from .compute import Compute, check_precision, resolve_device
 from .meter import reset_peak_memory
@@ -182,7 +181,7 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
 def _truths(state: RunState, timeline: list[Any]) -> dict[str, Any]:
     """The true classes beside the predictions, by which finished runs are compared image by image."""
     tests = {f"truth/{t.name}": t for t in state.tests}
-    tests |= {f"truth/stream/{k}/{t.name}": t for k, t in enumerate(timeline) if isinstance(t, TestSet)}
+    tests |= {f"truth/stream/{k}/{t.name}": t for k, t in enumerate(timeline) if handler_of(t).streams}
     return {key: labels_of(t.data).numpy().astype("int32") for key, t in tests.items()}
 
 
