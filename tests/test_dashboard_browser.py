@@ -499,4 +499,4 @@ def test_tests_over_images_and_lost_images_are_shown(other, tmp_path):
     assert f"{abs(row[2]):.1f}" in text and "3 × 80" in text and other.locator("table.images strong").count() >= 1
     show(other, "forgetting")
     cards = other.locator("section", has_text="Where lost images went").last.locator(".heat")
-    assert cards.count() == 2 and "lost of step" in cards.first.locator("td").first.get_attribute("title")
+    assert cards.count() == 2 and "lost of step" in cards.first.locator("tbody td").first.get_attribute("title")
