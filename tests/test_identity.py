@@ -433,7 +433,7 @@ def test_a_head_is_kept_only_where_its_classes_are_the_scenarios_by_name(backbon
     if fits:
         assert not protocol.needs_source(p)
         return
-    with pytest.raises(UserError, match="gives no source to train another one on"):
+    with pytest.raises(UserError, match="nothing would answer on scenario plain: the classifier of"):
         fingerprint(p)
     scenario.has = True
     assert protocol.needs_source(p), "with a source, another head is trained"
@@ -445,5 +445,23 @@ def test_a_method_with_a_head_of_its_own_is_not_asked_for_the_weights_one() -> N
             return super().make_head()
 
     p = plan(Named(ABCD))
-    p.backbone, p.method = headed(("x", "y", "z", "w")), Own
+    p.backbone = headed(("x", "y", "z", "w"))
+    with pytest.raises(UserError, match="make_head of its own"):
+        protocol.needs_source(p)
+    p.method = Own
     assert not protocol.needs_source(p)
+
+
+def test_a_stream_that_nothing_could_answer_is_refused_but_for_backbones_that_read_names() -> None:
+    p = plan(Named(ABCD))
+    with pytest.raises(UserError, match="backbone tiny brings no classifier"):
+        fingerprint(p)
+
+    class Reads(type(p.backbone)):  # type: ignore[misc]
+        def encode_text(self, names: Any, templates: Any = ()) -> torch.Tensor:
+            return torch.ones(len(names), 8)
+
+    p.backbone.__class__ = Reads
+    assert p.backbone.reads_names and fingerprint(p)["id"]
+    with pytest.raises(UserError, match="has no text side"):
+        tiny_backbone().encode_text(["a"])

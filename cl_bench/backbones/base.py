@@ -116,6 +116,11 @@ class Backbone(nn.Module):
         return self.head is not None and bool(pairs) and any(
             all(i < len(known) and known[i] == name for i, name in pairs) for known in listed)
 
+    @property
+    def reads_names(self) -> bool:
+        """Whether it has a text side, by which classes can be answered for that nothing was trained on."""
+        return type(self).encode_text is not Backbone.encode_text
+
     def encode_text(self, names: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
         """Class names -> unit embeddings (C, num_features), for backbones with a text side.
 

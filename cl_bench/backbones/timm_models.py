@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..data.files import existing_folder
 from ..errors import UserError
@@ -89,9 +90,10 @@ def timm_model(
     config = timm.data.resolve_model_data_config(model, args={"img_size": image_size} if image_size else None)
     how = Preprocess(config["input_size"][-1], config["mean"], config["std"], _filter(config["interpolation"]))
     info["crop_pct_not_applied"] = config["crop_pct"]
+    trained = not info["source"].startswith("random")
     with seeded(seed):
-        trunk, head, width = split_classifier(model)
-    if info["source"].startswith("random"):
+        trunk, head, width = split_classifier(model, how.size if trained else None)
+    if not trained:
         head = None
     classes = _class_names(timm, model, head)
     other = imagenet_names() if classes and classes == _imagenet(timm) else ()
@@ -112,17 +114,35 @@ def _create(timm: Any, name: str, pretrained: bool, wanted: dict[str, Any], seed
         raise UserError(f'timm cannot make "{name}" ({_first_line(error)}): {way}.') from error
 
 
-def split_classifier(model: nn.Module) -> tuple[nn.Module, nn.Linear | None, int]:
+def split_classifier(model: nn.Module, size: int | None = None) -> tuple[nn.Module, nn.Linear | None, int]:
     """Take the classifier off a timm model: trunk (images -> pooled features), classifier, number of features.
 
-    A classifier that is not one linear layer (the two heads of a distilled DeiT, a convolution) is dropped: None.
+    A classifier that is not one linear layer (the two heads of a distilled DeiT, a convolution) is dropped: None. So is
+    one that is not all of the model's answer (VOLO adds that of a second head): an image of ``size`` is tried.
     """
     head = model.get_classifier()
     width = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) if size else None
+    own = _answer(model, image)
     model.reset_classifier(0)
-    if isinstance(head, nn.Linear) and head.in_features == width:
-        return model, head, width
-    return model, None, width
+    if not isinstance(head, nn.Linear) or head.in_features != width:
+        return model, None, width
+    ours = _answer(nn.Sequential(model, head), image)
+    if own is not None and ours is not None and not torch.allclose(ours, own, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        return model, None, width
+    return model, head, width
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, image: Tensor | None) -> Tensor | None:
+    """Logits in evaluation mode, the model's mode kept; None without an image."""
+    if image is None:
+        return None
+    was = [(m, m.training) for m in model.modules()]
+    logits = model.eval()(image)
+    for module, training in was:
+        module.training = training
+    return logits
 
 
 def _filter(name: str) -> str:

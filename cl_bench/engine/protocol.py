@@ -127,21 +127,25 @@ def needs_source(plan: Plan) -> bool:
     """Whether a classifier must be trained on the scenario's source before its stream.
 
     Raises:
-        UserError: where the weights bring a classifier for other classes and there is no source to train one on.
+        UserError: where the weights bring no classifier for the stream's classes and there is no source to train one on.
     """
     if head_fits(plan.backbone, plan.scenario):
         return False
     if plan.scenario.source is not None:
         return True
-    own = plan.method.make_head is not Method.make_head
-    if plan.backbone.head is not None and not own and not len(plan.scenario.experiences()):
-        named = "names its classes" if plan.backbone.classes else "does not say which classes it is for"
-        raise UserError(
-            f"the classifier of backbone {plan.names['backbone']['name']} {named} and they are not, by name, those of "
-            f"scenario {plan.names['scenario']['name']}, which gives no source to train another one on; use weights for "
-            "these classes, or tell the scenario what its classes are called (class_list, label_map) or where its source is."
-        )
-    return False
+    own = plan.method.make_head is not Method.make_head or plan.backbone.reads_names
+    if own or len(plan.scenario.experiences()):
+        return False
+    name, known = plan.names["backbone"]["name"], plan.backbone.classes
+    why = f"backbone {name} brings no classifier"
+    if plan.backbone.head is not None:
+        says = "names its classes" if known else "does not say which classes it is for"
+        why = f"the classifier of backbone {name} {says} and they are not, by name, the stream's"
+    raise UserError(
+        f"nothing would answer on scenario {plan.names['scenario']['name']}: {why}, and the scenario gives no source to train "
+        "one on; use weights for these classes, tell the scenario what its classes are called (class_list, label_map) or "
+        "where its source is, or give the method a make_head of its own."
+    )
 
 
 def head_fits(backbone: Backbone, scenario: Scenario) -> bool:

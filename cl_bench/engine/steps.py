@@ -91,12 +91,14 @@ def _grew(run: RunState, method: Method, name: str) -> None:
 
 
 def measure_row(run: RunState, method: Method, row: str, seen: LabelSpace) -> None:
-    """One row of the matrix; a cell that could not be right (classes never seen) is not measured."""
+    """One row of the matrix; a cell that could not be right is not measured: classes never seen, unless the head can
+    answer for them all the same, as one that reads names can."""
     p, scenario = run.position, run.scenario
-    now = [k for k, t in enumerate(run.tests) if scenario.measurable(t, seen)]
+    known = [seen | t.space if method.head.can_answer(t.space) else seen for t in run.tests]
+    now = [k for k, t in enumerate(run.tests) if scenario.measurable(t, known[k])]
     tests = [run.tests[k] for k in now]
     with run.clock("evaluate"):
-        scored = measure(method, tests, [scenario.space_for(t, seen) for t in tests], run.plan.compute,
+        scored = measure(method, tests, [scenario.space_for(run.tests[k], known[k]) for k in now], run.plan.compute,
                          scenario.test_batch_size, derive(run.plan.seed, "measure", row))
     correct: list[int | None] = [None] * len(run.tests)
     total: list[int | None] = [None] * len(run.tests)
