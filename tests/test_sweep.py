@@ -83,7 +83,8 @@ def test_what_is_finished_is_not_run_again_unless_asked(suite_file: Path, alone:
     said: list[str] = []
     second = run_suite(read_suite(suite_file), runs, jobs=1, progress=lambda kind, facts: said.append(kind))
     assert second.folders == outcome.folders and second.failures == [SENTENCE]
-    assert sorted(said) == ["error", "skip", "skip", "skip", "skip", "start"], "only what failed is tried again"
+    assert sorted(said) == ["error", "resume", "skip", "skip", "skip", "skip"], "only what failed is taken up again"
+    assert len(load_all(runs)) == 5
     other = run_suite(read_suite(suite_file), runs, jobs=1, overrides=["--method.batch_size", "16"])
     assert len(other.folders) == 4 and not set(other.folders) & set(outcome.folders), "another config is another run"
     again = run_suite(read_suite(suite_file), runs, jobs=1, again=True)

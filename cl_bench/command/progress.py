@@ -64,4 +64,4 @@ class SuiteProgress(_Bar):
                 why = f": {facts['message']}" if facts.get("message") else ""
                 self.console.print(f"[{self.count}/{self.total}] {facts['label']}{why}", highlight=False, markup=False)
         elif kind == "resume":
-            self.console.print(f"{facts['label']}: goes on from its last checkpoint", highlight=False, markup=False)
+            self.console.print(f"{facts['label']}: taken up again", highlight=False, markup=False)

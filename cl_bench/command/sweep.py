@@ -242,9 +242,9 @@ class _Earlier:
         return None
 
     def begun(self, config: Mapping[str, Any]) -> Path | None:
-        """The latest that did not finish and left a checkpoint."""
+        """The latest that did not finish: it goes on from its last checkpoint, or from its start where it has none."""
         for run in self._of(config, False):
-            if run.record["status"] != "finished" and (run.folder / "checkpoint").is_dir():
+            if run.record["status"] != "finished":
                 return Path(run.folder)
         return None
 

@@ -9,6 +9,7 @@ __all__ = ["CELLS", "QUICK", "Cell"]
 LEARN = ("--scenario", "split_digits", "--scenario.per_class", "24")
 DOMAINS = ("--scenario", "rotated_digits", "--scenario.angles", "[0, 40, 80]")
 STREAM = ("--scenario", "digits_c", "--scenario.corruptions", "[gaussian_noise, contrast, fog]", "--source.epochs", "2")
+SHORT = ("--scenario", "digits_c", "--scenario.corruptions", "[fog]", "--source.epochs", "1")
 DEPLOYED = ("--scenario", "deployed_digits", "--scenario.corruptions", "[contrast, fog]")
 
 
@@ -38,13 +39,14 @@ def _epochs(n: int) -> tuple[str, ...]:
 # interoperation, test-time.
 CELLS = (
     Cell("finetune", LEARN, _epochs(3)), Cell("joint", LEARN, _epochs(2)), Cell("ncm", LEARN), Cell("ranpac", LEARN),
-    Cell("ewc", LEARN, _epochs(2)), Cell("lwf", DOMAINS, _epochs(2)), Cell("er", LEARN, _epochs(2)),
-    Cell("derpp", DOMAINS, _epochs(2)), Cell("lora", LEARN, _epochs(2)), Cell("codyra", LEARN, _epochs(4)), Cell("ease", LEARN, _epochs(2)),
+    Cell("ewc", LEARN, _epochs(2)), Cell("lwf", DOMAINS, _epochs(1)), Cell("er", LEARN, _epochs(2)),
+    Cell("derpp", DOMAINS, _epochs(1)), Cell("lora", LEARN, _epochs(2)), Cell("codyra", LEARN, ("--method.iterations", "20")),
+    Cell("ease", LEARN, _epochs(2)),
     Cell("osft", LEARN, _epochs(2)), Cell("inflora", LEARN, (*_epochs(2), "--method.tasks", "5")),
     Cell("l2p", LEARN, _epochs(2)), Cell("slca", LEARN, _epochs(2)),
     Cell("gpm", (*LEARN, "--scenario.answers", "task"), _epochs(2)),
     Cell("exssnet", (*LEARN, "--scenario.answers", "task"), ("--method.mask_epochs", "2", "--method.weight_epochs", "2")),
-    Cell("tent", STREAM), Cell("eata", STREAM), Cell("cotta", STREAM), Cell("rotta", STREAM), Cell("sar", STREAM),
+    Cell("tent", STREAM), Cell("eata", STREAM), Cell("cotta", SHORT), Cell("rotta", STREAM), Cell("sar", STREAM),
     Cell("roid", STREAM), Cell("note", STREAM), Cell("shot", STREAM),
     Cell("tent", DEPLOYED), Cell("bn_ema", DEPLOYED), Cell("er", DEPLOYED, _epochs(2)),
 )

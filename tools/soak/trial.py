@@ -98,8 +98,9 @@ def _work(argv: list[str], place: Path, hurt: Callable[[Writes], None] | None) -
     os.dup2(log, 1)
     os.dup2(log, 2)
     from cl_bench.cli import main
-    from cl_bench.engine import checkpoint, runner
+    from cl_bench.engine import checkpoint, run_state, runner
 
+    run_state.DEAR = 2  # checkpoints far more often than a user pays for, most of them within steps
     methods: list[Any] = []
     built = runner._built
 
