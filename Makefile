@@ -1,15 +1,17 @@
 # make quickstart   install, run the quickstart suite on embedded data, write the page
 # make test         install and pass the tests
+# make soak         endurance: runs hurt by a schedule (SEED=0), then 2,000 spoilt command lines; it stops by itself
 # make gpu          all that needs a GPU, in nine minutes (DEVICE=cpu rehearses it), figures to results/gpu
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/quickstart
 DEVICE ?= cuda
+SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: help install install-test quickstart test gpu lint clean
+.PHONY: help install install-test quickstart test soak gpu lint clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,6 +36,10 @@ quickstart: install
 
 test: install-test lint
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+soak: install-test
+	$(BIN)/python -m tools.soak --seed $(SEED)
+	$(BIN)/python -m pytest -q -n0 tests/test_fuzz.py --fuzz-cases 2000
 
 # On a bare GPU machine nothing is installed: its own python runs the checkout (benchmarks/gpu/run.sh).
 gpu:
