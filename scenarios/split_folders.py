@@ -106,7 +106,7 @@ class FolderSplit(ClassIncremental):
         extra = self._differ(where)[1]
         if extra:
             count = sum(len(images_below(where / name)) for name in extra)
-            out.append(f"{count} images of {len(extra)} classes that only the test folder has are left out: {listed(extra)}.")
+            out.append(f"{count} images of classes that only the test folder has are left out: {listed(extra)}.")
         for part in (self.folder("train"), where):
             if loose := loose_images(part):
                 out.append(f"{loose} images of {part.name} lie in no class folder and are left out.")

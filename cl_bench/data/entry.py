@@ -123,10 +123,10 @@ def _one_sided(experiences: Sequence[Experience], learned: Sequence[set[int]], t
     for space in [*(e.space for e in experiences), *(t.space for t in tests)]:
         whole = whole | space
     if experiences and tests:
-        for what, labels in (("learned and never measured", everything - measured),
-                             ("measured and never learned", measured - everything)):
+        for what, labels in (("Learned and never measured", everything - measured),
+                             ("Measured and never learned", measured - everything)):
             if labels:
-                out.append(f"{len(labels)} classes are {what}: {_told(whole, sorted(labels))}.")
+                out.append(f"{what}: {_told(whole, sorted(labels))} ({len(labels)} of {len(whole)} classes).")
     return out
 
 

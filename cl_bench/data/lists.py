@@ -15,7 +15,7 @@ from .folder import Listing
 
 __all__ = ["in_list", "lines_of", "read_class_list", "with_labels"]
 
-_LABELLED = re.compile(r"(.*\S)[\s,;]+([0-9]{1,9})")  # a path (spaces and all), then the label
+_LABELLED = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]{1,9})")  # a path (spaces and all), then the label
 
 
 def lines_of(path: str | Path) -> list[str]:
@@ -33,7 +33,7 @@ def lines_of(path: str | Path) -> list[str]:
         raise UserError(f'"{file}" is not a text file in UTF-8: expected one entry per line.') from fault
     if "\0" in text:
         raise UserError(f'"{file}" is not a text file: expected one entry per line.')
-    found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    found = [line.strip() for line in re.split(r"\r\n|\r|\n", text.lstrip("\ufeff")) if line.strip()]
     if not found:
         raise UserError(f'"{file}" is empty: expected one entry per line.')
     return found
@@ -120,7 +120,7 @@ def _from_json(path: str) -> list[list[str]]:
         data: Any = json.loads("\n".join(lines_of(path)))
     except (ValueError, RecursionError) as fault:
         raise UserError(wanted) from fault
-    if isinstance(data, dict) and data and all(type(v) is int for v in data.values()):  # class to index
+    if isinstance(data, dict) and sorted(map(repr, data.values())) == sorted(map(repr, range(len(data)))):  # class to index
         data = {str(k): name for name, k in data.items()}
     if isinstance(data, dict):
         data = [data.get(str(k)) for k in range(len(data))]

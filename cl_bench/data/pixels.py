@@ -23,6 +23,7 @@ ENDINGS = (
 )  # fmt: skip
 # Pillow opens more (some by running a program, as EPS does): these are images that data sets are made of.
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "JPEG2000", "AVIF", "TGA", "MPO", "ICO", "PCX", "SGI")
+_TOO_LARGE = f", where 1 to {LARGEST:,} pixels are decoded: leave it out or shrink it."
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -60,10 +61,7 @@ def decode_image(source: Any, size: int | None = None, name: str = "", resize: i
 def check_size(size: tuple[int, int], where: str) -> None:
     """Refuse images (width, height) of no pixels, or of more than ``LARGEST``."""
     if min(size) < 1 or size[0] * size[1] > LARGEST:
-        raise UserError(
-            f"The image {where} is {size[0]} x {size[1]} pixels, where at most {LARGEST:,} are decoded: leave it out or "
-            "shrink it."
-        )
+        raise UserError(f"The image {where} is {size[0]} x {size[1]} pixels{_TOO_LARGE}")
 
 
 def _as_rgb(source: Any, where: str) -> Any:
@@ -85,6 +83,8 @@ def _as_rgb(source: Any, where: str) -> Any:
             return opened.convert("RGB")
     except UserError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit is twice ours, and comes first
+        raise UserError(f"The image {where} is larger{_TOO_LARGE}") from error
     except Exception as error:  # whatever a decoder meets in a damaged file
         raise UserError(f"The image {where} {_reason(source, error)}, fetch it again.") from error
 
