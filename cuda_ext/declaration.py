@@ -1,8 +1,9 @@
 """One declaration per operator: a Python function in plain torch is its definition, schema, checks and fake kernel.
 
 `operator` reads the schema off the function's signature, so a signature stands once on this side. The definition answers for
-every device until a compiled library adds a kernel for its own (``TORCH_LIBRARY_IMPL``), and, on tensors without data, as
-the fake kernel that `torch.compile` and `FakeTensorMode` ask for shapes.
+every device until a compiled library adds kernels for its own (``TORCH_LIBRARY_IMPL``; ``csrc/autograd.cpp`` answers autograd
+as well, without a call into Python), and, on tensors without data, as the fake kernel that `torch.compile` and
+`FakeTensorMode` ask for shapes.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class Operator(Generic[P, R]):
         if not hasattr(torch.ops.cl_bench, self.name):  # a second import of this package changes nothing
             self._register(gradient)
         self.overload = getattr(torch.ops.cl_bench, self.name)
+        self._only = self.overload.default  # spares the choice among overloads at every call
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        out: R = self.overload(*args, **kwargs)
+        out: R = self._only(*args, **kwargs)
         return out
 
     def _register(self, gradient: Gradient | None) -> None:

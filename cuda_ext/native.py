@@ -110,14 +110,15 @@ def folder(kind: str) -> Path:
 
 
 def _sources(kind: str) -> list[Path]:
-    return [SOURCES / "ops.cpp", *sorted((SOURCES / kind).glob("*.cu" if kind == "cuda" else "*.cpp"))]
+    return [*sorted(SOURCES.glob("*.cpp")), *sorted((SOURCES / kind).glob("*.cu" if kind == "cuda" else "*.cpp"))]
 
 
 def _compiler_flags(kind: str) -> list[str]:
+    autograd = f"CL_BENCH_AUTOGRAD=Autograd{kind.upper()}"  # the dispatch key that autograd.cpp answers for
     if os.name == "nt":
-        return ["/O2"]
+        return ["/O2", f"/D{autograd}"]
     # Without contraction of a * b + c into one rounding, so that kernels agree with the reference on every bit.
-    flags = ["-O3", "-ffp-contract=off"]
+    flags = ["-O3", "-ffp-contract=off", f"-D{autograd}"]
     instructions = {"AVX2": ["avx2", "fma"], "AVX512": ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"]}
     capability = torch.backends.cpu.get_cpu_capability()
     if kind == "cpu" and platform.machine() in ("x86_64", "AMD64") and capability in instructions:

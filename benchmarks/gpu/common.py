@@ -27,13 +27,14 @@ class Part:
         parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
         parser.add_argument("--out", type=Path, required=True)
         parser.add_argument("--cache", type=Path, default=None, help="pytest's cache folder")
+        parser.add_argument("--full", action="store_true", help="full sizes on a CPU too (of a part that is worth it there)")
         self.options = parser.parse_args()
         self.name = name
         self.device = torch.device(self.options.device)
-        self.full = self.device.type == "cuda"  # else: cut sizes, to rehearse
+        self.full = self.options.full or self.device.type == "cuda"  # else: cut sizes, to rehearse
         self.limit = float(os.environ.get("CL_BENCH_GPU_SECONDS", "600"))
-        self.content: dict[str, Any] = {"part": name, "about": " ".join(about.split()), "machine": machine(self.device),
-                                        "rows": [], "skipped": []}
+        self.content: dict[str, Any] = {"part": name, "about": " ".join(about.split()),
+                                        "machine": machine(self.device, self.full), "rows": [], "skipped": []}
         self.write()
 
     def left(self) -> float:
@@ -69,15 +70,27 @@ class Part:
         file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device, full: bool = False) -> dict[str, Any]:
     """What was computed on."""
     facts: dict[str, Any] = {
         "device": device.type, "torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count(),
-        "processor": platform.machine(), "rehearsal": device.type != "cuda",
+        "processor": platform.machine(), "rehearsal": not full,
     }
+    if device.type == "cpu":
+        facts |= {"processor": processor(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         facts |= {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": driver()}
     return facts
+
+
+def processor() -> str:
+    """The processor's name as the kernel says it, with its instructions as torch uses them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def driver() -> str:
@@ -114,6 +127,36 @@ def milliseconds(do: Callable[[], Any], device: torch.device, repeats: int = 20,
         start = time.perf_counter()
         do()
         spent.append(1000 * (time.perf_counter() - start))
+    return statistics.median(spent)
+
+
+def queued(do: Callable[[], Any], repeats: int = 20, replays: int = 5) -> float:
+    """Median milliseconds that the GPU alone needs for a call: of a CUDA graph of ``repeats`` calls, which costs the host
+    nothing between them."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            do()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            do()
+    return milliseconds(graph.replay, torch.device("cuda"), replays, 1) / repeats
+
+
+def issued(do: Callable[[], Any], device: torch.device, repeats: int = 20) -> float:
+    """Median milliseconds until a call is handed to the GPU, which starts each with nothing else to do."""
+    spent = []
+    for turn in range(-3, repeats):
+        wait(device)
+        start = time.perf_counter()
+        do()
+        if turn >= 0:
+            spent.append(1000 * (time.perf_counter() - start))
+    wait(device)
     return statistics.median(spent)
 
 

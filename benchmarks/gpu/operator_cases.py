@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +23,7 @@ class Case:
         about: on what.
         sides: ``ours`` and whatever it is compared with: ``definition`` or ``eager`` torch, ``foreach``.
         moved: bytes that must go through memory: each input read once, each output written once.
-        compiled: what ``torch.compile`` is given; None where it is not asked.
+        compiled: makes the side of ``torch.compile``; None where it is not asked.
         check: how far ours lies from the definition on fresh inputs; 0 is bit for bit.
     """
 
@@ -29,20 +31,34 @@ class Case:
     about: str
     sides: dict[str, Callable[[], Any]]
     moved: int
-    compiled: Callable[[], Any] | None = None
+    compiled: Callable[[], Callable[[], Any]] | None = None
     check: Callable[[], float] | None = None
     tags: dict[str, Any] = field(default_factory=dict)
 
 
-def shapes(full: bool) -> list[tuple[int, ...]]:
-    """The parameters of a ResNet-50, or three small tensors to rehearse."""
-    return resnet50_shapes() if full else [(64, 3, 7, 7), (64,), (1000, 33)]
+Shapes = list[tuple[int, ...]]
 
 
-def lists(full: bool, dtype: torch.dtype, device: torch.device, count: int, seed: int = 0) -> list[list[Tensor]]:
+def shapes(full: bool, dtype: torch.dtype) -> list[Shapes]:
+    """The parameters of a ResNet-50, and as many tensors of 16 elements; to rehearse, three small ones."""
+    if not full:
+        return [[(64, 3, 7, 7), (64,), (1000, 33)]]
+    return [resnet50_shapes(), *([[(16,)] * 161] if dtype == torch.float32 else [])]
+
+
+def lists(of: Shapes, dtype: torch.dtype, device: torch.device, count: int, seed: int = 0) -> list[list[Tensor]]:
     """``count`` lists of uniform numbers in [0, 1)."""
     draw = torch.Generator(device).manual_seed(seed)
-    return [[torch.rand(shape, generator=draw, device=device).to(dtype) for shape in shapes(full)] for _ in range(count)]
+    return [[torch.rand(shape, generator=draw, device=device).to(dtype) for shape in of] for _ in range(count)]
+
+
+def compiling(do: Callable[[], Any], of: Shapes) -> Callable[[], Callable[[], Any]] | None:
+    """The compiled side of a list; of many tiny tensors it is the same graph, as long in the making, and is not asked."""
+    return (lambda: torch.compile(do, dynamic=False)) if max(math.prod(shape) for shape in of) > 16 else None
+
+
+def size(tensors: list[Tensor]) -> str:
+    return f"{sum(t.numel() for t in tensors):,} elements in {len(tensors)} tensors"
 
 
 def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -56,7 +72,11 @@ def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 def selective_ema(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
     """A masked moving average over all parameters of a ResNet-50, 3 % of the elements masked."""
-    target, source, fill, chance = lists(full, dtype, device, 4)
+    return [_selective_ema(device, dtype, of) for of in shapes(full, dtype)]
+
+
+def _selective_ema(device: torch.device, dtype: torch.dtype, of: Shapes) -> Case:
+    target, source, fill, chance = lists(of, dtype, device, 4)
     mask = [c < 0.03 for c in chance]
     elements = sum(t.numel() for t in target)
 
@@ -78,13 +98,17 @@ def selective_ema(device: torch.device, dtype: torch.dtype, full: bool) -> list[
 
     sides = {"ours": lambda: cl_bench_ops.selective_ema_(target, source, mask, 0.999, fill), "definition": definition,
              "foreach": foreach}
-    return [Case("selective_ema_", f"{elements:,} elements, filled", sides, elements * (4 * dtype.itemsize + 1), definition,
-                 check)]
+    return Case("selective_ema_", f"{size(target)}, filled", sides, elements * (4 * dtype.itemsize + 1),
+                compiling(definition, of), check)
 
 
 def fisher(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
     """Accumulating Fisher information, and its pull on the gradient, over all parameters of a ResNet-50."""
-    importance, gradient, value, anchor = lists(full, dtype, device, 4)
+    return [case for of in shapes(full, dtype) for case in _fisher(device, dtype, of)]
+
+
+def _fisher(device: torch.device, dtype: torch.dtype, of: Shapes) -> list[Case]:
+    importance, gradient, value, anchor = lists(of, dtype, device, 4)
     elements = sum(t.numel() for t in importance)
     accumulate, pull = cl_bench_ops.fisher_accumulate_, cl_bench_ops.anchored_penalty_grad_
 
@@ -100,50 +124,68 @@ def fisher(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
         return distance(mine, theirs)
 
     return [
-        Case("fisher_accumulate_", f"{elements:,} elements",
+        Case("fisher_accumulate_", size(importance),
              {"ours": lambda: accumulate(importance, gradient, 1e-3),
               "definition": lambda: accumulate.definition(importance, gradient, 1e-3),
               "foreach": lambda: torch._foreach_addcmul_(importance, gradient, gradient, 1e-3)},
-             elements * 3 * dtype.itemsize, lambda: accumulate.definition(importance, gradient, 1e-3),
+             elements * 3 * dtype.itemsize, compiling(lambda: accumulate.definition(importance, gradient, 1e-3), of),
              lambda: check(accumulate, gradient)),
-        Case("anchored_penalty_grad_", f"{elements:,} elements",
+        Case("anchored_penalty_grad_", size(importance),
              {"ours": lambda: pull(gradient, importance, value, anchor, 1e-6),
               "definition": lambda: pull.definition(gradient, importance, value, anchor, 1e-6), "foreach": foreach_pull},
-             elements * 5 * dtype.itemsize, lambda: pull.definition(gradient, importance, value, anchor, 1e-6),
+             elements * 5 * dtype.itemsize, compiling(lambda: pull.definition(gradient, importance, value, anchor, 1e-6), of),
              lambda: check(pull, importance, value, anchor)),
     ]
 
 
 def entropy(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
-    """Entropy of 64 and of 8,192 predictions over 1,000 classes, with its gradient, as TENT and EATA ask for it."""
-    cases = []
-    for rows in (64, 8192) if full else (8,):
-        z = (5 * torch.randn(rows, 1000, device=device)).to(dtype).requires_grad_()
-        upstream = torch.full((rows,), 1 / rows, device=device, dtype=torch.promote_types(dtype, torch.float32))
+    """Entropy of 64 and of 8,192 predictions over 1,000 classes with its gradient, through autograd, as TENT and EATA ask for
+    it, and as one formula that records no graph (what a compiled graph of its own can do)."""
+    return [case for rows in ((64, 8192) if full else (8,)) for case in _entropy(device, dtype, rows)]
 
-        def ours(z: Tensor = z, upstream: Tensor = upstream) -> tuple[Tensor, ...]:
-            h, confidence, reliable, _ = cl_bench_ops.entropy_filter(z, 2.7)
-            return (*torch.autograd.grad(h, z, upstream), h, confidence, reliable)
 
-        def eager(z: Tensor = z, upstream: Tensor = upstream) -> tuple[Tensor, ...]:
-            wide = z.to(upstream.dtype)
-            p = wide.softmax(1)
-            h = -(p * wide.log_softmax(1)).sum(1)
-            return (*torch.autograd.grad(h, z, upstream), h, p.detach().amax(1), h.detach() < 2.7)
+def _entropy(device: torch.device, dtype: torch.dtype, rows: int) -> list[Case]:
+    z = (5 * torch.randn(rows, 1000, device=device)).to(dtype).requires_grad_()
+    plain = z.detach()
+    upstream = torch.full((rows,), 1 / rows, device=device, dtype=torch.promote_types(dtype, torch.float32))
 
-        def forward(z: Tensor = z, upstream: Tensor = upstream) -> tuple[Tensor, ...]:
-            wide = z.detach().to(upstream.dtype)
-            p, log_p = wide.softmax(1), wide.log_softmax(1)
-            h = -(p * log_p).sum(1)
-            slope = -upstream.unsqueeze(1) * p * (log_p + h.unsqueeze(1))
-            return slope.to(z.dtype), h, p.amax(1), h < 2.7
+    def formula(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        wide = z.to(upstream.dtype)
+        p = wide.softmax(1)
+        h = -(p * wide.log_softmax(1)).sum(1)
+        return h, p.detach().amax(1), h.detach() < 2.7
 
-        def check(ours: Any = ours, eager: Any = eager) -> float:
-            return distance(list(ours()[:3]), list(eager()[:3]))
+    def differentiated(forward: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        h, confidence, reliable, *_ = forward(z)
+        return (*torch.autograd.grad(h, z, upstream), h, confidence, reliable)
 
-        cases.append(Case("entropy_filter", f"{rows} x 1000, forward and backward", {"ours": ours, "eager": eager},
-                          z.numel() * 3 * dtype.itemsize, forward, check))
-    return cases
+    def gradient(z: Tensor = plain) -> tuple[Tensor, ...]:
+        wide = z.to(upstream.dtype)
+        p, log_p = wide.softmax(1), wide.log_softmax(1)
+        h = -(p * log_p).sum(1)
+        slope = -upstream.unsqueeze(1) * p * (log_p + h.unsqueeze(1))
+        return slope.to(z.dtype), h, p.amax(1), h < 2.7
+
+    def ours(z: Tensor) -> tuple[Tensor, ...]:
+        return cl_bench_ops.entropy_filter(z, 2.7)
+
+    def kernels() -> tuple[Tensor, ...]:
+        h, confidence, reliable, logsumexp = cl_bench_ops.entropy_filter(plain, 2.7)
+        return cl_bench_ops.entropy_filter_grad(plain, h, logsumexp, upstream), h, confidence, reliable
+
+    def check(mine: Callable[[], tuple[Tensor, ...]]) -> float:
+        return distance(list(mine()[:3]), list(differentiated(formula)[:3]))
+
+    def with_graph() -> tuple[Tensor, ...]:
+        return differentiated(ours)
+
+    moved, about = z.numel() * 3 * dtype.itemsize, f"{rows} x 1000, forward and backward"
+    return [
+        Case("entropy_filter", about, {"ours": with_graph, "eager": lambda: differentiated(formula)}, moved,
+             lambda: functools.partial(differentiated, torch.compile(formula, dynamic=False)), lambda: check(with_graph)),
+        Case("entropy_filter", f"{about}, no graph", {"ours": kernels, "eager": gradient}, moved,
+             lambda: torch.compile(gradient, dynamic=False), lambda: check(kernels)),
+    ]
 
 
 CASES: list[Callable[[torch.device, torch.dtype, bool], list[Case]]] = [selective_ema, fisher, entropy]

@@ -37,6 +37,15 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def section(part: dict[str, Any]) -> list[str]:
+    """What a part says: its name, what it is about, the machine, its rows, what was left out."""
+    facts = ", ".join(f"{k} {cell(v)}" for k, v in part["machine"].items() if k != "rehearsal")
+    lines = [f"## {part['part']}", "", *(["**A rehearsal without a GPU: its times say nothing.**", ""]
+                                         if part["machine"]["rehearsal"] else []), part["about"], "", facts, ""]
+    lines += tables(part["rows"])
+    return lines + [f"- left out: {s}" for s in part["skipped"]] + ([""] if part["skipped"] else [])
+
+
 def page(folder: Path) -> str:
     """The whole page."""
     parts = [json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*.json"))]
@@ -45,11 +54,7 @@ def page(folder: Path) -> str:
              "Written by `benchmarks/gpu/run.sh`; this page is made from the JSONs beside it by",
              "`benchmarks/gpu/table.py`. Ratios above 1 say that ours is faster.", ""]
     for part in parts:
-        facts = ", ".join(f"{k} {cell(v)}" for k, v in part["machine"].items() if k != "rehearsal")
-        lines += [f"## {part['part']}", "", *(["**A rehearsal without a GPU: its times say nothing.**", ""]
-                                              if part["machine"]["rehearsal"] else []), part["about"], "", facts, ""]
-        lines += tables(part["rows"])
-        lines += [f"- left out: {s}" for s in part["skipped"]] + ([""] if part["skipped"] else [])
+        lines += section(part)
     return "\n".join(lines).rstrip() + "\n"
 
 

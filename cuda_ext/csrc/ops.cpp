@@ -4,6 +4,7 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <string>
 
 namespace cl_bench {
@@ -91,13 +92,20 @@ void check_selective_ema(
       "selective_ema_: fill is given without a mask, which says where to fill.");
 }
 
-at::Tensor readable(const at::Tensor& input, const at::Tensor& target) {
-  const bool same_elements = input.data_ptr() == target.data_ptr() && input.strides() == target.strides();
-  if (!input.is_alias_of(target) || same_elements ||
-      at::get_overlap_status(input, target) == at::MemOverlapStatus::No) {
-    return input;
+c10::SmallVector<at::ScalarType, 4> types_of(at::TensorList tensors) {
+  c10::SmallVector<at::ScalarType, 4> types;
+  for (const at::Tensor& t : tensors) {
+    if (std::find(types.begin(), types.end(), t.scalar_type()) == types.end()) {
+      types.push_back(t.scalar_type());
+    }
   }
-  return input.clone();
+  return types;
+}
+
+bool safe_beside(const at::Tensor& input, const at::Tensor& target) {
+  const bool same_elements = input.const_data_ptr() == target.const_data_ptr() && input.strides() == target.strides();
+  return same_elements || !input.is_alias_of(target) ||
+      at::get_overlap_status(input, target) == at::MemOverlapStatus::No;
 }
 
 void check_logits(const char* op, const at::Tensor& logits) {

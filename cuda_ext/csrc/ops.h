@@ -1,7 +1,8 @@
-// What the kernels of all devices share: argument checks and reading of tensors that overlap.
+// What the kernels of all devices share: argument checks, and which tensors can be walked as plain memory.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <optional>
 #include <vector>
@@ -26,8 +27,17 @@ void check_selective_ema(
     double momentum,
     const std::optional<at::TensorList>& fill);
 
-// `input`, or a copy of it where writing `target` element by element could change elements of `input` not yet read.
-at::Tensor readable(const at::Tensor& input, const at::Tensor& target);
+// The dtypes of a list, each once.
+c10::SmallVector<at::ScalarType, 4> types_of(at::TensorList tensors);
+
+// Whether writing `target` element by element leaves every element of `input` as it is until it is read.
+bool safe_beside(const at::Tensor& input, const at::Tensor& target);
+
+// Whether element k of the memory of `input` belongs to element k of the memory of `target`, which is dense, and is safe.
+inline bool alongside(const at::Tensor& input, const at::Tensor& target) {
+  return (input.strides() == target.strides() || (input.is_contiguous() && target.is_contiguous())) &&
+      (!input.is_alias_of(target) || safe_beside(input, target));
+}
 
 // Refuses what entropy_filter and its gradient cannot take (ValueError), in the words of _check in entropy.py.
 void check_logits(const char* op, const at::Tensor& logits);

@@ -25,9 +25,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     entropy, confidence, reliable, logsumexp = output
     ctx.save_for_backward(inputs[0], entropy, logsumexp)
     ctx.mark_non_differentiable(confidence, reliable, logsumexp)
+    ctx.set_materialize_grads(False)  # no zeros for what nobody differentiates
 
 
-def _backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
+    if upstream is None:
+        return None, None
     logits, entropy, logsumexp = ctx.saved_tensors
     return entropy_filter_grad(logits, entropy, logsumexp, upstream), None
 

@@ -18,8 +18,8 @@ def fisher_accumulate_(importance: Sequence[Tensor], gradient: Sequence[Tensor],
 
     Args:
         importance: float32, float64, float16 or bfloat16 tensors of any shape, changed in place; every element needs memory of
-            its own.
-        gradient: tensors of the same shapes, dtypes and device. May be views of `importance`.
+            its own, and tensors of different positions must not share memory.
+        gradient: tensors of the same shapes, dtypes and device. May be views of the `importance` of their position.
         weight: how much this batch counts.
 
     float16 and bfloat16 are computed in float32 and rounded once. Nothing here waits for a GPU.
@@ -50,8 +50,8 @@ def anchored_penalty_grad_(
 
     Args:
         gradient: float32, float64, float16 or bfloat16 tensors of any shape, changed in place; every element needs memory of
-            its own.
-        importance, value, anchor: tensors of the same shapes, dtypes and device; may be views of `gradient`.
+            its own, and tensors of different positions must not share memory.
+        importance, value, anchor: tensors of the same shapes, dtypes and device; may be views of the `gradient` of their position.
         weight: of the penalty.
 
     float16 and bfloat16 are computed in float32 and rounded once. Nothing here waits for a GPU.

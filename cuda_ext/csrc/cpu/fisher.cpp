@@ -8,12 +8,12 @@ namespace {
 
 void fisher_accumulate_(at::TensorList importance, at::TensorList gradient, double weight) {
   check_lists("fisher_accumulate_", {"importance", importance}, {{"gradient", gradient}});
-  for (size_t i = 0; i < importance.size(); ++i) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, importance[i].scalar_type(), "fisher_accumulate_", [&] {
+  for (const at::ScalarType type : types_of(importance)) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "fisher_accumulate_", [&] {
       using lane = Lane<scalar_t>;
       using stored = typename lane::stored;
       const auto w = static_cast<typename lane::wide>(weight);
-      Stored<stored, stored>::each(importance[i], {gradient[i]}, [w](stored f, stored g) {
+      Stored<stored, stored>::run(type, importance, {gradient}, [w](stored f, stored g) {
         const auto wide = lane::widen(g);
         return lane::narrow(lane::widen(f) + wide * wide * w);
       });
@@ -26,13 +26,13 @@ void anchored_penalty_grad_(
   check_lists(
       "anchored_penalty_grad_", {"gradient", gradient},
       {{"importance", importance}, {"value", value}, {"anchor", anchor}});
-  for (size_t i = 0; i < gradient.size(); ++i) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, gradient[i].scalar_type(), "anchored_penalty_grad_", [&] {
+  for (const at::ScalarType type : types_of(gradient)) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "anchored_penalty_grad_", [&] {
       using lane = Lane<scalar_t>;
       using stored = typename lane::stored;
       const auto w = static_cast<typename lane::wide>(2.0 * weight);
-      Stored<stored, stored, stored, stored>::each(
-          gradient[i], {importance[i], value[i], anchor[i]}, [w](stored g, stored f, stored p, stored a) {
+      Stored<stored, stored, stored, stored>::run(
+          type, gradient, {importance, value, anchor}, [w](stored g, stored f, stored p, stored a) {
             const auto pull = lane::widen(f) * (lane::widen(p) - lane::widen(a)) * w;
             return lane::narrow(lane::widen(g) + pull);
           });

@@ -22,21 +22,6 @@ struct Mean {
   }
 };
 
-template <typename Lane>
-void one_position(const at::Tensor& target, const at::Tensor& source, const at::Tensor* mask, const at::Tensor* fill,
-                  double momentum) {
-  using stored = typename Lane::stored;
-  const Mean<Lane> mean{
-      static_cast<typename Lane::wide>(momentum), static_cast<typename Lane::wide>(1.0 - momentum)};
-  if (mask == nullptr) {
-    Stored<stored, stored>::each(target, {source}, mean);
-  } else if (fill == nullptr) {
-    Stored<stored, stored, uint8_t>::each(target, {source, *mask}, mean);
-  } else {
-    Stored<stored, stored, uint8_t, stored>::each(target, {source, *mask, *fill}, mean);
-  }
-}
-
 void selective_ema_(
     at::TensorList target,
     at::TensorList source,
@@ -44,10 +29,18 @@ void selective_ema_(
     double momentum,
     std::optional<at::TensorList> fill) {
   check_selective_ema(target, source, mask, momentum, fill);
-  for (size_t i = 0; i < target.size(); ++i) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, target[i].scalar_type(), "selective_ema_", [&] {
-      one_position<Lane<scalar_t>>(
-          target[i], source[i], mask.has_value() ? &(*mask)[i] : nullptr, fill.has_value() ? &(*fill)[i] : nullptr, momentum);
+  for (const at::ScalarType type : types_of(target)) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "selective_ema_", [&] {
+      using lane = Lane<scalar_t>;
+      using stored = typename lane::stored;
+      const Mean<lane> mean{static_cast<typename lane::wide>(momentum), static_cast<typename lane::wide>(1.0 - momentum)};
+      if (!mask.has_value()) {
+        Stored<stored, stored>::run(type, target, {source}, mean);
+      } else if (!fill.has_value()) {
+        Stored<stored, stored, uint8_t>::run(type, target, {source, *mask}, mean);
+      } else {
+        Stored<stored, stored, uint8_t, stored>::run(type, target, {source, *mask, *fill}, mean);
+      }
     });
   }
 }

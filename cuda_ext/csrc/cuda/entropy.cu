@@ -1,16 +1,17 @@
-// entropy_filter on a GPU: one warp per row up to 1,024 classes, else one block per row; the row is read once, and the sums
-// that belong to its largest logit so far are carried along (online softmax).
+// entropy_filter on a GPU: up to 1,024 classes a warp holds a row in its registers, so that it is read once and each of its
+// exponentials is taken once; above, a block reads its row twice. Reads and writes are 16 bytes wide where rows allow it.
 #include "../ops.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <limits>
 #include <tuple>
 
@@ -18,100 +19,178 @@ namespace cl_bench {
 namespace {
 
 constexpr int kBlock = 256;
-constexpr int64_t kWarpClasses = 1024;
+constexpr int kWarps = kBlock / 32;
 
-// Of some logits z: the largest m, s = sum exp(z - m), t = sum exp(z - m) (z - m). No logits: m = -inf, s = t = 0.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T value[N];
+};
+
 template <typename wide>
-struct Sums {
-  wide m = -std::numeric_limits<wide>::infinity();
-  wide s = 0;
-  wide t = 0;
+constexpr wide kLowest = -std::numeric_limits<wide>::infinity();
 
-  __device__ __forceinline__ void take(wide z) {
-    if (z == -std::numeric_limits<wide>::infinity()) {
-      return;  // a probability of 0
-    }
-    merge(Sums{z, static_cast<wide>(z - z + 1), static_cast<wide>(0)});  // z - z: NaN and infinities stay visible
-  }
+template <typename wide>
+struct Answers {
+  wide margin;
+  wide *entropy, *confidence, *logsumexp;
+  bool* reliable;
 
-  __device__ __forceinline__ void merge(const Sums& other) {
-    if (other.s == 0) {
-      return;
-    }
-    if (s == 0) {
-      *this = other;
-      return;
-    }
-    const wide top = m > other.m ? m : other.m;
-    const wide a = exp(m - top);
-    const wide b = exp(other.m - top);
-    t = (t + s * (m - top)) * a + (other.t + other.s * (other.m - top)) * b;
-    s = s * a + other.s * b;
-    m = top;
+  // From the largest logit m, s = sum exp(z - m) and t = sum exp(z - m) (z - m).
+  __device__ __forceinline__ void set(int64_t row, wide m, wide s, wide t) const {
+    const wide ln = log(s);
+    const wide h = ln - t / s;
+    entropy[row] = h;
+    confidence[row] = 1 / s;
+    reliable[row] = h < margin;
+    logsumexp[row] = isinf(m) ? m : m + ln;
   }
 };
 
 template <typename wide>
-__device__ __forceinline__ Sums<wide> across_warp(Sums<wide> sums) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    sums.merge(Sums<wide>{
-        __shfl_xor_sync(0xffffffffu, sums.m, offset),
-        __shfl_xor_sync(0xffffffffu, sums.s, offset),
-        __shfl_xor_sync(0xffffffffu, sums.t, offset)});
-  }
-  return sums;
+__device__ __forceinline__ wide larger(wide a, wide b) {
+  return a > b || isnan(a) ? a : b;  // NaN passes on
 }
 
-template <typename scalar_t, typename wide, bool warp_per_row>
-__global__ void __launch_bounds__(kBlock) forward_kernel(
-    const scalar_t* logits, int64_t stride, int64_t rows, int64_t classes, wide margin, wide* entropy, wide* confidence,
-    bool* reliable, wide* logsumexp) {
-  const int64_t row = warp_per_row ? (static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x) / 32 : blockIdx.x;
+template <typename wide>
+__device__ __forceinline__ void take(wide z, wide m, wide& s, wide& t) {
+  const wide away = z - m;
+  const wide e = exp(away);
+  s += e;
+  t += e == 0 ? static_cast<wide>(0) : away * e;  // x ln x -> 0
+}
+
+template <typename wide>
+__device__ __forceinline__ wide largest_of_warp(wide m) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    m = larger(m, __shfl_xor_sync(0xffffffffu, m, offset));
+  }
+  return m;
+}
+
+template <typename wide>
+__device__ __forceinline__ wide sum_of_warp(wide x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    x += __shfl_xor_sync(0xffffffffu, x, offset);
+  }
+  return x;
+}
+
+// A warp per row of at most 32 * packs * N classes, read N at a time (N > 1: rows are aligned and whole packs).
+template <typename scalar_t, typename wide, int N, int packs>
+__global__ void __launch_bounds__(kBlock)
+    warp_kernel(const scalar_t* logits, int64_t stride, int64_t rows, int classes, Answers<wide> answers) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= rows) {
     return;
   }
-  const int lane = warp_per_row ? threadIdx.x % 32 : threadIdx.x;
-  const int step = warp_per_row ? 32 : kBlock;
-  Sums<wide> sums;
-  for (int64_t c = lane; c < classes; c += step) {
-    sums.take(static_cast<wide>(logits[row * stride + c]));
-  }
-  sums = across_warp(sums);
-  if constexpr (!warp_per_row) {
-    __shared__ Sums<wide> parts[kBlock / 32];
-    if (threadIdx.x % 32 == 0) {
-      parts[threadIdx.x / 32] = sums;
+  const int lane = threadIdx.x % 32;
+  const auto* data = reinterpret_cast<const Pack<scalar_t, N>*>(logits + row * stride);
+  wide z[packs * N];
+  wide m = kLowest<wide>;
+#pragma unroll
+  for (int k = 0; k < packs; ++k) {
+    const int p = k * 32 + lane;
+    Pack<scalar_t, N> read;
+    const bool there = p * N < classes;
+    if (there) {
+      read = data[p];
     }
-    __syncthreads();
-    sums = Sums<wide>{};
-    for (int k = 0; k < kBlock / 32; ++k) {
-      sums.merge(parts[k]);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      z[k * N + j] = there ? static_cast<wide>(read.value[j]) : kLowest<wide>;
+      m = larger(m, z[k * N + j]);
     }
   }
+  m = largest_of_warp(m);
+  wide s = 0;
+  wide t = 0;
+#pragma unroll
+  for (int k = 0; k < packs * N; ++k) {
+    take(z[k], m, s, t);
+  }
+  s = sum_of_warp(s);
+  t = sum_of_warp(t);
   if (lane == 0) {
-    const wide ln = log(sums.s);
-    const wide h = ln - sums.t / sums.s;
-    entropy[row] = h;
-    confidence[row] = sums.s == 0 ? std::numeric_limits<wide>::quiet_NaN() : 1 / sums.s;
-    reliable[row] = h < margin;
-    logsumexp[row] = isinf(sums.m) ? sums.m : sums.m + ln;
+    answers.set(row, m, s, t);
   }
 }
 
 template <typename scalar_t, typename wide>
-__global__ void __launch_bounds__(kBlock) backward_kernel(
-    const scalar_t* logits, int64_t stride, int64_t classes, const wide* entropy, const wide* logsumexp, const wide* upstream,
-    int64_t upstream_stride, scalar_t* out) {
+__global__ void __launch_bounds__(kBlock)
+    block_kernel(const scalar_t* logits, int64_t stride, int64_t classes, Answers<wide> answers) {
+  __shared__ wide largest[kWarps], sums[kWarps], products[kWarps];
   const int64_t row = blockIdx.x;
-  const int64_t c = static_cast<int64_t>(blockIdx.y) * kBlock + threadIdx.x;
-  if (c >= classes) {
+  const scalar_t* data = logits + row * stride;
+  const int warp = threadIdx.x / 32;
+  const bool first = threadIdx.x % 32 == 0;
+  wide m = kLowest<wide>;
+  for (int64_t c = threadIdx.x; c < classes; c += kBlock) {
+    m = larger(m, static_cast<wide>(data[c]));
+  }
+  m = largest_of_warp(m);
+  if (first) {
+    largest[warp] = m;
+  }
+  __syncthreads();
+  m = largest[0];
+  for (int k = 1; k < kWarps; ++k) {
+    m = larger(m, largest[k]);
+  }
+  wide s = 0;
+  wide t = 0;
+  for (int64_t c = threadIdx.x; c < classes; c += kBlock) {
+    take(static_cast<wide>(data[c]), m, s, t);
+  }
+  s = sum_of_warp(s);
+  t = sum_of_warp(t);
+  if (first) {
+    sums[warp] = s;
+    products[warp] = t;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int k = 1; k < kWarps; ++k) {
+      s += sums[k];
+      t += products[k];
+    }
+    answers.set(row, m, s, t);
+  }
+}
+
+// One thread per pack of N logits; `packs` in a row.
+template <typename scalar_t, typename wide, int N>
+__global__ void __launch_bounds__(kBlock) backward_kernel(
+    const scalar_t* logits, int64_t stride, int64_t packs, int64_t all, const wide* entropy, const wide* logsumexp,
+    const wide* upstream, int64_t upstream_stride, scalar_t* out) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (at >= all) {
     return;
   }
-  const wide log_p = static_cast<wide>(logits[row * stride + c]) - logsumexp[row];
-  const wide p = exp(log_p);
-  const wide slope = p == 0 ? static_cast<wide>(0) : p * (log_p + entropy[row]);
-  out[row * classes + c] = static_cast<scalar_t>(slope * -upstream[row * upstream_stride]);
+  const int64_t row = all <= std::numeric_limits<int32_t>::max()  // a division of 32 bits where that is enough
+      ? static_cast<int64_t>(static_cast<uint32_t>(at) / static_cast<uint32_t>(packs))
+      : at / packs;
+  const Pack<scalar_t, N> z = reinterpret_cast<const Pack<scalar_t, N>*>(logits + row * stride)[at - row * packs];
+  const wide h = entropy[row];
+  const wide lse = logsumexp[row];
+  const wide scale = -upstream[row * upstream_stride];
+  Pack<scalar_t, N> result;
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const wide log_p = static_cast<wide>(z.value[j]) - lse;
+    const wide p = exp(log_p);
+    const wide slope = p == 0 ? static_cast<wide>(0) : p * (log_p + h);
+    result.value[j] = static_cast<scalar_t>(slope * scale);
+  }
+  reinterpret_cast<Pack<scalar_t, N>*>(out)[at] = result;
+}
+
+// Whether all rows can be read N logits at a time.
+template <typename scalar_t, int N>
+bool packed(const at::Tensor& z) {
+  return z.size(1) % N == 0 && (z.size(0) == 1 || z.stride(0) % N == 0) &&
+      reinterpret_cast<uintptr_t>(z.const_data_ptr()) % (sizeof(scalar_t) * N) == 0;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> entropy_filter(const at::Tensor& logits, double margin) {
@@ -120,21 +199,32 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> entropy_filter(const 
   const at::Tensor z = logits.stride(1) == 1 ? logits : logits.contiguous();
   const int64_t rows = z.size(0), classes = z.size(1);
   const auto wide_type = at::toOpMathType(z.scalar_type());
-  const at::Tensor entropy = at::empty({rows}, z.options().dtype(wide_type));
-  const at::Tensor confidence = at::empty_like(entropy), logsumexp = at::empty_like(entropy);
+  const auto options = z.options().dtype(wide_type);
+  const at::Tensor entropy = at::empty({rows}, options), confidence = at::empty({rows}, options);
+  const at::Tensor logsumexp = at::empty({rows}, options);
   const at::Tensor reliable = at::empty({rows}, z.options().dtype(at::kBool));
   if (rows == 0) {
     return {entropy, confidence, reliable, logsumexp};
   }
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, z.scalar_type(), "entropy_filter", [&] {
     using wide = at::opmath_type<scalar_t>;
-    const bool by_warp = classes <= kWarpClasses;
-    const auto kernel = by_warp ? forward_kernel<scalar_t, wide, true> : forward_kernel<scalar_t, wide, false>;
-    const int64_t blocks = by_warp ? (rows * 32 + kBlock - 1) / kBlock : rows;
-    kernel<<<blocks, kBlock, 0, at::cuda::getCurrentCUDAStream()>>>(
-        z.const_data_ptr<scalar_t>(), z.stride(0), rows, classes, static_cast<wide>(margin),
-        entropy.mutable_data_ptr<wide>(), confidence.mutable_data_ptr<wide>(), reliable.mutable_data_ptr<bool>(),
-        logsumexp.mutable_data_ptr<wide>());
+    constexpr int N = 16 / sizeof(scalar_t);
+    const auto* data = z.const_data_ptr<scalar_t>();
+    const Answers<wide> answers{
+        static_cast<wide>(margin), entropy.mutable_data_ptr<wide>(), confidence.mutable_data_ptr<wide>(),
+        logsumexp.mutable_data_ptr<wide>(), reliable.mutable_data_ptr<bool>()};
+    const auto stream = at::cuda::getCurrentCUDAStream();
+    const int64_t by_warp = (rows + kWarps - 1) / kWarps;
+    const int columns = static_cast<int>(std::min<int64_t>(classes, 1025));
+    if (classes > 1024) {
+      block_kernel<scalar_t, wide><<<rows, kBlock, 0, stream>>>(data, z.stride(0), classes, answers);
+    } else if (classes <= 128) {
+      warp_kernel<scalar_t, wide, 1, 4><<<by_warp, kBlock, 0, stream>>>(data, z.stride(0), rows, columns, answers);
+    } else if (packed<scalar_t, N>(z)) {
+      warp_kernel<scalar_t, wide, N, 32 / N><<<by_warp, kBlock, 0, stream>>>(data, z.stride(0), rows, columns, answers);
+    } else {
+      warp_kernel<scalar_t, wide, 1, 32><<<by_warp, kBlock, 0, stream>>>(data, z.stride(0), rows, columns, answers);
+    }
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return {entropy, confidence, reliable, logsumexp};
@@ -153,9 +243,12 @@ at::Tensor entropy_filter_grad(
   const at::Tensor h = entropy.contiguous(), lse = logsumexp.contiguous();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, z.scalar_type(), "entropy_filter_grad", [&] {
     using wide = at::opmath_type<scalar_t>;
-    const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>((classes + kBlock - 1) / kBlock));
-    backward_kernel<scalar_t, wide><<<grid, kBlock, 0, at::cuda::getCurrentCUDAStream()>>>(
-        z.const_data_ptr<scalar_t>(), z.stride(0), classes, h.const_data_ptr<wide>(), lse.const_data_ptr<wide>(),
+    constexpr int N = 16 / sizeof(scalar_t);
+    const bool wide_reads = packed<scalar_t, N>(z);
+    const auto kernel = wide_reads ? backward_kernel<scalar_t, wide, N> : backward_kernel<scalar_t, wide, 1>;
+    const int64_t packs = wide_reads ? classes / N : classes;
+    kernel<<<(rows * packs + kBlock - 1) / kBlock, kBlock, 0, at::cuda::getCurrentCUDAStream()>>>(
+        z.const_data_ptr<scalar_t>(), z.stride(0), packs, rows * packs, h.const_data_ptr<wide>(), lse.const_data_ptr<wide>(),
         upstream.const_data_ptr<wide>(), upstream.stride(0), out.mutable_data_ptr<scalar_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });

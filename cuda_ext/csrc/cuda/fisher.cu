@@ -34,13 +34,12 @@ void fisher_accumulate_(at::TensorList importance, at::TensorList gradient, doub
     return;
   }
   const c10::cuda::CUDAGuard guard(importance[0].device());
-  const Lists lists(importance, {gradient});
-  for (const at::ScalarType type : lists.types()) {
+  for (const at::ScalarType type : types_of(importance)) {
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "fisher_accumulate_", [&] {
-      lists.run<scalar_t, scalar_t>(type, Accumulate<scalar_t>{static_cast<at::opmath_type<scalar_t>>(weight)});
+      const Accumulate<scalar_t> accumulate{static_cast<at::opmath_type<scalar_t>>(weight)};
+      run_lists<scalar_t, scalar_t>(type, importance, {gradient}, accumulate);
     });
   }
-  lists.write_back();
 }
 
 void anchored_penalty_grad_(
@@ -52,14 +51,12 @@ void anchored_penalty_grad_(
     return;
   }
   const c10::cuda::CUDAGuard guard(gradient[0].device());
-  const Lists lists(gradient, {importance, value, anchor});
-  for (const at::ScalarType type : lists.types()) {
+  for (const at::ScalarType type : types_of(gradient)) {
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "anchored_penalty_grad_", [&] {
-      lists.run<scalar_t, scalar_t, scalar_t, scalar_t>(
-          type, Pull<scalar_t>{static_cast<at::opmath_type<scalar_t>>(2.0 * weight)});
+      const Pull<scalar_t> pull{static_cast<at::opmath_type<scalar_t>>(2.0 * weight)};
+      run_lists<scalar_t, scalar_t, scalar_t, scalar_t>(type, gradient, {importance, value, anchor}, pull);
     });
   }
-  lists.write_back();
 }
 
 }  // namespace

@@ -12,15 +12,15 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 
-#include <algorithm>
+#include <array>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace cl_bench {
 
 constexpr int kThreads = 256;
-constexpr int kUnroll = 4;  // packs that a thread has in flight
-constexpr int64_t kChunk = 16384;  // elements of a block: a multiple of every pack, so that chunks keep the alignment
+constexpr int kChunkBytes = 16384;  // that a block writes: four packs a thread, some waves of blocks for a network's parameters
 
 // Rounded one by one, as in the definitions.
 __device__ __forceinline__ float mul(float a, float b) { return __fmul_rn(a, b); }
@@ -79,6 +79,8 @@ __device__ __forceinline__ bool aligned(void* const* data) {
 template <typename F, typename Out, typename... In>
 __global__ void __launch_bounds__(kThreads) lists_kernel(const __grid_constant__ Table<1 + sizeof...(In)> table, const F f) {
   constexpr int N = 16 / sizeof(Out);  // 16-byte accesses
+  constexpr int kUnroll = sizeof...(In) < 2 ? 4 : 2;  // packs of a slot that a thread has in flight
+  constexpr int64_t kChunk = kChunkBytes / sizeof(Out);  // elements of a block, whole packs: chunks keep the alignment
   int low = 0;
   int high = table.count;  // first_chunk[low] <= blockIdx.x < first_chunk[high]
   while (high - low > 1) {
@@ -124,87 +126,66 @@ __global__ void __launch_bounds__(kThreads) lists_kernel(const __grid_constant__
   }
 }
 
-// Lists laid out for the kernel, which walks memory, not indices: what is written is dense (a target with gaps is worked on
-// in a copy), and what is read has its layout.
-class Lists {
- public:
-  Lists(at::TensorList target, const std::vector<at::TensorList>& inputs) : target_(target) {
-    works_.reserve(target.size());
-    for (size_t i = 0; i < target.size(); ++i) {
-      const at::Tensor& t = target[i];
+// out[i][e] <- f(out[i][e], in[i][e]...) for every element e of the positions i whose tensor is of `type`. The kernel walks
+// memory, not indices: a target with gaps is worked on in a copy, and so is what lies otherwise or overlaps.
+template <typename Out, typename... In, typename F>
+void run_lists(at::ScalarType type, at::TensorList out, const std::array<at::TensorList, sizeof...(In)>& in, const F& f) {
+  constexpr int slots = 1 + sizeof...(In);
+  constexpr int64_t chunk = kChunkBytes / sizeof(Out);
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  static_assert(sizeof(Table<slots>) <= 4000, "the table must fit the kernel's arguments");
+  Table<slots> table;
+  table.count = 0;
+  table.first_chunk[0] = 0;
+  std::vector<at::Tensor> copies;  // until they are launched on
+  std::vector<std::pair<size_t, at::Tensor>> back;
+  const auto flush = [&] {
+    if (table.count > 0) {
+      lists_kernel<F, Out, In...>
+          <<<table.first_chunk[table.count], kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(table, f);
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
+      table.count = 0;
+    }
+  };
+  for (size_t i = 0; i < out.size(); ++i) {
+    const at::Tensor& t = out[i];
+    const int64_t numel = t.numel();
+    if (t.scalar_type() != type) {
+      continue;
+    }
+    const bool dense = t.is_non_overlapping_and_dense();
+    if (!dense) {
       at::assert_no_internal_overlap(t);
-      const at::Tensor dense = t.is_non_overlapping_and_dense() ? t : t.contiguous();
-      std::vector<at::Tensor> work{dense};
-      for (const at::TensorList& input : inputs) {
-        work.push_back(laid_out(readable(input[i], t), dense));
-      }
-      works_.push_back(std::move(work));
-      if (std::find(types_.begin(), types_.end(), t.scalar_type()) == types_.end()) {
-        types_.push_back(t.scalar_type());
+      back.emplace_back(i, t.contiguous());
+    }
+    if (numel == 0) {
+      continue;
+    }
+    const at::Tensor& work = dense ? t : back.back().second;
+    const int64_t chunks = (numel + chunk - 1) / chunk;
+    TORCH_CHECK(chunks <= most, "a tensor is too large for one launch.");
+    if (table.count == Table<slots>::kTensors || table.first_chunk[table.count] + chunks > most) {
+      flush();
+    }
+    void** data = table.data[table.count];
+    data[0] = work.mutable_data_ptr();
+    for (size_t k = 0; k < in.size(); ++k) {
+      const at::Tensor& input = in[k][i];
+      if (alongside(input, work)) {
+        data[k + 1] = const_cast<void*>(input.const_data_ptr());
+      } else {
+        copies.push_back(at::empty_like(work, input.options()).copy_(input));
+        data[k + 1] = copies.back().mutable_data_ptr();
       }
     }
+    table.numel[table.count] = numel;
+    table.first_chunk[table.count + 1] = table.first_chunk[table.count] + static_cast<uint32_t>(chunks);
+    ++table.count;
   }
-
-  const std::vector<at::ScalarType>& types() const {
-    return types_;
+  flush();
+  for (const auto& [i, worked_on] : back) {
+    out[i].copy_(worked_on);
   }
-
-  // One functor over all positions of a dtype.
-  template <typename Out, typename... In, typename F>
-  void run(at::ScalarType type, const F& f) const {
-    constexpr int slots = 1 + sizeof...(In);
-    Table<slots> table{};
-    static_assert(sizeof(Table<slots>) <= 4000, "the table must fit the kernel's arguments");
-    const auto flush = [&] {
-      if (table.count > 0) {
-        lists_kernel<F, Out, In...>
-            <<<table.first_chunk[table.count], kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(table, f);
-        C10_CUDA_KERNEL_LAUNCH_CHECK();
-        table = Table<slots>{};
-      }
-    };
-    for (const std::vector<at::Tensor>& work : works_) {
-      const int64_t numel = work[0].numel();
-      if (work[0].scalar_type() != type || numel == 0) {
-        continue;
-      }
-      const int64_t chunks = (numel + kChunk - 1) / kChunk;
-      constexpr int64_t most = std::numeric_limits<int32_t>::max();
-      TORCH_CHECK(chunks <= most, "a tensor is too large for one launch.");
-      if (table.count == Table<slots>::kTensors || table.first_chunk[table.count] + chunks > most) {
-        flush();
-      }
-      for (int slot = 0; slot < slots; ++slot) {
-        table.data[table.count][slot] = work[slot].data_ptr();
-      }
-      table.numel[table.count] = numel;
-      table.first_chunk[table.count + 1] = table.first_chunk[table.count] + static_cast<uint32_t>(chunks);
-      ++table.count;
-    }
-    flush();
-  }
-
-  // What was worked on in a copy goes back to where it belongs.
-  void write_back() const {
-    for (size_t i = 0; i < target_.size(); ++i) {
-      if (!works_[i][0].is_same(target_[i])) {
-        target_[i].copy_(works_[i][0]);
-      }
-    }
-  }
-
- private:
-  // Same values as `input`, laid out in memory as the dense tensor `like`.
-  static at::Tensor laid_out(const at::Tensor& input, const at::Tensor& like) {
-    if (input.strides() == like.strides() || (input.is_contiguous() && like.is_contiguous())) {
-      return input;
-    }
-    return at::empty_like(like, input.options()).copy_(input);
-  }
-
-  at::TensorList target_;
-  std::vector<std::vector<at::Tensor>> works_;
-  std::vector<at::ScalarType> types_;
-};
+}
 
 }  // namespace cl_bench

@@ -32,28 +32,19 @@ void selective_ema_(
     return;
   }
   const c10::cuda::CUDAGuard guard(target[0].device());
-  std::vector<at::TensorList> inputs{source};
-  if (mask.has_value()) {
-    inputs.push_back(*mask);
-  }
-  if (fill.has_value()) {
-    inputs.push_back(*fill);
-  }
-  const Lists lists(target, inputs);
-  for (const at::ScalarType type : lists.types()) {
+  for (const at::ScalarType type : types_of(target)) {
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "selective_ema_", [&] {
       using wide = at::opmath_type<scalar_t>;
       const Mean<scalar_t> mean{static_cast<wide>(momentum), static_cast<wide>(1.0 - momentum)};
       if (!mask.has_value()) {
-        lists.run<scalar_t, scalar_t>(type, mean);
+        run_lists<scalar_t, scalar_t>(type, target, {source}, mean);
       } else if (!fill.has_value()) {
-        lists.run<scalar_t, scalar_t, bool>(type, mean);
+        run_lists<scalar_t, scalar_t, bool>(type, target, {source, *mask}, mean);
       } else {
-        lists.run<scalar_t, scalar_t, bool, scalar_t>(type, mean);
+        run_lists<scalar_t, scalar_t, bool, scalar_t>(type, target, {source, *mask, *fill}, mean);
       }
     });
   }
-  lists.write_back();
 }
 
 }  // namespace
