@@ -92,7 +92,8 @@ def test_a_list_of_several_dtypes_layouts_and_an_empty_tensor(device: torch.devi
         draw = torch.Generator().manual_seed(3)
         shapes: list[tuple[int, ...]] = [(40_000,), (5, 3), (0, 2), (70_001,), (6, 4), ()]
         dtypes = [torch.float32, torch.float64, torch.float32, torch.bfloat16, torch.float32, torch.float16]
-        lists = [[torch.randn(s, generator=draw).to(d).to(device) for s, d in zip(shapes, dtypes, strict=True)] for _ in range(4)]
+        lists = [[torch.randn(s, generator=draw).to(d).to(device) for s, d in zip(shapes, dtypes, strict=True)]
+                 for _ in range(4)]
         for tensors in lists[1:]:
             tensors[4] = tensors[4].t().contiguous().t()  # lies otherwise than what is written
         return lists

@@ -51,7 +51,8 @@ def anchored_penalty_grad_(
     Args:
         gradient: float32, float64, float16 or bfloat16 tensors of any shape, changed in place; every element needs memory of
             its own, and tensors of different positions must not share memory.
-        importance, value, anchor: tensors of the same shapes, dtypes and device; may be views of the `gradient` of their position.
+        importance, value, anchor: tensors of the same shapes, dtypes and device; may be views of `gradient` of their
+            position.
         weight: of the penalty.
 
     float16 and bfloat16 are computed in float32 and rounded once. Nothing here waits for a GPU.
