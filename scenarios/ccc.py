@@ -34,6 +34,7 @@ class TarImages(Dataset):
     def __init__(self, file: Path, limit: int) -> None:
         self.file, self.limit = file, limit
         self._found: tuple[list[tuple[int, int]], Tensor] | None = None
+        self._digest: str | None = None
 
     def _index(self) -> tuple[list[tuple[int, int]], Tensor]:
         if self._found is None:
@@ -75,8 +76,15 @@ class TarImages(Dataset):
             return decode_image(f.read(size), 224, f"{index} of {self.file}"), int(self.y[index])
 
     def digest(self) -> str:
-        """16 hex digits over the file's name and size and how much of it is used."""
-        return hashlib.sha256(f"{self.file.name} {self.file.stat().st_size} {self.limit}".encode()).hexdigest()[:16]
+        """16 hex digits over the bytes and labels of the images that are used; each is read once, none decoded."""
+        if self._digest is None:
+            h = hashlib.sha256()
+            with self.file.open("rb") as f:
+                for (start, size), label in zip(self._index()[0], self.y.tolist(), strict=True):
+                    f.seek(start)
+                    h.update(f"{size} {label};".encode() + f.read(size))
+            self._digest = h.hexdigest()[:16]
+        return self._digest
 
 
 class CCC(Scenario):

@@ -229,7 +229,7 @@ def test_the_same_files_in_a_wrapper_are_one_protocol(tmp_path: Path, name: str)
     assert name in found[0]["label"] and "cifar10c(corruptions=fog,snow)" in found[0]["label"]
 
 
-@pytest.mark.parametrize("make", [cifar_c, cifar_101, split_mnist], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_other_content_is_another_protocol(tmp_path: Path, make: Callable[[Path], list[str]]) -> None:
     argv = make(tmp_path)
     before = identity(argv)
