@@ -24,6 +24,7 @@ class Case:
         sides: ``ours`` and whatever it is compared with: ``definition`` or ``eager`` torch, ``foreach``.
         moved: bytes that must go through memory: each input read once, each output written once.
         compiled: makes the side of ``torch.compile``; None where it is not asked.
+        compiling: seconds that ``torch.compile`` may take.
         check: how far ours lies from the definition on fresh inputs; 0 is bit for bit.
     """
 
@@ -33,6 +34,7 @@ class Case:
     moved: int
     compiled: Callable[[], Callable[[], Any]] | None = None
     check: Callable[[], float] | None = None
+    compiling: float = 25
     tags: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +57,11 @@ def lists(of: Shapes, dtype: torch.dtype, device: torch.device, count: int, seed
 def compiling(do: Callable[[], Any], of: Shapes) -> Callable[[], Callable[[], Any]] | None:
     """The compiled side of a list; of many tiny tensors it is the same graph, as long in the making, and is not asked."""
     return (lambda: torch.compile(do, dynamic=False)) if max(math.prod(shape) for shape in of) > 16 else None
+
+
+def patience(device: torch.device) -> float:
+    """Seconds to leave for compiling a list; on a CPU a C++ compiler works for minutes on the loops of 161 tensors."""
+    return 25 if device.type == "cuda" else 400
 
 
 def size(tensors: list[Tensor]) -> str:
@@ -99,7 +106,7 @@ def _selective_ema(device: torch.device, dtype: torch.dtype, of: Shapes) -> Case
     sides = {"ours": lambda: cl_bench_ops.selective_ema_(target, source, mask, 0.999, fill), "definition": definition,
              "foreach": foreach}
     return Case("selective_ema_", f"{size(target)}, filled", sides, elements * (4 * dtype.itemsize + 1),
-                compiling(definition, of), check)
+                compiling(definition, of), check, patience(device))
 
 
 def fisher(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
@@ -129,12 +136,12 @@ def _fisher(device: torch.device, dtype: torch.dtype, of: Shapes) -> list[Case]:
               "definition": lambda: accumulate.definition(importance, gradient, 1e-3),
               "foreach": lambda: torch._foreach_addcmul_(importance, gradient, gradient, 1e-3)},
              elements * 3 * dtype.itemsize, compiling(lambda: accumulate.definition(importance, gradient, 1e-3), of),
-             lambda: check(accumulate, gradient)),
+             lambda: check(accumulate, gradient), patience(device)),
         Case("anchored_penalty_grad_", size(importance),
              {"ours": lambda: pull(gradient, importance, value, anchor, 1e-6),
               "definition": lambda: pull.definition(gradient, importance, value, anchor, 1e-6), "foreach": foreach_pull},
              elements * 5 * dtype.itemsize, compiling(lambda: pull.definition(gradient, importance, value, anchor, 1e-6), of),
-             lambda: check(pull, importance, value, anchor)),
+             lambda: check(pull, importance, value, anchor), patience(device)),
     ]
 
 

@@ -48,7 +48,7 @@ def measure(part: Part, case: Case, dtype: str, bandwidth: float) -> None:
     sides = dict(case.sides)
     if case.compiled is not None and part.full and dtype == "float32":
         compiled = case.compiled()
-        if part.attempt(f"torch.compile of {case.name}", lambda: (compiled(), True)[1], needs=25):
+        if part.attempt(f"torch.compile of {case.name}", lambda: (compiled(), True)[1], case.compiling):
             sides["compiled"] = compiled
     times = take_turns(sides, part, repeats)
     cells |= {f"{side} ms": t for side, t in times.items()}
