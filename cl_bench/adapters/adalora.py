@@ -27,7 +27,8 @@ class AdaLoRA(LoRA):
     a ``loss`` field, so with image models it is silently missing there.
 
     Args:
-        first, last: shares of the steps before the budget falls and after; ``interval``: steps between two closings.
+        first, last: shares of the steps before the budget falls and after; ``interval``: steps between two closings. Where
+            ``first`` is less than one step nothing is closed.
     """
 
     paper: ClassVar[str] = "Zhang et al., AdaLoRA, ICLR 2023"
@@ -135,6 +136,8 @@ class AdaLoRA(LoRA):
     def steer(cls, adapters: Sequence[Adapter], step: int, total: int) -> None:
         mine = [a for a in adapters if isinstance(a, AdaLoRA)]
         one, final = mine[0], sum(min(a.target_r, a.r) for a in mine)
+        if int(one.first * total) < 1:  # too short to know what is important: closing now would close everything
+            return
         cls.update(mine, step, total, final, int(one.first * total), int(one.last * total), one.interval)
 
     def peft_tensors(self) -> tuple[dict[str, Tensor], int, float, dict[str, Any]] | None:
