@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from cl_toys import mnist_files
+from folder_toys import MAKERS, cifar_c, picture
 from hypothesis import given, settings
-from PIL import Image
+from plan_toys import Plain, plan
 from toys import coded, tiny_backbone
 
-from cl_bench import Experience, LabelSpace, Method, Scenario, TensorData, TestSet, UserError
+from cl_bench import TensorData
 from cl_bench.command.config import parse, plan_from
 from cl_bench.data.digest import digest_of
 from cl_bench.engine import protocol
@@ -28,9 +27,6 @@ from cl_bench.identity import arguments, is_place, normal
 from cl_bench.records.writer import new_id
 from cl_bench.registry import entries, find
 from cl_bench.scenario import Wrapper
-
-WNIDS = ("n01440764", "n01443537", "n01484850")
-
 
 # ---------------------------------------------------------------------------------------------- values
 plain = st.recursive(
@@ -85,103 +81,6 @@ def test_arguments_leave_out_places_by_name_type_and_declaration() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- data sets in folders
-def picture(path: Path, value: int, size: int = 32) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (size, size), (value % 256, 90, 30)).save(path, compress_level=0)  # every picture has one size in bytes
-
-
-def classes(root: Path, *where: str, n: int = 2) -> None:
-    for k, part in enumerate(where):
-        for c, name in enumerate(WNIDS):
-            for i in range(n):
-                picture(root / part / name / f"{i}.png", 40 * c + 7 * i + k)
-
-
-def cifar_c(root: Path) -> list[str]:
-    for k, name in enumerate(("fog", "snow", "original")):
-        np.save(root / f"{name}.npy", np.full((20, 32, 32, 3), k, np.uint8))
-    np.save(root / "labels.npy", np.arange(20) % 10)
-    return ["cifar10c", "--scenario.root", str(root), "--scenario.corruptions", "fog,snow"]
-
-
-def cifar_101(root: Path) -> list[str]:
-    np.save(root / "cifar10.1_v6_data.npy", np.zeros((12, 32, 32, 3), np.uint8))
-    np.save(root / "cifar10.1_v6_labels.npy", np.arange(12, dtype=np.int32) % 10)
-    return ["cifar10_1", "--scenario.root", str(root)]
-
-
-def imagenet_list(root: Path) -> Path:
-    (root / "classes.txt").write_text("\n".join(f"{w} name of {w}" for w in WNIDS))
-    return root / "classes.txt"
-
-
-def imagenet_c(root: Path) -> list[str]:
-    classes(root / "c", "fog/5", "snow/5")
-    (root / "images.txt").write_text("\n".join(f"{w}/{i}.png" for w in WNIDS for i in (1, 0)))
-    return ["imagenet_c", "--scenario.root", str(root / "c"), "--scenario.corruptions", "fog,snow",
-            "--scenario.class_list", str(imagenet_list(root)), "--scenario.image_list", str(root / "images.txt")]
-
-
-def imagenet_r(root: Path) -> list[str]:
-    classes(root / "r", "")
-    return ["imagenet_r", "--scenario.root", str(root / "r"), "--scenario.class_list", str(imagenet_list(root))]
-
-
-def domainnet_126(root: Path, name: str = "domainnet126") -> list[str]:
-    for domain in ("real", "clipart", "painting", "sketch", "infograph"):
-        classes(root, domain)
-        lines = [f"{domain}/{w}/{i}.png {c}" for c, w in enumerate(WNIDS) for i in (0, 1)]
-        (root / "lists").mkdir(exist_ok=True)
-        (root / "lists" / f"{domain}_list.txt").write_text("\n".join(lines))
-    return [name, "--scenario.root", str(root), "--scenario.lists", str(root / "lists")]
-
-
-def imagenet_d109(root: Path) -> list[str]:
-    (root / "map.txt").write_text("310\n309\n4")
-    return [*domainnet_126(root, "imagenet_d109"), "--scenario.label_map", str(root / "map.txt")]
-
-
-def ccc(root: Path) -> list[str]:
-    folder = root / "baseline_20_transition+speed_2000_seed_43"
-    folder.mkdir()
-    with tarfile.open(folder / "serial_00000.tar", "w") as tar:
-        for i in range(2):
-            buffer = io.BytesIO()
-            Image.new("RGB", (224, 224), (40 * i, 3, 3)).save(buffer, "JPEG")
-            for name, content in ((f"{i:06d}.input.jpg", buffer.getvalue()), (f"{i:06d}.output.cls", b"%d" % i)):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return ["ccc", "--scenario.root", str(root)]
-
-
-def split_mnist(root: Path) -> list[str]:
-    mnist_files(root)
-    return ["split_mnist", "--scenario.root", str(root)]
-
-
-def split_folders(root: Path) -> list[str]:
-    classes(root, "train", "test", n=3)
-    return ["split_imagenet_r", "--scenario.root", str(root), "--scenario.increment", "2"]
-
-
-def office_home(root: Path) -> list[str]:
-    classes(root, "Art", "Clipart", "Product", "Real World", n=5)
-    return ["office_home", "--scenario.root", str(root)]
-
-
-def domainnet(root: Path) -> list[str]:
-    for domain in ("real", "quickdraw", "painting", "sketch", "infograph", "clipart"):
-        classes(root, domain)
-        for i, part in enumerate(("train", "test")):
-            (root / f"{domain}_{part}.txt").write_text("\n".join(f"{domain}/{w}/{i}.png {c}" for c, w in enumerate(WNIDS)))
-    return ["domainnet", "--scenario.root", str(root)]
-
-
-MAKERS: list[Callable[[Path], list[str]]] = [cifar_c, cifar_101, imagenet_c, imagenet_r, domainnet_126, imagenet_d109, ccc,
-                                             split_mnist, split_folders, office_home, domainnet]
-
-
 def stub_plan(scenario: list[str], tiny: Any = None) -> Plan:
     """The plan of a command line, on a network that costs nothing to build."""
     config = parse(["--scenario", *scenario, "--method", "ncm", "--backbone", "glyph_vit", "--backbone.pretrained", "false"])
@@ -269,35 +168,6 @@ def test_the_order_in_which_arguments_were_written_is_no_difference() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- fields
-class Plain(Scenario):
-    """A stream whose every fact can be changed."""
-
-    test_batch_size = 8
-
-    def __init__(self, light: int = 0, **facts: Any) -> None:
-        self.light, self.facts = light, {"data": "d", "split": "domains"}
-        for name, value in facts.items():
-            setattr(self, name, value)
-
-    @property
-    def source(self) -> Experience | None:
-        data = coded(8)
-        return Experience("source", LabelSpace((0, 1, 2, 3)), TensorData(data.x + self.light, data.y))
-
-    def stream(self) -> list[TestSet]:
-        return [TestSet("a", LabelSpace((0, 1, 2, 3)), coded(8))]
-
-    def protocol(self) -> dict[str, Any]:
-        return self.facts
-
-
-def plan(scenario: Scenario | None = None, label: str = "plain", network: str = "tiny", **changes: Any) -> Plan:
-    backbone = tiny_backbone()
-    backbone.info.update(changes.pop("info", {}))
-    names = {"scenario": {"name": label}, "method": {"name": "m", "label": "m"}, "backbone": {"name": network}}
-    return Plan(scenario or Plain(), backbone, Method, Method, names, **changes)
-
-
 CHANGES: dict[str, Callable[[], Plan]] = {
     "scenario": lambda: plan(label="other"),
     "weights": lambda: plan(info={"sha256": "0" * 64}),
@@ -383,85 +253,3 @@ def test_digests_cover_pixels_and_labels_whatever_the_data_set() -> None:
         assert first == digest_of(make(data.x.clone(), data.y.clone())) and len(first) == 16
         assert len({first, digest_of(make(x, data.y)), digest_of(make(data.x, y))}) == 3, make
     assert digest_of(torch.utils.data.Subset(Items(data.x, data.y), [5, 0])) != digest_of(shapes[3](data.x, data.y))
-
-
-# ---------------------------------------------------------------------------------------------- heads by name
-def headed(classes: tuple[str, ...], other: tuple[tuple[str, ...], ...] = (), outputs: int = 0) -> Any:
-    backbone = tiny_backbone()
-    backbone.head = torch.nn.Linear(8, outputs or len(classes))
-    backbone.classes, backbone.other_names = classes, other
-    return backbone
-
-
-class Named(Plain):
-    def __init__(self, names: tuple[str, ...], known: tuple[str, ...] | None = None, source: bool = False) -> None:
-        super().__init__()
-        self.names, self.known, self.has = names, known, source
-
-    @property
-    def space(self) -> LabelSpace:
-        return LabelSpace(tuple(range(4)), self.names)
-
-    @property
-    def known_as(self) -> tuple[str, ...]:
-        return self.names if self.known is None else self.known
-
-    @property
-    def source(self) -> Experience | None:
-        return super().source if self.has else None
-
-
-ABCD = ("a", "b", "c", "d")
-
-
-@pytest.mark.parametrize(("backbone", "scenario", "fits"), [
-    (headed(ABCD), Named(ABCD), True),
-    (headed((*ABCD, "e")), Named(ABCD), True),
-    (headed(("b", "a", "c", "d")), Named(ABCD), False),
-    (headed(("x", "y", "z", "w")), Named(ABCD), False),
-    (headed(ABCD[:3]), Named(ABCD), False),
-    (headed((), outputs=4), Named(ABCD), False),
-    (headed((), outputs=1000), Named(()), False),
-    (headed(ABCD), Named(()), False),
-    (headed(("tench", "fish", "c", "d"), (("n1", "n2", "n3", "n4"),)), Named((), ("n1", "n2", "n3", "n4")), True),
-    (headed(("tench", "fish", "c", "d"), (("n1", "n2", "n3", "n4"),)), Named(ABCD, ("n2", "n1", "n3", "n4")), False),
-])
-def test_a_head_is_kept_only_where_its_classes_are_the_scenarios_by_name(backbone: Any, scenario: Named, fits: bool) -> None:
-    assert protocol.head_fits(backbone, scenario) is fits
-    p = plan(scenario)
-    p.backbone = backbone
-    if fits:
-        assert not protocol.needs_source(p)
-        return
-    with pytest.raises(UserError, match="nothing would answer on scenario plain: the classifier of"):
-        fingerprint(p)
-    scenario.has = True
-    assert protocol.needs_source(p), "with a source, another head is trained"
-
-
-def test_a_method_with_a_head_of_its_own_is_not_asked_for_the_weights_one() -> None:
-    class Own(Method):
-        def make_head(self) -> Any:
-            return super().make_head()
-
-    p = plan(Named(ABCD))
-    p.backbone = headed(("x", "y", "z", "w"))
-    with pytest.raises(UserError, match="make_head of its own"):
-        protocol.needs_source(p)
-    p.method = Own
-    assert not protocol.needs_source(p)
-
-
-def test_a_stream_that_nothing_could_answer_is_refused_but_for_backbones_that_read_names() -> None:
-    p = plan(Named(ABCD))
-    with pytest.raises(UserError, match="backbone tiny brings no classifier"):
-        fingerprint(p)
-
-    class Reads(type(p.backbone)):  # type: ignore[misc]
-        def encode_text(self, names: Any, templates: Any = ()) -> torch.Tensor:
-            return torch.ones(len(names), 8)
-
-    p.backbone.__class__ = Reads
-    assert p.backbone.reads_names and fingerprint(p)["id"]
-    with pytest.raises(UserError, match="has no text side"):
-        tiny_backbone().encode_text(["a"])

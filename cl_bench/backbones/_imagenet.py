@@ -11,7 +11,9 @@ __all__ = ["imagenet_names"]
 
 @cache
 def imagenet_names() -> tuple[tuple[str, ...], ...]:
-    """WordNet ids and published numbers of the 1,000 classes, each in label order."""
+    """WordNet ids, published numbers and first names ("tench") of the 1,000 classes, each in label order."""
     from timm.data import ImageNetInfo
 
-    return tuple(ImageNetInfo("imagenet-1k").label_names()), numbered(range(1000))
+    known = ImageNetInfo("imagenet-1k")
+    first = tuple(names.partition(",")[0] for names in known.label_descriptions())
+    return tuple(known.label_names()), numbered(range(1000)), first
