@@ -64,6 +64,7 @@ def refused(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["--method", "lora", "--method.at", "("], "at='(' is not a regular expression"),
     (["--method", "lora", "--method.at", "x"], "at='x' matches no layer"),
     (["--method", "lora", "--method.rows", "[z]"], "rows names ['z']: use some of q, k, v"),
+    (["--method", "l2p", "--method.pool", "2"], "top_k=4 prompts of a pool of 2 cannot be chosen"),
     (["--method", "codyra", "--method.rank", "-2"], "method.rank must be at least 1, not -2"),
     (["--backbone", "glyph_vit", "--backbone.seed", "-1"], "backbone.seed must be at least 0"),
     (["--backbone", "timm_model", "--backbone.name", ""], "backbone.name must not be empty"),
@@ -147,6 +148,15 @@ def test_the_engines_own_records_refuse_too() -> None:
     for wrong in ({"threads": 100_000}, {"threads": -1}, {"workers": 10**6}, {"device": ""}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Compute(**wrong)  # type: ignore[arg-type]
+
+
+def test_training_that_diverges_is_told_as_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["run", *LEARN, "--method", "slca", "--method.backbone_lr", "1e12", "--method.align_epochs", "1", "--runs",
+            str(tmp_path / "runs"), "--tracking", "none"]
+    assert main(argv) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err == "cl-bench: training has diverged: weights are beyond all bounds; use a smaller learning rate."
+    assert load(only(tmp_path / "runs")).status == "failed"
 
 
 # ------------------------------------------------------------------ classes from elsewhere

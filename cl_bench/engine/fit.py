@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
 from ..data.tensor import view_for_method
+from ..errors import UserError
 from ..method import Method
 from ..rng import Rng
 from ..types import Experience
@@ -125,10 +126,11 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
         between: called between two batches with a function that tells where the fit stands.
 
     Raises:
-        UserError: for a batch of one image on a network with BatchNorm.
+        UserError: for a batch of one image on a network with BatchNorm, and for training that has diverged so far that a
+            decomposition fails.
     """
     device = resolve_device(compute.device)
-    with seeded(seed), quiet(), interruptible():
+    with seeded(seed), quiet(), interruptible(), _diverging(method):
         handed = shown(exp)
         if at is None:
             method.rng = Rng(derive(seed, "method"))
@@ -187,6 +189,17 @@ def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs:
 def _precision(trainer: Trainer) -> dict[str, Any]:
     state = trainer.precision_plugin.state_dict()
     return {type(trainer.precision_plugin).__qualname__: state} if state else {}
+
+
+@contextmanager
+def _diverging(method: Method) -> Iterator[None]:
+    """Weights beyond all bounds make a factorisation fail with words about matrices: say what happened."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as fault:
+        if all(bool((p.abs() < 1e6).all()) for p in method.parameters()):  # False for NaN, too
+            raise
+        raise UserError("training has diverged: weights are beyond all bounds; use a smaller learning rate.") from fault
 
 
 @contextmanager

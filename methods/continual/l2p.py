@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Batch, attach
+from cl_bench import Backbone, Batch, UserError, attach
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
@@ -55,6 +55,8 @@ class L2P(Prompted):
         at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
+        if top_k > pool:
+            raise UserError(f"top_k={top_k} prompts of a pool of {pool} cannot be chosen; use a larger pool.")
         self.pool, self.length, self.top_k = pool, length, top_k
         self.pull, self.clip, self.batchwise, self.at = pull, clip, batchwise, at
         self.adapters = attach(backbone, InputTokens, at)

@@ -60,7 +60,7 @@ class MOS(FrozenTrunk):
         weight_decay: Amount = 5e-4,
         align_epochs: Whole = 30,
         align_lr: Amount = 0.005,
-        lookups: Whole = 4,
+        lookups: Count = 4,
         released_merge: bool = True,
         at: Text = r"blocks\.\d+",
     ) -> None:

@@ -52,7 +52,7 @@ class SEMA(FrozenTrunk):
         r: Size = 16,
         descriptor: Size = 128,
         memory: Count = 500,
-        expandable: Whole = 3,
+        expandable: Count = 3,
         threshold: float = 2.0,
         descriptor_epochs: Whole = 20,
         descriptor_lr: Amount = 0.01,
