@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 import random
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,15 +17,13 @@ from ..data.tensor import TensorData, labels_of
 from ..errors import UserError
 from ..scenario import Scenario
 from ..types import Experience, TestSet
-from .method_checks import WORDS
-from .report import Finding, Report
+from .report import WORDS, Finding, Report
+from .world import opened
 
 __all__ = ["check_scenario"]
 
 _ANSWERS = ("seen", "task", "all")
 _RESETS = ("never", "domain", "batch")
-_opened: list[str] | None = None
-_hooked = False
 
 
 def check_scenario(scenario: type[Scenario] | Scenario | Callable[[], Scenario], *, name: str = "") -> Report:
@@ -48,7 +45,7 @@ def check_scenario(scenario: type[Scenario] | Scenario | Callable[[], Scenario],
     def lazy() -> str | None:
         before = _generators()
         try:
-            files = _watch(lambda: built.append(make()))  # type: ignore[arg-type, func-returns-value]
+            files = opened(lambda: built.append(make()))  # type: ignore[arg-type, func-returns-value]
         except UserError as fault:
             lacks.append(str(fault))
             return None
@@ -161,23 +158,3 @@ def _protocol(s: Scenario) -> str | None:
 
 def _generators() -> tuple[Any, ...]:
     return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
-
-
-def _watch(action: Callable[[], Any]) -> list[str]:
-    """Data files that ``action`` opens; Python's own source and byte code do not count."""
-    global _opened, _hooked
-    if not _hooked:
-        sys.addaudithook(_hook)  # a hook cannot be removed: it stays, idle
-        _hooked = True
-    _opened = []
-    try:
-        action()
-        return [f for f in _opened if not f.endswith((".py", ".pyc", ".so", ".pth", ".json", "PKG-INFO", "METADATA"))
-                and not f.startswith(("/proc", "/sys", "/dev", "/etc"))]
-    finally:
-        _opened = None
-
-
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if _opened is not None and event == "open" and isinstance(arguments[0], str):
-        _opened.append(arguments[0])
