@@ -40,6 +40,10 @@ class FeatureReplay(Method):
             loss = loss + self.loss(self.head(self.features), self.labels)
         return loss
 
+    def stored_samples(self) -> int:
+        """Every stored feature is of one training image: it counts."""
+        return len(self.labels)
+
     @torch.no_grad()
     def end(self, exp: Experience) -> None:
         self.eval()

@@ -232,7 +232,7 @@ LEARNS = "learns above chance"
     (Lottery, "same seed, same logits", "two runs with one seed differ by"),
     (Unwritable, SAVED, "Unwritable.trick is a function"),
     (Elsewhere, "same seed, same logits", "two runs with one seed differ by"),
-    (Wide, LEARNS, "predict returned (16, 1) for 16 images and 2 classes"),
+    (Wide, "answers are float logits (images, classes)", "predict returned (24, 1) for 24 images and 4 classes"),
     (NeedsTwo, "answers a batch of one", "answered NaN"),
     (Single, ".double() moves everything", "dtype"),
     (Cheats, "poisoned test labels change nothing", "predictions depend on the labels of the test set"),
@@ -253,13 +253,27 @@ class Teacher(Adapting):
         return super().predict(x, space).roll(Teacher.batches[0], 1)
 
 
-class ForgetsOnReset(Adapting):
-    """A reset of its own that restores all but the average."""
+class _Clinging(nn.Module):
+    """Copies of it are itself, so that a mark shares it with what goes on."""
 
-    def reset(self) -> None:
-        kept = self.mean.clone()
-        super().reset()
-        self.mean.copy_(kept)
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def __deepcopy__(self, memo: Any) -> _Clinging:
+        return self
+
+
+class ForgetsOnReset(Adapting):
+    """Keeps its average where a mark does not reach."""
+
+    def __init__(self, backbone: Backbone, *, rate: float = 0.1) -> None:
+        super().__init__(backbone, rate=rate)
+        self.kept = _Clinging()
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        self.kept.mean += x.mean((0, 2, 3)).detach()
+        return super().predict(x, space)
 
 
 class Worse(Adapting):

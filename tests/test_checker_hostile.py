@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile
 import hostile_process  # noqa: F401 - adds its crimes to the list
 import hostile_streams
 import pytest
@@ -20,6 +22,14 @@ from cl_bench.testing.world import changed, code, patched, unharmed, world
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
 CAUGHT = [c for c in CRIMES if not c.by.startswith(("because", "its definition"))]
 HARMLESS = [c for c in CRIMES if c.by.startswith("because")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """What a crime hid in a class or a module is not found with the next one."""
+    yield
+    hostile._MODULE.clear()
+    hostile.KeepsOnTheClass.store.clear()
 
 
 @pytest.mark.parametrize("cls", [Learner, hostile_streams.Drifting], ids=lambda c: c.__name__)

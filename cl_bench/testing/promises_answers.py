@@ -119,7 +119,7 @@ def not_worse(trial: Trial) -> str | None:
     plain = Method(copy.deepcopy(trial.base))
     plain.eval()
     source, _ = trial.run_stream(plain)
-    ours = trial.streamed[1]
+    ours = trial.streamed.error
     return None if ours <= source + 10 else f"error {ours:.1f} % where the source has {source:.1f} %"
 
 
@@ -169,7 +169,7 @@ def poisoned(trial: Trial) -> str | None:
         scenario.__dict__.update(stream=lambda: bad, gives=trial.scenario.gives - {"labels"})
         honest = copy.copy(trial.scenario)
         honest.__dict__.update(gives=scenario.gives)
-        a = trial.run_stream(trial.copy(), scenario=honest)[1] if "labels" in trial.cls.needs else trial.streamed[2]
+        a = trial.run_stream(trial.copy(), scenario=honest)[1] if "labels" in trial.cls.needs else trial.streamed.predicted
         b = trial.run_stream(trial.copy(), bad, scenario)[1]
     else:
         tests = list(trial.scenario.test_sets())
@@ -227,13 +227,13 @@ def cut(trial: Trial) -> str | None:
     method = trial.copy()
     method.mark()
     after = trial.run_stream(method, [whole])[1][0]
-    n = int((after != np.concatenate(trial.streamed[2])).sum())
+    n = int((after != np.concatenate(trial.streamed.predicted)).sum())
     return None if n == 0 else f"{n} of {len(after)} images are answered differently where nobody says that the domain changes"
 
 
 @promise(ANSWERS, "answer() agrees with predict()", deployed)
 def agree(trial: Trial) -> str | None:
-    method = copy.deepcopy(trial.streamed[3])
+    method = copy.deepcopy(trial.streamed.after)
     method.eval()
     x = trial.images
 
@@ -252,8 +252,7 @@ def agree(trial: Trial) -> str | None:
 
 @promise(ANSWERS, "reset is exact and adapts again", adapting)
 def resets(trial: Trial) -> str | None:
-    marked = engine.snapshot(trial.copy())
-    method = trial.streamed[0]
+    marked, method = trial.streamed.marked, trial.streamed.method
     method.reset()
     again = engine.snapshot(method)
     if marked[0] != again[0]:
@@ -262,5 +261,5 @@ def resets(trial: Trial) -> str | None:
     if moved:
         return f"{len(moved)} tensors are not restored"
     second = trial.run_stream(method)[1]
-    same = all(np.array_equal(a, b) for a, b in zip(trial.streamed[2], second, strict=True))
+    same = all(np.array_equal(a, b) for a, b in zip(trial.streamed.predicted, second, strict=True))
     return None if same else "after reset the same stream is answered differently"

@@ -178,7 +178,7 @@ def counted(trial: Trial) -> str | None:
             return _uncounted(found, "training", most)
     if trial.streams:
         passed = torch.cat([t.data.x for t in trial.scenario.stream()])  # type: ignore[attr-defined]
-        found = trial.streamed[4]
+        found = trial.streamed.kept
         if len(found) == len(passed) and trial.method.stored_samples() < len(passed):
             return _uncounted(found, "test", trial.method.stored_samples())
     return None

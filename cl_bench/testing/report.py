@@ -86,9 +86,8 @@ def blamed(fault: BaseException, files: Sequence[str] = ()) -> str:
             first.__cause__ or first.__context__, (KeyboardInterrupt, SystemExit)):
         first = first.__cause__ or first.__context__  # type: ignore[assignment]
     frames = traceback.extract_tb(first.__traceback__)
-    own = [f for f in frames if f.filename in files]
-    last = (own or list(frames) or [None])[-1]
-    where = f" ({last.filename.rpartition('/')[2]}:{last.lineno})" if last is not None else ""
+    passed = [f for f in frames if f.filename in files] or list(frames)
+    where = f" ({passed[-1].filename.rpartition('/')[2]}:{passed[-1].lineno})" if passed else ""
     if isinstance(first, SystemExit):
         return f"ends the whole process: SystemExit: {first.code}{where}"
     said = " ".join(str(first).split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from .toy import ToyScenario
 from .walk import Gallery, held
 from .world import changed, code, opened, own_state, patched, unusual, world
 
-__all__ = ["Trial", "kept", "streams"]
+__all__ = ["Streamed", "Trial", "kept", "streams"]
 
 EPOCHS = 8
 _BACKBONES = ("glyph_vit", "glyph_resnet")
@@ -34,6 +34,26 @@ _BACKBONES = ("glyph_vit", "glyph_resnet")
 def streams(cls: type[Method]) -> bool:
     """Whether a method has something of its own to do before or in a test stream."""
     return cls.adapts or cls.deploy is not Method.deploy
+
+
+@dataclass
+class Streamed:
+    """What a stream made of a method.
+
+    Attributes:
+        method: marked before the stream; a reset takes it back.
+        marked: its state then.
+        error, predicted: in percent over the stream; classes per segment.
+        after: a copy as it was after the stream.
+        kept: test images that it keeps, by row, and where.
+    """
+
+    method: Method
+    marked: tuple[Any, dict[str, Tensor]]
+    error: float
+    predicted: list[np.ndarray]
+    after: Method
+    kept: dict[int, str]
 
 
 class Trial:
@@ -185,14 +205,14 @@ class Trial:
         return 100 * (1 - right / total), predicted
 
     @cached_property
-    def streamed(self) -> tuple[Method, float, list[np.ndarray], Method, dict[int, str]]:
-        """A marked copy after the whole stream, with its error and predictions, a copy of it as it then was, and the
-        test images that it keeps."""
+    def streamed(self) -> Streamed:
+        """A marked copy of the method through the whole stream."""
         method = self.copy()
         method.mark()
+        marked = engine.snapshot(method)
         error, predicted = self.run_stream(method)
         passed = torch.cat([t.data.x for t in self.scenario.stream()])  # type: ignore[attr-defined]
-        return method, error, predicted, copy.deepcopy(method), kept(method, passed)
+        return Streamed(method, marked, error, predicted, copy.deepcopy(method), kept(method, passed))
 
     def relabelled(self, tests: list[TestSet]) -> list[TestSet]:
         """The same images with other labels of the same classes."""

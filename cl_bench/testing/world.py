@@ -83,6 +83,15 @@ def _set_interpreter(state: tuple[Any, ...]) -> None:
     (gc.enable if state[5] else gc.disable)()
 
 
+def _set_filters(state: list[Any]) -> None:
+    warnings.filters[:] = state  # type: ignore[index]
+
+
+def _set_tracing(state: tuple[Any, ...]) -> None:
+    sys.settrace(state[0])
+    sys.setprofile(state[1])
+
+
 def _set_signals(state: dict[int, Any]) -> None:
     for number, handler in state.items():
         if signal.getsignal(number) is not handler and threading.current_thread() is threading.main_thread():
@@ -117,12 +126,12 @@ _FACTS: dict[str, _Fact] = {
     "hooks of all modules and optimizers": (_hooks, _set_hooks),
     "hooks of saved tensors": (lambda: torch._C._autograd._top_saved_tensors_default_hooks(False), _set_saved),
     "the root logger": (_logger, _set_logger),
-    "the warning filters": (lambda: list(warnings.filters), lambda v: warnings.filters.__setitem__(slice(None), v)),
+    "the warning filters": (lambda: list(warnings.filters), _set_filters),
     "signal handlers": (lambda: {s: signal.getsignal(s) for s in signal.valid_signals()}, _set_signals),
     "functions called at exit": (atexit._ncallbacks, lambda v: None),
     "the interpreter's hooks": (lambda: (sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook,
                                          list(gc.callbacks), gc.isenabled()), _set_interpreter),
-    "tracing": (lambda: (sys.gettrace(), sys.getprofile()), lambda v: (sys.settrace(v[0]), sys.setprofile(v[1]))),
+    "tracing": (lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
     "the import path": (lambda: (list(sys.path), list(sys.meta_path), list(sys.path_hooks)), _set_path),
     "standard output": (lambda: (sys.stdout, sys.stderr, sys.stdin), _set_streams),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),

@@ -43,6 +43,7 @@ class Gpm(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"task_id"})
     family: ClassVar[str] = "projection"
     paper: ClassVar[str] = "Saha et al., ICLR 2021"
+    exempt = {"state that grows with the images is declared": "bases of layer inputs, as wide as the threshold asks"}
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class SEMA(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Wang et al., SEMA, CVPR 2025"
+    exempt = {"state that grows with the images is declared": "the last reconstruction errors, one number per image"}
 
     def __init__(
         self,

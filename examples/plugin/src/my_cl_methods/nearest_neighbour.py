@@ -28,6 +28,10 @@ class NearestNeighbour(Method):
     def configure_optimizers(self) -> Any:
         return None
 
+    def stored_samples(self) -> int:
+        """Every stored feature is of one training image: it counts."""
+        return len(self.labels)
+
     @torch.no_grad()
     def end(self, exp: Experience) -> None:
         self.eval()
