@@ -225,7 +225,8 @@ def _value(rng: random.Random) -> tuple[list[str]]:
     if part == "backbone":
         config["backbone"] = {"class_path": rng.choice(["glyph_vit", "glyph_resnet"]), "init_args": {}}
     if part == "scenario" and rng.random() < 0.6:
-        config["scenario"] = {"class_path": rng.choice(EMBEDDED), "init_args": {}}
+        name = rng.choice(EMBEDDED)
+        config["scenario"] = {"class_path": name, "init_args": {"visits": 2} if name == "recurring" else {}}
     known = options(f"{part}s", config[part]["class_path"])
     if known:
         name = rng.choice(sorted(known))

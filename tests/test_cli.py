@@ -124,7 +124,7 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["serve", "--port", "99999"], "a port is a number from 0 to 65535"), (["ui", "--port", "-1"], "a port is a number"),
     (["compare", ""], "must have a name"), (["run", *TINY, "--resume", ""], "must have a name"),
     (["run", "--resume", "\ud800"], "no folder or file can be called '\\ud800'"),
-    (["compare", "a\0b"], "no folder or file can be"),
+    (["compare", "a\0b"], "no folder or file can be"), (["compare", "x" * 300], "no folder or file can be called 'xxx"),
     (["x" * 5000], "cl-bench has no 'xxx"),
     (["sync", "a", "--runs", "b"], "works on one folder of records; it was given a, b"),
     (["ui", "a", "b"], "no option 'b'"),

@@ -61,7 +61,7 @@ def _folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("a folder or file must have a name")
     try:
-        named = b"\0" not in os.fsencode(text)
+        named = b"\0" not in os.fsencode(text) and all(len(part) < 256 for part in os.fsencode(text).split(b"/"))
     except UnicodeEncodeError:
         named = False
     if not named:
