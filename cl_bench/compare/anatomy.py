@@ -59,8 +59,9 @@ def _of(run: Run) -> tuple[Array, Array, Array] | None:
         if learned is None or learned >= last:
             continue
         truth = held.get(f"truth/{column}")
-        said = [held.get(f"{matrix.rows[i]}/{column}") for i in range(learned, rows)]
-        if truth is None or any(s is None or s.shape != truth.shape for s in said):
+        found = [held.get(f"{matrix.rows[i]}/{column}") for i in range(learned, rows)]
+        said = [s for s in found if s is not None]
+        if truth is None or len(said) < len(found) or any(s.shape != truth.shape for s in said):
             return None
         right = [s == truth for s in said]
         lost = said[-1][right[0] & ~right[-1]]
