@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, told
+from .files import brief
 from .launchers import Launcher, Result, local
 
 __all__ = ["Job", "Outcome", "Suite", "read_suite", "run_suite"]
@@ -95,7 +97,14 @@ def read_suite(path: Path) -> Suite:
                     if value is not None:
                         config[key] = value
                 jobs.append(Job(f"{_short(scenario)} {_short(method)} seed {seed}", config))
-    return Suite(str(data.get("name", path.stem)), str(data.get("about", "")), tuple(jobs))
+    return Suite(_name(data.get("name", path.stem), path), str(data.get("about", "")), tuple(jobs))
+
+
+def _name(name: Any, path: Path) -> str:
+    """A suite's page is called after it, and stands in the folder of its runs."""
+    if isinstance(name, str) and re.fullmatch(r"\w[^/\\\0\n]{0,99}", name):
+        return name
+    raise UserError(f"name in {path} must begin with a letter or digit and hold no / and no \\, not {brief(name)}.")
 
 
 def _pairs(orders: Any, seeds: list[int]) -> list[tuple[int | None, int]]:
