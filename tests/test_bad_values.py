@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from cl_bench.command.cli import main
 from cl_bench.command.config import parse, plan_from
-from cl_bench.command.parts import class_of, takes
+from cl_bench.command.parts import class_of, read_part, takes
+from cl_bench.command.typed import Reader, Word
 from cl_bench.engine.compute import Compute
 from cl_bench.errors import UserError
 from cl_bench.records.results import load
@@ -233,6 +235,19 @@ def test_types_of_others_and_options_of_bases(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said.replace("[", r"\[")):
             parsed = plan_from(parse([*argv, f"--method.{option}", value]))
             parsed.build(parsed.backbone)
+
+
+@pytest.mark.parametrize(("hint", "word", "value"), [
+    (str, "3", "3"), (str, "null", "null"), (str, "[a-z]+\\.x", "[a-z]+\\.x"), (str, "[", "["), (str, "true", "true"),
+    (str | None, "null", None), (str | None, "true", "true"), (int | str, "3", 3), (int | str, "x", "x"), (float, "3", 3.0),
+    (float | None, "null", None), (int | list[int] | None, "[1, 2]", [1, 2]), (str | list[str], "[fog, snow]", ["fog", "snow"]),
+    (str | list[str], "fog,snow", "fog,snow"), (tuple[str, ...], "[q]", ("q",)), (bool, "true", True), (bool, "False", False),
+    (Any, "3", 3), (Any, "x", "x"), (dict[str, Any], "{a: {b: 1}}", {"a": {"b": 1}}), (Literal["a", 1], "1", 1),
+    (Literal["a", 1], "a", "a"), (Path, "/x", "/x"),
+])
+def test_what_a_word_of_the_command_line_means(hint: Any, word: str, value: object) -> None:
+    found = Reader(read_part).read("x", hint, Word(word))
+    assert found == value and type(found) is type(value)
 
 
 LEAVES = '''

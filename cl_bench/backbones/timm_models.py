@@ -25,7 +25,7 @@ _WEIGHT_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_mo
 
 @bounded
 def timm_model(
-    name: str,
+    name: Text,
     *,
     pretrained: bool = False,
     checkpoint_path: Text | None = None,

@@ -46,12 +46,9 @@ class Reader:
             UserError: where the type does not take the value, or the value lies outside the type's range.
         """
         if isinstance(value, Word):
-            tried: list[Any] = [value] if _has(hint, str) and value[:1] not in ("[", "{") else []
-            tried += [_loaded(name, value), value]
-        elif isinstance(value, str) and not _has(hint, str):
-            tried = [value, _loaded(name, value)]  # a number in quotes
-        else:
-            tried = [value]
+            tried = [_loaded(name, value, _has(hint, str)), value]
+        else:  # in a file, a number may stand in quotes
+            tried = [value, _loaded(name, value, False)] if isinstance(value, str) and not _has(hint, str) else [value]
         for candidate in tried:
             try:
                 found = self._read(name, hint, candidate)
@@ -111,13 +108,15 @@ class Reader:
             raise _Wrong from None
 
 
-def _loaded(name: str, text: str) -> Any:
+def _loaded(name: str, text: str, is_text: bool) -> Any:
+    """What text stands for: a number, a list, null; the text itself where it stands for nothing else."""
     try:
-        return yaml_value(text, f"the value of {name}")
+        found = yaml_value(text, f"the value of {name}")
     except UserError:
-        if text[:1] in ("[", "{", "&", "*"):
+        if text[:1] in ("[", "{", "&", "*") and not is_text:
             raise
-        return text  # a pattern, a path: text that only looks like YAML
+        return str(text)
+    return str(text) if isinstance(found, str) else found
 
 
 def _has(hint: Any, kind: type) -> bool:
@@ -175,7 +174,7 @@ def _kinds(inner: tuple[Any, ...], count: int, fixed: bool) -> Iterable[Any]:
 def _plain(name: str, value: Any) -> Any:
     """Any value at all, its typed words read."""
     if isinstance(value, Word):
-        return _loaded(name, value)
+        return _loaded(name, value, False)
     if isinstance(value, Mapping):
         return {k: _plain(name, v) for k, v in value.items()}
     return [_plain(name, v) for v in value] if isinstance(value, (list, tuple)) else value
