@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -54,16 +55,18 @@ class DeployedDigits(SplitDigits):
         self.test_batch_size = test_batch_size
         self._corrupted = DigitsC(severity=severity, corruptions=list(corruptions), noise_seed=stream_seed)
         self._shelf = Shelf(4)
-        self._deployments: list[list[TestSet]] | None = None
 
     def deployments(self) -> list[list[TestSet]]:
         """The streams, one list of segments after every experience."""
-        if self._deployments is None:
-            self._deployments, seen = [], LabelSpace()
-            for step, group in enumerate(self.groups(), 1):
-                seen = seen | group
-                self._deployments.append([self._segment(name, step, seen) for name in self.corruptions])
         return self._deployments
+
+    @cached_property
+    def _deployments(self) -> list[list[TestSet]]:
+        made, seen = [], LabelSpace()
+        for step, group in enumerate(self.groups(), 1):
+            seen = seen | group
+            made.append([self._segment(name, step, seen) for name in self.corruptions])
+        return made
 
     def _segment(self, corruption: str, step: int, seen: LabelSpace) -> TestSet:
         data = self._corrupted.corrupted(corruption, self.severity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar
 
 from torch.utils.data import Dataset
@@ -44,16 +45,17 @@ class DigitsC(ComputedCorruptions):
         test_batch_size: Count = 60,
     ) -> None:
         super().__init__(severity, corruptions, noise_seed, order, test_batch_size)
-        self._test: Dataset | None = None
 
     @property
     def space(self) -> LabelSpace:
         return LabelSpace(tuple(range(10)), DIGIT_NAMES)
 
     def clean(self) -> Dataset:
-        if self._test is None:
-            self._test = digits("test")
         return self._test
+
+    @cached_property
+    def _test(self) -> Dataset:
+        return digits("test")
 
     @property
     def source(self) -> Experience | None:

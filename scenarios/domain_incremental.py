@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,8 +64,6 @@ class DomainIncremental(Scenario):
     def __init__(self, *, order: Seed | list[int] | None = None, answers: DomainAnswers = "all") -> None:
         self.order = order
         self.answers = answers
-        self._experiences: list[Experience] | None = None
-        self._test_sets: list[TestSet] | None = None
         self._raw: dict[tuple[str, str], Dataset] = {}
         self._data: dict[tuple[str, str], Dataset] = {}
         self.gives = gives_of(answers, True)
@@ -118,16 +117,18 @@ class DomainIncremental(Scenario):
         return LabelSpace(tuple(range(first, first + len(names))), tuple(f"{n} ({domain})" for n in names))
 
     def experiences(self) -> Sequence[Experience]:
-        if self._experiences is None:
-            self._experiences = [
-                Experience(d, self.space_of(d), self.part(d, "train"), self.augment()) for d in self.ordered()
-            ]
         return self._experiences
 
+    @cached_property
+    def _experiences(self) -> list[Experience]:
+        return [Experience(d, self.space_of(d), self.part(d, "train"), self.augment()) for d in self.ordered()]
+
     def test_sets(self) -> Sequence[TestSet]:
-        if self._test_sets is None:
-            self._test_sets = [TestSet(d, self.space_of(d), self.part(d, "test"), d, of=d) for d in self.ordered()]
         return self._test_sets
+
+    @cached_property
+    def _test_sets(self) -> list[TestSet]:
+        return [TestSet(d, self.space_of(d), self.part(d, "test"), d, of=d) for d in self.ordered()]
 
     def part(self, domain: str, part: Literal["train", "test"]) -> Dataset:
         """A domain's data with the labels of its space."""

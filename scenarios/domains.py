@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
@@ -64,13 +65,14 @@ class ImageNetR(DomainStream):
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
         self.gives = frozenset({"names"} if names and class_list else ())
         self._files: ImageFiles | None = None
-        self._known: tuple[dict[str, int], tuple[str, ...]] | None = None
         self._tests: tuple[TestSet, ...] | None = None
 
     def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
-        if self._known is None:
-            self._known = imagenet_labels(self._where, self.class_list, type(self).__name__)
         return self._known
+
+    @cached_property
+    def _known(self) -> tuple[dict[str, int], tuple[str, ...]]:
+        return imagenet_labels(self._where, self.class_list, type(self).__name__)
 
     def domains(self) -> tuple[str, ...]:
         return (self.name,)

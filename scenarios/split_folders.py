@@ -4,6 +4,7 @@ VTAB (in the re-splits that LAMDA-PILOT's authors published) and Tiny-ImageNet."
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -56,7 +57,6 @@ class FolderSplit(ClassIncremental):
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
         self.root, self.size, self.resize, self.augmented = root, size, resize, augmented
-        self._folders: list[str] | None = None
 
     def folder(self, part: str) -> Path:
         """The folder of a part.
@@ -70,9 +70,11 @@ class FolderSplit(ClassIncremental):
 
     def folders(self) -> list[str]:
         """Names of the class folders, by class id."""
-        if self._folders is None:
-            self._folders = class_dirs(self.folder("train"))
         return self._folders
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        return class_dirs(self.folder("train"))
 
     def number_of_classes(self) -> int:
         return len(self.folders())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile
+import hostile_conduct  # noqa: F401 - adds its crimes to the list
 import hostile_process  # noqa: F401 - adds its crimes to the list
 import hostile_streams
 import pytest

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..adapters import soft_threshold
+
 __all__ = [
     "BatchStatistics",
     "DeployedNorm",
@@ -232,14 +234,9 @@ class InstanceAwareNorm(DeployedNorm):
             own_mean, own_var = InstanceMoments.apply(x)
             noise = self.k * torch.sqrt((var + self.eps) / pixels)
             noise2 = self.k * (var + self.eps) * (2 / (pixels - 1)) ** 0.5
-            mean = mean + shrink(own_mean - mean, noise)
-            var = F.relu(var + shrink(own_var - var, noise2))
+            mean = mean + soft_threshold(own_mean - mean, noise)
+            var = F.relu(var + soft_threshold(own_var - var, noise2))
         return self.scaled(x, mean, var)
-
-
-def shrink(v: Tensor, width: Tensor) -> Tensor:
-    """sign(v) max(|v| - width, 0)."""
-    return F.relu(v - width) - F.relu(-v - width)
 
 
 def convert(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> int:

@@ -16,8 +16,9 @@ from ._attach import FUSED4, AdapterSet, attach, layer_names, trunk_of
 from ._attention import attend, width_of
 from ._base import Adapter, LayerSite, WeightSite
 from ._combine import combine
-from ._gram import input_grams
+from ._gram import input_grams, moments_of
 from ._peft import load_peft, save_peft
+from ._prox import soft_threshold
 
 __all__ = [
     "FUSED4",
@@ -31,7 +32,9 @@ __all__ = [
     "input_grams",
     "layer_names",
     "load_peft",
+    "moments_of",
     "save_peft",
+    "soft_threshold",
     "trunk_of",
     "width_of",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ._attach import _match, layer_names, trunk_of
 
-__all__ = ["input_grams", "rows_of"]
+__all__ = ["input_grams", "moments_of", "rows_of"]
 
 
 def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
@@ -28,15 +29,29 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Collector:
-    def __init__(self, name: str, into: dict[str, list[Any]]) -> None:
-        self.name, self.into = name, into
+    def __init__(self, name: str, into: dict[str, list[Any]], images: int | None) -> None:
+        self.name, self.into, self.images = name, into, images
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = inputs[0] if inputs else kwargs["query"]
-        rows = rows_of(layer, x.detach()).double()
+        rows = rows_of(layer, x.detach()[: self.images]).double()
         entry = self.into.setdefault(self.name, [0.0, 0])
         entry[0] = entry[0] + rows.T @ rows
         entry[1] += len(rows)
+
+
+@contextmanager
+def moments_of(layers: Mapping[str, nn.Module], images: Mapping[str, int] | None = None) -> Iterator[dict[str, list[Any]]]:
+    """Inside, what flows into the layers is summed: by name [sum of x x^T float64 (i, i), how many rows]; a layer that is
+    never called as a module has no entry. ``images``: of how many items of each batch a layer's inputs are taken."""
+    found: dict[str, list[Any]] = {}
+    hooks = [layer.register_forward_pre_hook(_Collector(name, found, images[name] if images else None), with_kwargs=True)
+             for name, layer in layers.items()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
@@ -55,19 +70,14 @@ def input_grams(backbone: nn.Module, at: str, images: Iterable[Tensor], *, mean:
     """
     names, trunk = layer_names(backbone), trunk_of(backbone)
     matched = _match(at, names)
-    found: dict[str, list[Any]] = {}
     modes = [(m, m.training) for m in backbone.modules()]
     call = getattr(backbone, "forward_features", backbone)
-    hooks = [
-        trunk.get_submodule(names[n]).register_forward_pre_hook(_Collector(n, found), with_kwargs=True) for n in matched
-    ]
     backbone.eval()
     try:
-        for x in images:
-            call(x)
+        with moments_of({n: trunk.get_submodule(names[n]) for n in matched}) as found:
+            for x in images:
+                call(x)
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, mode in modes:
             module.training = mode
     if silent := [n for n in matched if n not in found]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["shrink"]
+__all__ = ["shrink", "soft_threshold"]
+
+
+def soft_threshold(v: Tensor, width: Tensor | float) -> Tensor:
+    """``sign(v) max(|v| - width, 0)``."""
+    return F.relu(v - width) - F.relu(-v - width)
 
 
 @torch.no_grad()
@@ -14,5 +20,5 @@ def shrink(gate: Tensor, threshold: float, released: bool = False) -> None:
 
     ``released`` repeats what the authors' three in-place statements do: everything below ``2 k`` becomes zero.
     """
-    zone = 2 * threshold if released else threshold
-    gate.copy_(torch.where(gate.abs() > zone, gate - gate.sign() * threshold, torch.zeros_like(gate)))
+    moved = soft_threshold(gate, threshold)
+    gate.copy_(torch.where(gate.abs() > 2 * threshold, moved, torch.zeros_like(gate)) if released else moved)

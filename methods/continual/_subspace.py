@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, LabelSpace, Method
+from cl_bench.adapters import moments_of
 
 
 def matrix_layers(backbone: Backbone) -> tuple[str, ...]:
@@ -36,16 +36,6 @@ class Features(nn.Module):
         return self.backbone.forward_features(x)
 
 
-def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """Every vector (n, d_in) that the flattened weight (out, d_in) is multiplied with: tokens, or unfolded patches."""
-    if not isinstance(layer, nn.Conv2d):
-        return x.reshape(-1, x.shape[-1])
-    if not isinstance(layer.padding, tuple) or layer.padding_mode != "zeros":
-        raise ValueError("a convolution with padding by name or mode other than zeros cannot be unfolded here")
-    patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
-
-
 @torch.no_grad()
 def input_grams(
     method: Method, names: Iterable[str], run: Callable[[Tensor], Tensor], data: Iterable[Batch],
@@ -57,25 +47,15 @@ def input_grams(
     never called as a module (``out_proj`` of torch's own attention) has no entry. In evaluation mode; hooks live only for
     the call. ``images``: of how many images of each batch a layer's inputs are taken.
     """
-    grams: dict[str, Tensor] = {}
     was = method.training
     method.eval()
-    handles = []
-    for name in names:
-
-        def see(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            rows = input_rows(layer, args[0].detach()[: images[name] if images else None]).double()
-            grams[name] = rows.T @ rows + grams.get(name, 0)  # type: ignore[arg-type]
-
-        handles.append(method.backbone.get_submodule(name).register_forward_pre_hook(see))
     try:
-        for batch in data:
-            run(batch.x)
+        with moments_of({name: method.backbone.get_submodule(name) for name in names}, images) as found:
+            for batch in data:
+                run(batch.x)
     finally:
-        for handle in handles:
-            handle.remove()
         method.train(was)
-    return grams
+    return {name: total for name, (total, _) in found.items()}
 
 
 def weight_gradients(method: Method, names: Iterable[str], batch: Batch) -> list[Tensor]:
