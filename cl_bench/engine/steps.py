@@ -25,6 +25,8 @@ from .run_state import RunState
 from .seeding import derive, seeded
 from .stream import SegmentPosition, stream_step
 
+KEPT = "kept images are counted"  # the promise that a method which counts by itself is exempt from, with its reason
+
 __all__ = ["GROUP", "Handler", "handler_of", "measure_row"]
 
 GROUP = GROUPS["steps"]
@@ -74,7 +76,7 @@ def _grew(run: RunState, method: Method, name: str) -> None:
     """What the method holds now. Images are counted where they are found, not only where the method says so; what is
     neither parameter nor memory is ``other_bytes``, and said where it goes on growing."""
     first = next((part.data[0][0] for part in _parts(run)), None)
-    found = 0 if first is None else stored_images(method, tuple(torch.as_tensor(first).shape))
+    found = 0 if first is None or KEPT in method.exempt else stored_images(method, tuple(torch.as_tensor(first).shape))
     memories = [m for m in method.modules() if m is not method and hasattr(m, "samples")]
     whole, told = size_bytes(method), method.stored_samples()
     if found > told:

@@ -36,6 +36,8 @@ class AvalancheStrategy(Method):
     exempt: ClassVar[dict[str, str]] = {
         "saved, loaded into a new object, answers the same": "the strategy object is Avalanche's and holds code; "
         "run with --checkpoint false",
+        "kept images are counted": "Avalanche's buffers are views that refer to whole experiences; stored_samples counts what "
+        "its policies keep",
         "predict has no side effect": "the check writes a checkpoint, see above; predict only runs the network",
     }
 
