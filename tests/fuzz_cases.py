@@ -144,6 +144,19 @@ def typed(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("...\n").strip()
 
 
+def few_digits(monkeypatch: Any) -> None:
+    """Six images of each digit, two of them for testing, in place of 1,797: a run takes a moment."""
+    import torch
+
+    from cl_bench.data import digits
+    from cl_bench.data.tensor import TensorData
+
+    whole, _ = digits._load()
+    rows = torch.cat([(whole.y == digit).nonzero()[:6, 0] for digit in range(10)])
+    few = TensorData(whole.x[rows], whole.y[rows])
+    monkeypatch.setattr(digits, "_load", lambda: (few, torch.arange(60) % 6 < 2))
+
+
 # ------------------------------------------------------------------ what is done to it
 def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths of everything inside mappings and lists."""

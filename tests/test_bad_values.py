@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from fuzz_cases import few_digits
 
 from cl_bench.command.cli import main
 from cl_bench.command.config import parse, plan_from
@@ -135,6 +136,21 @@ def test_precisions_a_cpu_has_not(precision: str, instead: str, tmp_path: Path, 
     with pytest.raises(UserError, match="a CPU does not compute in"):
         run(plan, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize("method", ["er", "eata", "lame", "slca", "avalanche_strategy"])
+def test_methods_compute_in_the_precision_that_is_asked_for(method: str, precision: str, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in single precision meet weights of another, a source's weights meet a new head, and half precision lacks
+    filters and distances on a CPU."""
+    few_digits(monkeypatch)
+    argv = STREAM if method in ("eata", "lame") else LEARN
+    small = {"eata": ["--method.fisher_samples", "8"], "slca": ["--method.align_epochs", "1", "--method.epochs", "1"]}
+    argv = [*argv, "--method", method, *small.get(method, []), "--source.epochs", "1", "--precision", precision,
+            "--checkpoint", "false"]
+    assert main(["run", *argv, "--runs", str(tmp_path / "runs"), "--tracking", "none"]) == 0
+    assert load(only(tmp_path / "runs")).record["config"]["compute"]["precision"] == precision
 
 
 @pytest.mark.parametrize("threads", [1, 1024])

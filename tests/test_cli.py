@@ -177,6 +177,7 @@ def test_a_file_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("runs: [{scenario: split_digits, methods: [ncm], seeds: [-1]}]\n", "seed must be at least 0, not -1"),
     ("runs: [{scenario: {class_path: split_digits, init_args: {per_class: -3}}, methods: [ncm]}]\n",
      "split_digits(per_class=-3) ncm seed 0: scenario.per_class must be at least 0, not -3"),
+    ("orders: [1]\nruns: [{scenario: {class_path: split_digits, init_args: [1]}, methods: [ncm]}]\n", "must be a mapping"),
     ("seeds: [a]\nruns: [{scenario: split_digits, methods: [ncm]}]\n", "must be a list of whole numbers"),
     ("runs: [{scenario: split_digits, methods: [ncm, {finetune: {lr: 1}}]}]\n", "method must be a name, or a mapping"),
 ])

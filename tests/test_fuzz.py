@@ -21,8 +21,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import torch
-from fuzz_cases import NASTY, Case, case, options
+from fuzz_cases import NASTY, Case, case, few_digits, options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,8 +30,6 @@ from cl_bench.command.cli import main
 from cl_bench.command.files import yaml_value
 from cl_bench.command.parts import NESTED, ROOTS, read_part, same_class
 from cl_bench.command.typed import Reader, Word
-from cl_bench.data import digits
-from cl_bench.data.tensor import TensorData
 from cl_bench.errors import UserError
 from cl_bench.registry import GROUPS, entries
 
@@ -49,13 +46,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six images of each digit, two of them for testing, in place of 1,797: a run takes a moment."""
-    whole, _ = digits._load()
-    rows = torch.cat([(whole.y == digit).nonzero()[:6, 0] for digit in range(10)])
-    test = torch.arange(60) % 6 < 2
-    few = TensorData(whole.x[rows], whole.y[rows])
-    monkeypatch.setattr(digits, "_load", lambda: (few, test))
+def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_digits(monkeypatch)
 
 
 class TooSlow(BaseException):
@@ -126,7 +118,7 @@ def wrong(spoilt: Case, code: Any, err: str, runs: Path) -> str | None:
     return None
 
 
-def test_every_case_ends_well(numbers: range, few_digits: None, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_every_case_ends_well(numbers: range, small_data: None, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     bad = []
     for number in numbers:
         spoilt = case(number, pytestconfig.getoption("--fuzz-seed"))

@@ -93,8 +93,11 @@ class Backbone(nn.Module):
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images float (N, 3, H, W) in [0, 1] -> pooled features (N, num_features), after the trunk's last norm."""
-        return self.model(self.preprocess(x))
+        """Images float (N, 3, H, W) in [0, 1] -> pooled features (N, num_features), after the trunk's last norm.
+
+        Images are taken in any precision; the trunk computes in its own.
+        """
+        return self.model(self.preprocess(x).to(next(self.model.parameters(), x).dtype))
 
     def make_head(self) -> Head:
         """What a method answers with: the classifier that came with the weights where there is one, whose ids are the
@@ -140,6 +143,9 @@ def _resize(x: Tensor, size: int, how: Preprocess) -> Tensor:
     height, width = x.shape[-2:]
     short = min(height, width)
     target = (size, size) if how.squash else (size * height // short, size * width // short)
+    kind = x.dtype
+    if kind in (torch.bfloat16, torch.float16) and x.device.type == "cpu":
+        x = x.float()  # a CPU's filters have no half precision
     if how.interpolation == "nearest":
         x = F.interpolate(x, size=target, mode="nearest")
     else:
@@ -147,7 +153,7 @@ def _resize(x: Tensor, size: int, how: Preprocess) -> Tensor:
         if how.interpolation == "bicubic":
             x = x.clamp(0.0, 1.0)  # the cubic filter overshoots; images on disk were clipped when they were resized
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    return x[..., top : top + size, left : left + size]
+    return x[..., top : top + size, left : left + size].to(kind)
 
 
 def state_digest(module: nn.Module) -> str:

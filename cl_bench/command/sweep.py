@@ -119,7 +119,9 @@ def _ordered(scenario: Any, order: int | None, path: Path) -> Any:
     if order is None:
         return scenario
     whole = dict(scenario) if isinstance(scenario, Mapping) else {"class_path": scenario}
-    args = dict(whole.get("init_args") or {})
+    if not isinstance(given := whole.get("init_args") or {}, Mapping):
+        return scenario  # refused as every other run of it
+    args = dict(given)
     if "of" in args:
         args["of"] = _ordered(args["of"], order, path)
     elif "order" in args:

@@ -71,7 +71,7 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
     head.grow(source.space)
     state = kept.read()
     if state is None:
-        trained = _SourceTraining(ready, lr=recipe.lr, epochs=recipe.epochs, batch_size=recipe.batch_size)
+        trained = _SourceTraining(copy.deepcopy(ready), lr=recipe.lr, epochs=recipe.epochs, batch_size=recipe.batch_size)
         fit(trained, source, replace(compute, optimizers="torch"), derive(seed, "source"))
         pairs: dict[str, torch.nn.Module] = {"backbone": trained.backbone, "head": trained.head}
         state = {f"{k}.{name}": v.detach().cpu().contiguous() for k, m in pairs.items() for name, v in m.state_dict().items()}

@@ -25,7 +25,7 @@ class Columns(Head):
         self.layer = IncrementalClassifier(num_features, initial_out_features=2, masking=masking)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layer(features)
+        return self.layer(features.to(next(self.layer.parameters()).dtype))  # what Avalanche grows is in single precision
 
 
 class Network(nn.Module):

@@ -102,7 +102,7 @@ class SLCA(FrozenTrunk):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self.idle is not None and isinstance(self.head, LinearHead) and self.head.bias is not None
         rows, weight, bias = self.idle  # weight decay must not shrink them either
-        self.head.weight[rows], self.head.bias[rows] = weight, bias
+        self.head.weight[rows], self.head.bias[rows] = weight.to(self.head.weight), bias.to(self.head.bias)
 
     def end(self, exp: Experience) -> None:
         self.idle = None

@@ -58,7 +58,7 @@ class LAME(TestTimeMethod):
     def outputs(self, x: Tensor) -> Tensor:
         features = self.model.features(x)
         unary = -torch.log(self.model.classify(features).softmax(1) + 1e-10)
-        kernel = self.kernel(F.normalize(features, dim=1))
+        kernel = self.kernel(F.normalize(features, dim=1)).to(unary)
         if self.symmetric:
             kernel = (kernel + kernel.T) / 2
         return self.assign(unary, self.weight * kernel)
@@ -68,6 +68,7 @@ class LAME(TestTimeMethod):
         if self.affinity == "linear":
             return f @ f.T
         # the fast form of cdist loses the small distances that sigma and the neighbours depend on
+        f = f.to(torch.promote_types(f.dtype, torch.float32))  # there is none in half precision
         distance = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist")
         if self.affinity == "knn":
             nearest = distance.topk(min(self.neighbours + 1, len(f)), largest=False).indices[:, 1:]
