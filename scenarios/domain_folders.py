@@ -165,10 +165,10 @@ class DomainNet(FolderDomains):
         self,
         *,
         root: str = "",
-        order: int | list[int] | None = None,
+        order: Seed | list[int] | None = None,
         answers: DomainAnswers = "all",
-        size: int = 224,
-        resize: int = 256,
+        size: Pixels = 224,
+        resize: Pixels = 256,
         augmented: bool = True,
     ) -> None:
         super().__init__(root=root, order=order, answers=answers, size=size, resize=resize, augmented=augmented)

@@ -33,7 +33,7 @@ def test_shot_takes_the_published_step_and_answers_before_it() -> None:
 
 def test_shot_without_a_confident_image_is_shot_im() -> None:
     x = images(16)
-    a, b = deployed("shot", threshold=1.1), deployed("shot", pseudo=0.0)
+    a, b = deployed("shot", threshold=1.0), deployed("shot", pseudo=0.0)
     for k in range(3):
         a.predict(images(16, k), SPACE)
         b.predict(images(16, k), SPACE)

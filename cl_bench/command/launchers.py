@@ -17,6 +17,8 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from ..ranges import Whole
+
 __all__ = ["Launcher", "Result", "local"]
 
 Config = Mapping[str, Any]
@@ -28,7 +30,7 @@ class Launcher(Protocol):
     """What an entry point of ``cl_bench.launchers`` names."""
 
     def __call__(self, configs: Iterable[Config], run: Callable[[Config], Result], *,
-                 workers: int = 0) -> Iterator[tuple[int, str, str | None]]:
+                 workers: Whole = 0) -> Iterator[tuple[int, str, str | None]]:
         """Execute ``run(config)`` for each of ``configs``, each once, and yield (its index, folder, error).
 
         Args:
@@ -40,7 +42,7 @@ class Launcher(Protocol):
 
 
 def local(configs: Iterable[Config], run: Callable[[Config], Result], *,
-          workers: int = 0) -> Iterator[tuple[int, str, str | None]]:
+          workers: Whole = 0) -> Iterator[tuple[int, str, str | None]]:
     """Processes of this machine, one per core unless told otherwise; one worker means this process itself.
 
     A worker serves one run after another. One that dies (killed, out of memory, a crash of native code) costs the run it
