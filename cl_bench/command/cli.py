@@ -69,6 +69,12 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _word(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it must not be empty")
+    return text
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:6]) < 65536 and len(text) < 7):
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text[:40]!r}")
@@ -96,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     one = _Parser(add_help=False, parents=[stored])
     one.add_argument("folders", nargs="?", type=_folder, metavar="DIR", help="the same")
     tracked = _Parser(add_help=False)
-    tracked.add_argument("--tracking", default=None, metavar="URI",
+    tracked.add_argument("--tracking", type=_word, default=None, metavar="URI",
                          help="MLflow store (default: sqlite in the folder of records; 'none' for none)")
     sub = p.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -117,12 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     suite.add_argument("--jobs", type=_jobs, default=0, help="processes (default: one per core); changes no result")
     suite.add_argument("--again", action="store_true", help="run also what has finished with the same config and code")
     suite.add_argument("--keep", action="store_true", help="keep finished runs although cl-bench's own code has changed since")
-    suite.add_argument("--launcher", default="local", help="what executes the runs (default: processes of this machine)")
+    suite.add_argument("--launcher", type=_word, default="local",
+                       help="what executes the runs (default: processes of this machine)")
     suite.add_argument("--html", type=_folder, help="where the page goes (default: RUNS/<suite>.html)")
 
     lists = command("list", commands.listed, "what there is: methods, scenarios, backbones, adapters, suites")
-    lists.add_argument("kind", choices=["methods", "scenarios", "backbones", "adapters", "suites", "configs"])
-    lists.add_argument("--backbone", help="with adapters: count trainable parameters on this backbone")
+    lists.add_argument("kind", choices=["methods", "scenarios", "backbones", "adapters", "suites", "configs", "launchers"])
+    lists.add_argument("--backbone", type=_word, help="with adapters: count trainable parameters on this backbone")
     lists.add_argument("--json", action="store_true", help="as JSON, for programs")
 
     check = command("check", commands.check, "check the contract of a method or scenario")
@@ -145,22 +152,23 @@ def _parser() -> argparse.ArgumentParser:
     select = command("select", commands.select, "choose settings without labels, and the gap to the oracle", read,
                      description="What label-free scorers choose among test-time runs: the settings of one method, and all "
                      "methods. Scores come from the records; labels are used for the gap to the oracle only.")
-    select.add_argument("--source", default="source", metavar="LABEL",
+    select.add_argument("--source", type=_word, default="source", metavar="LABEL",
                         help="the model that does not adapt: candidates that collapse beside it are refused (default: source)")
 
     paper.add_commands(command, stored)
 
     serve = command("serve", commands.serve, "the page over a folder, updated while runs go on", one)
-    serve.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise (with --remote)")
+    serve.add_argument("--host", type=_word, default="127.0.0.1", help="loopback unless told otherwise (with --remote)")
     serve.add_argument("--port", type=_port, default=8765, help="default: 8765; 0 takes a free one")
     serve.add_argument("--remote", action="store_true", help="allow an address that other machines reach: they can read "
                        "every record")
 
     sync = command("sync", commands.sync, "send to MLflow what it has not yet; or fetch", one, tracked)
-    sync.add_argument("--from-mlflow", metavar="URI", dest="source", help="import the runs of an MLflow store as records")
+    sync.add_argument("--from-mlflow", type=_word, metavar="URI", dest="source",
+                      help="import the runs of an MLflow store as records")
 
     ui = command("ui", commands.ui, "MLflow's own UI on the store", one, tracked)
-    ui.add_argument("--host", default="127.0.0.1")
+    ui.add_argument("--host", type=_word, default="127.0.0.1")
     ui.add_argument("--port", type=_port, default=5000, help="default: 5000")
     return p
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -78,15 +79,13 @@ def _how_to_go_on(begun: Sequence[Path]) -> str:
 
 
 def suite(o: argparse.Namespace, rest: list[str]) -> int:
-    from ..registry import GROUPS, find
     from .config import config_file
-    from .launchers import local
     from .progress import SuiteProgress
     from .sweep import read_suite, run_suite
 
     runs = _one(o)
     suite = read_suite(config_file(o.suite))
-    launcher = local if o.launcher == "local" else find(GROUPS["launchers"], o.launcher)
+    launcher = _launcher(o.launcher)
     if o.html is not None:
         _page(o.html)
     _writable(runs)
@@ -111,6 +110,19 @@ def suite(o: argparse.Namespace, rest: list[str]) -> int:
     for sentence in outcome.failures:
         print(f"failed: {sentence}", file=sys.stderr)
     return 1 if outcome.failures else 0
+
+
+def _launcher(name: str) -> Any:
+    from ..registry import GROUPS, find
+    from .launchers import local
+
+    found = local if name == "local" else find(GROUPS["launchers"], name)
+    try:
+        inspect.signature(found).bind((), None, workers=0)
+    except (TypeError, ValueError) as fault:
+        raise UserError(f"{name} is no launcher: it must take configs, run and workers, as cl_bench.command.launchers.Launcher "
+                        "says.") from fault
+    return found
 
 
 def listed(o: argparse.Namespace, rest: list[str]) -> int:

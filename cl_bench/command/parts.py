@@ -196,12 +196,15 @@ def make(part: Mapping[str, Any], group: str) -> Any:
     if group == GROUPS["methods"]:
         return functools.partial(target, **options)
     try:
-        return target(**options)
+        made = target(**options)
     except UserError:
         raise
     except Exception as fault:
         raise UserError(f"{kind_of(group)} {target.__name__} cannot be built: "
                         f"{' '.join(str(fault).split()) or type(fault).__name__}.") from fault
+    if not isinstance(made, bases()[group]):  # a function that was named as a backbone may make anything
+        raise UserError(f"{target.__name__} made no {kind_of(group)}, but {brief(made)}.")
+    return made
 
 
 def _inner(name: str, base: type, value: Any) -> Any:
