@@ -10,6 +10,7 @@ import torch
 from cl_toys import accuracy, images, learn, method, tiny_backbone, toy
 
 from cl_bench import LabelSpace
+from cl_bench.adapters import rows_of
 from cl_bench.registry import find
 
 A, B, C = toy((0, 1)), toy((2, 3)), toy((4, 5))
@@ -27,7 +28,7 @@ find("cl_bench.methods", "exssnet")
 def test_input_rows_are_what_the_flat_weight_is_multiplied_with() -> None:
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     conv = torch.nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False).double()
-    rows = part("_subspace").input_rows(conv, x)
+    rows = rows_of(conv, x)
     assert torch.allclose(rows @ conv.weight.flatten(1).T, conv(x).flatten(2).transpose(1, 2).reshape(-1, 5), atol=1e-12)
 
 

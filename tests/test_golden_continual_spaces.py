@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from golden_vectors import Vectors, core, draws, same
 from torch import nn
 
+from cl_bench.adapters import rows_of
+
 D = torch.float64
 
 
@@ -23,7 +25,7 @@ def test_gpm_keeps_the_released_bases(shared: Path) -> None:
                 if kind == "conv":
                     channels, want = v.in_act_conv.shape[2], v[f"out_mat_conv_{t}"]
                     side = math.isqrt(len(want) // channels)
-                    rows = m.input_rows(nn.Conv2d(channels, 1, side).to(D), v.in_act_conv[t])
+                    rows = rows_of(nn.Conv2d(channels, 1, side).to(D), v.in_act_conv[t])
                     same(rows.T, want, 1e-12)
                 else:
                     rows = v.in_act_lin[t]

@@ -16,7 +16,7 @@ from ._attach import FUSED4, AdapterSet, attach, layer_names, trunk_of
 from ._attention import attend, width_of
 from ._base import Adapter, LayerSite, WeightSite
 from ._combine import combine
-from ._gram import input_grams, moments_of
+from ._gram import input_grams, moments_of, rows_of
 from ._peft import load_peft, save_peft
 from ._prox import soft_threshold
 
@@ -33,6 +33,7 @@ __all__ = [
     "layer_names",
     "load_peft",
     "moments_of",
+    "rows_of",
     "save_peft",
     "soft_threshold",
     "trunk_of",
