@@ -264,8 +264,10 @@ class _Earlier:
         from ..records.source_digest import code_digest, same
         from .rehearsal import sources
 
+        if not (runs := self.runs.get(_key(config))):
+            return []
         code = sources(config)
-        return [run for run in reversed(self.runs.get(_key(config), [])) if all(
+        return [run for run in reversed(runs) if all(
             (keep and ours) or same(run.record[root].get("source_digest"), digest) for root, (digest, ours) in code.items()
         ) and (keep or same((run.record.get("environment") or {}).get("code_digest"), code_digest()))]
 

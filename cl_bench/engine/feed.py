@@ -94,13 +94,13 @@ class Pool:
             return held[0][rows]
         out: Tensor | None = None
         for x, start, end in zip(held, self.starts, self.starts[1:], strict=False):
-            here = (rows >= start) & (rows < end)
-            if not bool(here.any()):
+            at = ((rows >= start) & (rows < end)).nonzero().flatten()  # on the host: a mask on a GPU would wait for it
+            if not len(at):
                 continue
-            part = x[(rows[here] - start).to(self.device)]
+            part = x[(rows[at] - start).to(self.device)]
             if out is None:
                 out = part.new_empty(len(rows), *part.shape[1:])
-            out[here.to(self.device)] = part
+            out[at.to(self.device)] = part
         assert out is not None
         return out
 

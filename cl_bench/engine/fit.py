@@ -68,10 +68,11 @@ class Fitted:
 
 
 class _Losses(Callback):
-    """Keeps every step's loss on the device; read once, after the fit."""
+    """Keeps every step's loss on the device; read once, after the fit. ``before``: those of an interrupted fit."""
 
     def __init__(self, before: Tensor | None) -> None:
-        self.values: list[Tensor] = [] if before is None else list(before)
+        self.before = torch.zeros(0) if before is None else before.cpu()
+        self.values: list[Tensor] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
@@ -79,7 +80,7 @@ class _Losses(Callback):
             self.values.append(loss.detach())
 
     def whole(self) -> Tensor:
-        return torch.stack([v.float().cpu() for v in self.values]) if self.values else torch.zeros(0)
+        return torch.cat([self.before, torch.stack([v.float() for v in self.values]).cpu()]) if self.values else self.before
 
 
 class _Fuse(Callback):

@@ -219,7 +219,7 @@ class RunState:
 
 
 def identity_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that a run must keep to go on."""
-    return {"config": record["config"], "seed": record["seed"], "fingerprint": record["fingerprint"],
-            "method_source": record["method"].get("source_digest"),
-            "cl_bench_source": record["environment"].get("code_digest")}
+    """The part of a record that a run must keep to go on; None for what a record lacks."""
+    return {"config": record.get("config"), "seed": record.get("seed"), "fingerprint": record.get("fingerprint"),
+            "method_source": (record.get("method") or {}).get("source_digest"),
+            "cl_bench_source": (record.get("environment") or {}).get("code_digest")}

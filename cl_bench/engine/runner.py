@@ -102,22 +102,21 @@ def _taken_up(writer: RunWriter, record: Mapping[str, Any]) -> tuple[checkpoint.
     """
     if writer.previous is None:
         raise UserError(f"{writer.folder} holds no run to resume (no run.json that can be read).")
-    _same(writer.folder, "its record", writer.previous, record)
+    now = identity_of(record)
+    _same(writer.folder, "its record", identity_of(writer.previous), now)
     try:
         found = checkpoint.read(writer.folder / "checkpoint")
     except checkpoint.Damaged as fault:
         return None, f"its checkpoint is damaged ({fault})"
     if found is None:
         return None, "it was stopped before its first checkpoint"
-    _same(writer.folder, "its checkpoint", found.identity, record)
+    _same(writer.folder, "its checkpoint", found.identity, now)
     return found, ""
 
 
 def _same(folder: Path, what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to go on with another run than the one on disk, naming the first field that differs."""
-    if "fingerprint" in old and "method" in old:
-        old = identity_of(old)
-    now = plain(identity_of(new))
+    """Refuse to go on with another run than the one on disk, naming the first field of its identity that differs."""
+    now = plain(new)
     for code in ("method_source", "cl_bench_source"):
         if UNKNOWN in (now[code], old.get(code)):
             now[code] = old.get(code)  # code without a file: nothing can be compared

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -184,7 +185,7 @@ def handler_of(step: Any) -> Handler:
     Raises:
         UserError: for a kind of step that nothing handles.
     """
-    for handler in (*BUILT_IN, *(entry.load() for entry in entries(GROUP).values())):
+    for handler in chain(BUILT_IN, (entry.load() for entry in entries(GROUP).values())):  # one import at a time, where needed
         if isinstance(handler, Handler) and type(step) is handler.step:
             return handler
     raise UserError(f"the timeline has a step of type {type(step).__name__}, which nothing handles; register a handler under "

@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -117,17 +117,41 @@ def _texts(target: Any) -> list[str] | None:
     while todo:
         file = todo.pop()
         try:
-            with tokenize.open(file) as lines:  # its encoding, any line ends, no byte order mark
-                text = lines.read()
-            tree = ast.parse(text)
+            text, imports = _read(file, *_version(file))
         except (OSError, SyntaxError, UnicodeDecodeError):
             return None
-        texts.append("\n".join(line.rstrip() for line in text.splitlines()).rstrip())
-        for other in _imported(tree, file, tops):
+        texts.append(text)
+        for other in _imported(imports, file, tops):
             if other not in files:
                 files[other] = None
                 todo.append(other)
     return texts
+
+
+def _version(file: Path) -> tuple[int, int]:
+    """What changes when a file is edited."""
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=1024)
+def _read(file: Path, *_: int) -> tuple[str, tuple[ast.stmt, ...]]:
+    """A version of a file: its text without what no code depends on, and its import statements."""
+    with tokenize.open(file) as lines:  # its encoding, any line ends, no byte order mark
+        text = lines.read()
+    imports = tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip(), imports
+
+
+@lru_cache(maxsize=1024)
+def _codes(file: Path, *_: int) -> frozenset[CodeType]:
+    """The functions and classes that a version of a file defines, at any depth."""
+    todo, known = [compile(file.read_bytes(), str(file), "exec", dont_inherit=True)], set()
+    while todo:
+        inner = [c for c in todo.pop().co_consts if isinstance(c, CodeType)]
+        known.update(inner)
+        todo += inner
+    return frozenset(known)
 
 
 def _runs(part: Any, file: Path) -> bool:
@@ -137,14 +161,9 @@ def _runs(part: Any, file: Path) -> bool:
     if not codes:
         return True
     try:
-        todo, known = [compile(file.read_bytes(), str(file), "exec", dont_inherit=True)], set()
+        return _codes(file, *_version(file)).issuperset(codes)
     except (OSError, SyntaxError, ValueError):
         return False
-    while todo:
-        inner = [c for c in todo.pop().co_consts if isinstance(c, CodeType)]
-        known.update(inner)
-        todo += inner
-    return known.issuperset(codes)
 
 
 def _file_of(module: ModuleType | None) -> Path | None:
@@ -155,9 +174,9 @@ def _file_of(module: ModuleType | None) -> Path | None:
 # -- what a file imports ----------------------------------------------------------------------------------------------
 
 
-def _imported(tree: ast.AST, file: Path, tops: Iterable[str]) -> Iterator[Path]:
+def _imported(imports: Iterable[ast.stmt], file: Path, tops: Iterable[str]) -> Iterator[Path]:
     """Files of the modules that a file imports, anywhere in it, as far as they are its author's own."""
-    for node in ast.walk(tree):
+    for node in imports:
         if isinstance(node, ast.ImportFrom) and node.level:
             base = file.parent
             for _ in range(node.level - 1):

@@ -23,6 +23,7 @@ from ..engine.measure import Scored, measure
 from ..engine.meter import Meter
 from ..engine.seeding import seeded
 from ..engine.source_training import SourceRecipe, ready_backbone
+from ..engine.steps import KEPT
 from ..engine.stream import StreamState, stream_step
 from ..method import FINAL, Method
 from ..rng import Rng
@@ -30,8 +31,8 @@ from ..scenario import Scenario
 from ..state import HARNESS, size_bytes
 from ..types import Experience, LabelSpace, StreamFacts, TestSet
 
-__all__ = ["FINAL", "WIRING", "Scored", "StreamState", "begin", "built", "deploy", "drawing", "generators", "learn", "loaded",
-           "measured", "own_bytes", "ready", "segment", "snapshot", "spied"]
+__all__ = ["FINAL", "KEPT", "WIRING", "Scored", "StreamState", "begin", "built", "deploy", "drawing", "generators",
+           "learn", "loaded", "measured", "own_bytes", "ready", "segment", "snapshot", "spied"]
 
 RUN = runner.run  # what a run is made of is imported before anything is watched
 CPU = Compute(device="cpu")

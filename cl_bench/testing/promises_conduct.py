@@ -167,7 +167,7 @@ def spaces(trial: Trial) -> str | None:
     return f"self.seen or self.current is wrong after {trial.unruly[0]}: call super().begin(exp)" if trial.unruly else None
 
 
-@promise(CONDUCT, "kept images are counted")
+@promise(CONDUCT, engine.KEPT)
 def counted(trial: Trial) -> str | None:
     if "source" not in trial.cls.needs:
         source = trial.scenario.source
