@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -229,11 +230,10 @@ class Core50(FolderDomains):
     def rank(self, folder: str) -> Any:
         return len(folder), folder  # o1, o2, ..., o10
 
-    def test_sets(self) -> Sequence[TestSet]:
-        if self._test_sets is None:
-            data = ImageFiles(lambda: self.listing("", "test"), self.folder(), self.size, self.resize)
-            self._test_sets = [TestSet("s3, s7, s10", self.space, data)]
-        return self._test_sets
+    @cached_property
+    def _test_sets(self) -> list[TestSet]:
+        data = ImageFiles(lambda: self.listing("", "test"), self.folder(), self.size, self.resize)
+        return [TestSet("s3, s7, s10", self.space, data)]
 
     def listing(self, domain: str, part: Literal["train", "test"]) -> Listing:
         label = {name: k for k, name in enumerate(self.folders())}

@@ -25,7 +25,7 @@ _WEIGHT_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_mo
 
 @bounded
 def timm_model(
-    name: Text,
+    name: str = "",
     *,
     pretrained: bool = False,
     checkpoint_path: Text | None = None,
@@ -59,6 +59,8 @@ def timm_model(
 
     if name.startswith("local-dir:"):
         local_dir, name = name.removeprefix("local-dir:"), "local-dir"
+    if not name.strip() and local_dir is None:
+        raise UserError("backbone.name must not be empty: give timm's name of the model, or local_dir.")
     if sum((pretrained, checkpoint_path is not None, local_dir is not None)) > 1:
         raise UserError(
             "The backbone's weights have several sources: give one of pretrained, checkpoint_path and local_dir."
