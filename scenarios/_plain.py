@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from cl_bench import TensorData
@@ -31,6 +32,8 @@ class MnistDomains(TransformedDomains):
         return DIGIT_NAMES
 
     def original(self, part: Literal["train", "test"]) -> TensorData:
-        if part not in self.__dict__.setdefault("_plain", {}):
-            self.__dict__["_plain"][part] = mnist(self.root, part, self.files)
-        return self.__dict__["_plain"][part]
+        return self._plain[part]
+
+    @cached_property
+    def _plain(self) -> dict[str, TensorData]:
+        return {part: mnist(self.root, part, self.files) for part in ("train", "test")}  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,9 +56,6 @@ class AvalancheBenchmark(Scenario):
         self.factory, self.args, self.answers = factory, args, answers
         self.seed, self.in_memory = seed, in_memory
         self.gives = gives_of(answers, False)
-        self._streams: dict[str, list[tuple[LabelSpace, Dataset]]] | None = None
-        self._experiences: list[Experience] | None = None
-        self._test_sets: list[TestSet] | None = None
 
     def build(self) -> Any:
         """The benchmark itself.
@@ -86,15 +84,18 @@ class AvalancheBenchmark(Scenario):
 
     def streams(self) -> dict[str, list[tuple[LabelSpace, Dataset]]]:
         """(classes, data) of every experience of both streams, built once."""
-        if self._streams is None:
-            benchmark = self.build()
-            self._streams = {
-                part: [self._convert(e.dataset, f"experience {k} of the {part} stream")
-                       for k, e in enumerate(benchmark.streams[part], 1)]
-                for part in ("train", "test")
-            }
-            self._check(*([space for space, _ in self._streams[part]] for part in ("train", "test")))
         return self._streams
+
+    @cached_property
+    def _streams(self) -> dict[str, list[tuple[LabelSpace, Dataset]]]:
+        benchmark = self.build()
+        streams = {
+            part: [self._convert(e.dataset, f"experience {k} of the {part} stream")
+                   for k, e in enumerate(benchmark.streams[part], 1)]
+            for part in ("train", "test")
+        }
+        self._check(*([space for space, _ in streams[part]] for part in ("train", "test")))
+        return streams
 
     def _check(self, train: list[LabelSpace], test: list[LabelSpace]) -> None:
         """Refuse label ids that mean several things, and test classes that nothing teaches."""
@@ -123,18 +124,22 @@ class AvalancheBenchmark(Scenario):
         return space, Deferred(lambda: torch.stack([images[k][0] for k in range(len(images))]), y)
 
     def experiences(self) -> Sequence[Experience]:
-        if self._experiences is None:
-            self._experiences = [Experience(f"step {k}", s, d) for k, (s, d) in enumerate(self.streams()["train"], 1)]
         return self._experiences
 
+    @cached_property
+    def _experiences(self) -> list[Experience]:
+        return [Experience(f"step {k}", s, d) for k, (s, d) in enumerate(self.streams()["train"], 1)]
+
     def test_sets(self) -> Sequence[TestSet]:
-        if self._test_sets is None:
-            test, taught = self.streams()["test"], [set(s) for s, _ in self.streams()["train"]]
-            # Avalanche pairs the k-th experiences of both streams, which holds where they teach and ask the same classes.
-            pairs = len(test) == len(taught) and all(set(s) <= t for (s, _), t in zip(test, taught, strict=True))
-            self._test_sets = [TestSet(f"step {k}", s, d, of=f"step {k}") if pairs else TestSet(f"test {k}", s, d)
-                               for k, (s, d) in enumerate(test, 1)]
         return self._test_sets
+
+    @cached_property
+    def _test_sets(self) -> list[TestSet]:
+        test, taught = self.streams()["test"], [set(s) for s, _ in self.streams()["train"]]
+        # Avalanche pairs the k-th experiences of both streams, which holds where they teach and ask the same classes.
+        pairs = len(test) == len(taught) and all(set(s) <= t for (s, _), t in zip(test, taught, strict=True))
+        return [TestSet(f"step {k}", s, d, of=f"step {k}") if pairs else TestSet(f"test {k}", s, d)
+                for k, (s, d) in enumerate(test, 1)]
 
     def protocol(self) -> Mapping[str, Any]:
         return {

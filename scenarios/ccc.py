@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,58 +34,57 @@ class TarImages(Dataset):
 
     def __init__(self, file: Path, limit: int) -> None:
         self.file, self.limit = file, limit
-        self._found: tuple[list[tuple[int, int]], Tensor] | None = None
-        self._digest: str | None = None
 
+    @cached_property
     def _index(self) -> tuple[list[tuple[int, int]], Tensor]:
-        if self._found is None:
-            images: dict[str, tuple[int, int]] = {}
-            labels: dict[str, int] = {}
-            try:
-                with tarfile.open(self.file, "r:") as tar:
-                    for member in tar:
-                        key, _, kind = member.name.rpartition("/")[2].partition(".")
-                        if kind == "input.jpg":
-                            images[key] = (member.offset_data, member.size)
-                        elif kind == "output.cls":
-                            content = tar.extractfile(member)
-                            labels[key] = int(content.read()) if content is not None else -1
-            except Exception as fault:  # a damaged header raises whatever it does
-                raise UserError(f'"{self.file}" is not a tar of CCC ({fault}); fetch it again.') from fault
-            if not images or images.keys() != labels.keys():
-                raise UserError(
-                    f'"{self.file}" has {len(images)} images and {len(labels)} labels; expected pairs of '
-                    "<key>.input.jpg and <key>.output.cls."
-                )
-            keys = list(images)[: self.limit]
-            y = whole_labels([labels[k] for k in keys], f'"{self.file}"', 1000)
-            self._found = [images[k] for k in keys], y
-        return self._found
+        images: dict[str, tuple[int, int]] = {}
+        labels: dict[str, int] = {}
+        try:
+            with tarfile.open(self.file, "r:") as tar:
+                for member in tar:
+                    key, _, kind = member.name.rpartition("/")[2].partition(".")
+                    if kind == "input.jpg":
+                        images[key] = (member.offset_data, member.size)
+                    elif kind == "output.cls":
+                        content = tar.extractfile(member)
+                        labels[key] = int(content.read()) if content is not None else -1
+        except Exception as fault:  # a damaged header raises whatever it does
+            raise UserError(f'"{self.file}" is not a tar of CCC ({fault}); fetch it again.') from fault
+        if not images or images.keys() != labels.keys():
+            raise UserError(
+                f'"{self.file}" has {len(images)} images and {len(labels)} labels; expected pairs of '
+                "<key>.input.jpg and <key>.output.cls."
+            )
+        keys = list(images)[: self.limit]
+        y = whole_labels([labels[k] for k in keys], f'"{self.file}"', 1000)
+        return [images[k] for k in keys], y
 
     @property
     def y(self) -> Tensor:
         """Labels (N,)."""
-        return self._index()[1]
+        return self._index[1]
 
     def __len__(self) -> int:
-        return len(self._index()[0])
+        return len(self._index[0])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        start, size = self._index()[0][index]
+        start, size = self._index[0][index]
         with self.file.open("rb") as f:
             f.seek(start)
             return decode_image(f.read(size), 224, f"{index} of {self.file}"), int(self.y[index])
 
     def digest(self) -> str:
         """16 hex digits over the bytes and labels of the images that are used; each is read once, none decoded."""
-        if self._digest is None:
-            h = hashlib.sha256()
-            with self.file.open("rb") as f:
-                for (start, size), label in zip(self._index()[0], self.y.tolist(), strict=True):
-                    f.seek(start)
-                    h.update(f"{size} {label};".encode() + f.read(size))
-            self._digest = h.hexdigest()[:16]
         return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        h = hashlib.sha256()
+        with self.file.open("rb") as f:
+            for (start, size), label in zip(self._index[0], self.y.tolist(), strict=True):
+                f.seek(start)
+                h.update(f"{size} {label};".encode() + f.read(size))
+        return h.hexdigest()[:16]
 
 
 class CCC(Scenario):
@@ -121,7 +121,6 @@ class CCC(Scenario):
         self._where = need_root(root, "CCC", layout)
         self.root, self.baseline, self.speed, self.seed = root, baseline, speed, seed
         self.images, self.test_batch_size = images, test_batch_size
-        self._tests: tuple[TestSet, ...] | None = None
 
     @property
     def space(self) -> LabelSpace:
@@ -132,21 +131,23 @@ class CCC(Scenario):
         return numbered(range(1000))
 
     def stream(self) -> Sequence[TestSet]:
-        if self._tests is None:
-            stem = f"baseline_{self.baseline}_transition+speed_{self.speed}_seed_{self.seed}"
-            folder = need_root(str(self._where / stem), "CCC", "serial_00000.tar and its siblings")
-            tars = sorted(folder.glob("serial_*.tar"))
-            if [t.name for t in tars] != [f"serial_{k:05d}.tar" for k in range(len(tars))] or not tars:
-                raise UserError(f'"{folder}" should hold serial_00000.tar, serial_00001.tar, ... without a gap.')
-            left, tests = self.images, []
-            for tar in tars:
-                if left <= 0:
-                    break
-                data = TarImages(tar, left)
-                left -= min(left, 25_000)
-                tests.append(TestSet(tar.stem, self.space, data, tar.stem))
-            self._tests = tuple(tests)
         return self._tests
+
+    @cached_property
+    def _tests(self) -> tuple[TestSet, ...]:
+        stem = f"baseline_{self.baseline}_transition+speed_{self.speed}_seed_{self.seed}"
+        folder = need_root(str(self._where / stem), "CCC", "serial_00000.tar and its siblings")
+        tars = sorted(folder.glob("serial_*.tar"))
+        if [t.name for t in tars] != [f"serial_{k:05d}.tar" for k in range(len(tars))] or not tars:
+            raise UserError(f'"{folder}" should hold serial_00000.tar, serial_00001.tar, ... without a gap.')
+        left, tests = self.images, []
+        for tar in tars:
+            if left <= 0:
+                break
+            data = TarImages(tar, left)
+            left -= min(left, 25_000)
+            tests.append(TestSet(tar.stem, self.space, data, tar.stem))
+        return tuple(tests)
 
     def protocol(self) -> Mapping[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,7 +78,6 @@ class CIFAR10C(CorruptionStream):
         given = {"names"} if self.classes[1] else set()
         self.gives = frozenset(given | ({"source"} if clean_root else set()))
         self._shelf = Shelf(4)
-        self._kept: dict[str, TensorData] = {}
 
     @property
     def space(self) -> LabelSpace:
@@ -101,20 +101,23 @@ class CIFAR10C(CorruptionStream):
     def source(self) -> Experience | None:
         if not self.clean_root:
             return None
-        if "source" not in self._kept:
-            self._kept["source"] = clean_images(self.clean_root, self.classes[2], "train", self.classes[0]).data
-        return Experience(self.classes[2], self.space, self._kept["source"])
+        return Experience(self.classes[2], self.space, self._learned)
+
+    @cached_property
+    def _learned(self) -> TensorData:
+        return clean_images(self.clean_root, self.classes[2], "train", self.classes[0]).data
 
     def test_sets(self) -> Sequence[TestSet]:
-        if "clean" not in self._kept:
-            if (self._where / "original.npy").is_file():
-                self._kept["clean"] = cifar_c(self._where, "original", limit=self.limit or None, classes=self.classes[0])
-            elif self.clean_root:
-                whole = clean_images(self.clean_root, self.classes[2], "test", self.classes[0]).data
-                self._kept["clean"] = whole.subset(torch.arange(min(self.limit or len(whole), len(whole))))
-            else:
-                return ()
-        return (TestSet("clean", self.space, self._kept["clean"]),)
+        return () if self._clean is None else (TestSet("clean", self.space, self._clean),)
+
+    @cached_property
+    def _clean(self) -> TensorData | None:
+        if (self._where / "original.npy").is_file():
+            return cifar_c(self._where, "original", limit=self.limit or None, classes=self.classes[0])
+        if not self.clean_root:
+            return None
+        whole = clean_images(self.clean_root, self.classes[2], "test", self.classes[0]).data
+        return whole.subset(torch.arange(min(self.limit or len(whole), len(whole))))
 
     def protocol(self) -> Mapping[str, Any]:
         data = {test.name: digest_of(test.data) for test in sorted(self.stream(), key=lambda t: t.name)}
@@ -162,7 +165,6 @@ class CIFAR101(DomainStream):
             raise UserError(f"version {version!r} of CIFAR-10.1: use v6 or v4.")
         self._where = need_root(root, "CIFAR-10.1", "cifar10.1_v6_data.npy and cifar10.1_v6_labels.npy")
         self.root, self.version = root, version
-        self._data: TensorData | None = None
 
     def domains(self) -> tuple[str, ...]:
         return ("cifar10.1",)
@@ -172,18 +174,20 @@ class CIFAR101(DomainStream):
         return LabelSpace(tuple(range(10)), NAMES_10)
 
     def images(self, domain: str) -> Dataset:
-        if self._data is None:
-            x = npy_images(self._where / f"cifar10.1_{self.version}_data.npy")
-            file = self._where / f"cifar10.1_{self.version}_labels.npy"
-            y = whole_labels(np.array(read_npy(file)), f'"{file}"', 10)
-            if x.shape[1:] != (32, 32, 3) or len(y) != len(x):
-                raise UserError(
-                    f'"{self._where}" holds images {x.dtype} {x.shape} and {len(y)} labels; expected uint8 '
-                    "(N, 32, 32, 3) and (N,), as published."
-                )
-            images = torch.from_numpy(x.copy()).permute(0, 3, 1, 2).contiguous()
-            self._data = TensorData(images, y)
         return self._data
+
+    @cached_property
+    def _data(self) -> TensorData:
+        x = npy_images(self._where / f"cifar10.1_{self.version}_data.npy")
+        file = self._where / f"cifar10.1_{self.version}_labels.npy"
+        y = whole_labels(np.array(read_npy(file)), f'"{file}"', 10)
+        if x.shape[1:] != (32, 32, 3) or len(y) != len(x):
+            raise UserError(
+                f'"{self._where}" holds images {x.dtype} {x.shape} and {len(y)} labels; expected uint8 '
+                "(N, 32, 32, 3) and (N,), as published."
+            )
+        images = torch.from_numpy(x.copy()).permute(0, 3, 1, 2).contiguous()
+        return TensorData(images, y)
 
     def protocol(self) -> Mapping[str, Any]:
         return {**super().protocol(), "data": digest_of(self.images("cifar10.1"))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
@@ -97,16 +98,17 @@ class _CleanImages(ComputedCorruptions):
     def __init__(self, of: Scenario, severity: int, corruptions: str | list[str], noise_seed: int, order: int | None) -> None:
         super().__init__(severity, corruptions, noise_seed, order)
         self.of = of
-        self._clean: Dataset | None = None
 
     @property
     def space(self) -> LabelSpace:
         return self.of.space
 
     def clean(self) -> Dataset:
-        if self._clean is None:
-            parts = [test.data for test in self.of.test_sets()]
-            if not parts:
-                raise UserError(f"{type(self.of).__name__} has no test sets to corrupt.")
-            self._clean = concat(parts)
         return self._clean
+
+    @cached_property
+    def _clean(self) -> Dataset:
+        parts = [test.data for test in self.of.test_sets()]
+        if not parts:
+            raise UserError(f"{type(self.of).__name__} has no test sets to corrupt.")
+        return concat(parts)

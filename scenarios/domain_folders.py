@@ -52,7 +52,6 @@ class FolderDomains(DomainIncremental):
     ) -> None:
         super().__init__(order=order, answers=answers)
         self.root, self.size, self.resize, self.augmented = root, size, resize, augmented
-        self._folders: list[str] | None = None
 
     def domains(self) -> tuple[str, ...]:
         return self.published
@@ -71,16 +70,19 @@ class FolderDomains(DomainIncremental):
         """Names of the class folders, by class id: those of all domains.
 
         Raises:
-            UserError: a domain that both lacks classes of the others and has classes of its own.
+            UserError: a domain that both lacks classes of the others and has classes of its own; of published lists,
+                two that give one label to two classes, or a label without an image.
         """
-        if self._folders is None:
-            known: set[str] = set()
-            for place in (*self.published, *self.held_out):
-                there = class_dirs(self.folder(place))
-                same_classes(known or there, there, "the folders before it", place)
-                known |= set(there)
-            self._folders = sorted(known, key=self.rank)
         return self._folders
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        known: set[str] = set()
+        for place in (*self.published, *self.held_out):
+            there = class_dirs(self.folder(place))
+            same_classes(known or there, there, "the folders before it", place)
+            known |= set(there)
+        return sorted(known, key=self.rank)
 
     def rank(self, folder: str) -> Any:
         """What class folders are ordered by."""
@@ -175,21 +177,15 @@ class DomainNet(FolderDomains):
         super().__init__(root=root, order=order, answers=answers, size=size, resize=resize, augmented=augmented)
         self._lists: dict[tuple[str, str], Listing] = {}
 
-    def folders(self) -> list[str]:
-        """Folder names by class id, as the lists put them together.
-
-        Raises:
-            UserError: where two lists give one label to two classes, or a label has no image in any list.
-        """
-        if self._folders is None:
-            lists = [(d, part) for d in self.published for part in ("train", "test")]
-            known = one_folder_per_label({f"{d}_{p}.txt": self._lines(d, p) for d, p in lists})
-            absent = sorted(set(range(max(known) + 1)) - set(known))
-            if absent:
-                raise UserError(f"no list has an image of label {absent[0]}, where {max(known)} is the largest: take lists of "
-                                "one data set.")
-            self._folders = [known[label] for label in sorted(known)]
-        return self._folders
+    @cached_property
+    def _folders(self) -> list[str]:  # by class id, as the lists put them together
+        lists = [(d, part) for d in self.published for part in ("train", "test")]
+        known = one_folder_per_label({f"{d}_{p}.txt": self._lines(d, p) for d, p in lists})
+        absent = sorted(set(range(max(known) + 1)) - set(known))
+        if absent:
+            raise UserError(f"no list has an image of label {absent[0]}, where {max(known)} is the largest: take lists of "
+                            "one data set.")
+        return [known[label] for label in sorted(known)]
 
     def listing(self, domain: str, part: Literal["train", "test"]) -> Listing:
         return self._lines(domain, part)

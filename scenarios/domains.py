@@ -64,14 +64,9 @@ class ImageNetR(DomainStream):
         self.root, self.class_list, self.names = root, class_list, names
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
         self.gives = frozenset({"names"} if names and class_list else ())
-        self._files: ImageFiles | None = None
-        self._tests: tuple[TestSet, ...] | None = None
-
-    def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
-        return self._known
 
     @cached_property
-    def _known(self) -> tuple[dict[str, int], tuple[str, ...]]:
+    def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
         return imagenet_labels(self._where, self.class_list, type(self).__name__)
 
     def domains(self) -> tuple[str, ...]:
@@ -79,24 +74,28 @@ class ImageNetR(DomainStream):
 
     @property
     def space(self) -> LabelSpace:
-        labels, names = self._classes()
+        labels, names = self._classes
         ids = tuple(sorted(labels.values()))
         return LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
 
     @property
     def known_as(self) -> tuple[str, ...]:
-        return called(self._classes()[0])
+        return called(self._classes[0])
 
     def images(self, domain: str) -> Dataset:
-        if self._files is None:
-            self._files = ImageFiles(lambda: in_folders(self._where, self._classes()[0]), self._where, 224, self.resize)
         return self._files
 
+    @cached_property
+    def _files(self) -> ImageFiles:
+        return ImageFiles(lambda: in_folders(self._where, self._classes[0]), self._where, 224, self.resize)
+
     def stream(self) -> Sequence[TestSet]:
-        if self._tests is None:
-            tests = super().stream()
-            self._tests = tuple(shuffled(t, self.seed, t.name) for t in tests) if self.shuffle else tuple(tests)
         return self._tests
+
+    @cached_property
+    def _tests(self) -> tuple[TestSet, ...]:
+        tests = super().stream()
+        return tuple(shuffled(t, self.seed, t.name) for t in tests) if self.shuffle else tuple(tests)
 
     def protocol(self) -> Mapping[str, Any]:
         return {**super().protocol(), "data": digest_of(self.images(self.name)), "shuffle": self.shuffle}
@@ -104,7 +103,7 @@ class ImageNetR(DomainStream):
     def notes(self) -> Sequence[str]:
         loose = loose_images(self._where)
         beside = [f"{loose} images of the root lie in no class folder and are left out."] if loose else []
-        return [*short_list(self._classes()[1]), *beside]
+        return [*short_list(self._classes[1]), *beside]
 
 
 class ImageNetA(ImageNetR):
@@ -188,8 +187,6 @@ class DomainNet126(DomainStream):
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
         self.mapping: list[int] = []
         self._files: dict[str, ImageFiles] = {}
-        self._names: dict[int, str] | None = None
-        self._tests: tuple[TestSet, ...] | None = None
 
     def domains(self) -> tuple[str, ...]:
         return self.sequences[self.source_domain]
@@ -201,10 +198,12 @@ class DomainNet126(DomainStream):
 
     def _named(self, ids: Sequence[int]) -> LabelSpace:
         """These classes with their names, which tell a classifier of theirs from one of other classes."""
-        if self._names is None:
-            lists = {name: self._of(name) for name in (*self.domains(), self.source_domain)}
-            self._names = one_folder_per_label({n: (f.files, f.y.tolist()) for n, f in lists.items()})
         return LabelSpace(tuple(ids), tuple(self._names[i].replace("_", " ") for i in ids))
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        lists = {name: self._of(name) for name in (*self.domains(), self.source_domain)}
+        return one_folder_per_label({n: (f.files, f.y.tolist()) for n, f in lists.items()})
 
     def images(self, domain: str) -> Dataset:
         return self._of(domain)
@@ -218,10 +217,12 @@ class DomainNet126(DomainStream):
         return self._files[domain]
 
     def stream(self) -> Sequence[TestSet]:
-        if self._tests is None:
-            tests = super().stream()
-            self._tests = tuple(shuffled(t, self.seed, t.name) for t in tests) if self.shuffle else tuple(tests)
         return self._tests
+
+    @cached_property
+    def _tests(self) -> tuple[TestSet, ...]:
+        tests = super().stream()
+        return tuple(shuffled(t, self.seed, t.name) for t in tests) if self.shuffle else tuple(tests)
 
     @property
     def source(self) -> Experience | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,33 +69,31 @@ class ImageNetC(CorruptionStream):
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
         self.gives = frozenset({"names"} if names and class_list else ())
         self._files: dict[tuple[str, int], ImageFiles] = {}
-        self._known: tuple[dict[str, int], tuple[str, ...]] | None = None
         self._tests: dict[int, tuple[TestSet, ...]] = {}
 
+    @cached_property
     def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
         """Labels by class folder, the same in every corruption, and the names of the list."""
-        if self._known is None:
-            first = self._folder(self.domains()[0], self.severity)
-            self._known = imagenet_labels(first, self.class_list, type(self).__name__)
-        return self._known
+        first = self._folder(self.domains()[0], self.severity)
+        return imagenet_labels(first, self.class_list, type(self).__name__)
 
     def _folder(self, corruption: str, severity: int) -> Path:
         return self._where / corruption / str(severity)
 
     @property
     def space(self) -> LabelSpace:
-        labels, names = self._classes()
+        labels, names = self._classes
         ids = tuple(sorted(labels.values()))
         return LabelSpace(ids, tuple(names[i] for i in ids) if self.names and names else ())
 
     @property
     def known_as(self) -> tuple[str, ...]:
-        return called(self._classes()[0])
+        return called(self._classes[0])
 
     def corrupted(self, corruption: str, severity: int) -> Dataset:
         key = (corruption, severity)
         if key not in self._files:
-            folder, classes = self._folder(corruption, severity), self._classes()[0]
+            folder, classes = self._folder(corruption, severity), self._classes[0]
             if differ := set(class_dirs(folder)) ^ set(classes):
                 raise UserError(f'"{folder}" and the first corruption differ in the class folders {listed(sorted(differ))}: '
                                 "fetch both again.")
@@ -119,7 +118,7 @@ class ImageNetC(CorruptionStream):
         return {**super().protocol(), "data": data, "shuffle": self.shuffle, "resize": self.resize}
 
     def notes(self) -> Sequence[str]:
-        return short_list(self._classes()[1])
+        return short_list(self._classes[1])
 
 
 class ImageNet3DCC(ImageNetC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -96,8 +97,6 @@ class ClassIncremental(Scenario):
         per_class: Whole = 0,
     ) -> None:
         self.base, self.increment, self.order, self.answers, self.per_class = base, increment, order, answers, per_class
-        self._experiences: list[Experience] | None = None
-        self._test_sets: list[TestSet] | None = None
         self._data: dict[str, Dataset] = {}
 
     # ------------------------------------------------------------------ what a data set says
@@ -136,21 +135,23 @@ class ClassIncremental(Scenario):
         return out
 
     def experiences(self) -> Sequence[Experience]:
-        if self._experiences is None:
-            data = self._part("train")
-            self._experiences = [
-                Experience(f"step {k + 1}", g, self._of(data, g, self.per_class), self.augment())
-                for k, g in enumerate(self.groups())
-            ]
         return self._experiences
 
+    @cached_property
+    def _experiences(self) -> list[Experience]:
+        data = self._part("train")
+        return [
+            Experience(f"step {k + 1}", g, self._of(data, g, self.per_class), self.augment())
+            for k, g in enumerate(self.groups())
+        ]
+
     def test_sets(self) -> Sequence[TestSet]:
-        if self._test_sets is None:
-            data = self._part("test")
-            self._test_sets = [
-                TestSet(f"step {k + 1}", g, self._of(data, g, 0), of=f"step {k + 1}") for k, g in enumerate(self.groups())
-            ]
         return self._test_sets
+
+    @cached_property
+    def _test_sets(self) -> list[TestSet]:
+        data = self._part("test")
+        return [TestSet(f"step {k}", g, self._of(data, g, 0), of=f"step {k}") for k, g in enumerate(self.groups(), 1)]
 
     def protocol(self) -> Mapping[str, Any]:
         return {

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,25 +49,22 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
                             "1 <= size <= resize.")
         self._find: Callable[[], Listing] | None = find
         self._root, self.size, self.resize = root, size, resize
-        self._found: tuple[list[Path], Tensor] | None = None
-        self._digest: str | None = None
 
+    @cached_property
     def _listing(self) -> tuple[list[Path], Tensor]:
-        if self._found is None:
-            assert self._find is not None
-            files, labels = self._find()
-            self._found = files, whole_labels(labels, f'the images of "{self._root}"')
-        return self._found
+        assert self._find is not None
+        files, labels = self._find()
+        return files, whole_labels(labels, f'the images of "{self._root}"')
 
     @property
     def files(self) -> list[Path]:
         """The images' paths."""
-        return self._listing()[0]
+        return self._listing[0]
 
     @property
     def y(self) -> Tensor:
         """Labels (N,)."""
-        return self._listing()[1]
+        return self._listing[1]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -82,20 +80,21 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         Raises:
             UserError: a file that is not there or cannot be read.
         """
-        if self._digest is None:
-            h = hashlib.sha256(f"{self.size}/{self.resize}".encode())
-            labels = iter(self.y.tolist())
-            with ThreadPoolExecutor(8) as pool:  # waiting for a disk; hashing releases the interpreter's lock
-                for start in range(0, len(self.files), 1024):
-                    for digest in pool.map(_content, self.files[start : start + 1024]):
-                        h.update(f"{digest} {next(labels)};".encode())
-            self._digest = h.hexdigest()[:16]
         return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        h = hashlib.sha256(f"{self.size}/{self.resize}".encode())
+        labels = iter(self.y.tolist())
+        with ThreadPoolExecutor(8) as pool:  # waiting for a disk; hashing releases the interpreter's lock
+            for start in range(0, len(self.files), 1024):
+                for digest in pool.map(_content, self.files[start : start + 1024]):
+                    h.update(f"{digest} {next(labels)};".encode())
+        return h.hexdigest()[:16]
 
     def __getstate__(self) -> dict[str, Any]:
         """Into a worker process goes what was found: how it was found may be a function that cannot go."""
-        self._listing()
-        return {**self.__dict__, "_find": None}
+        return {**self.__dict__, "_listing": self._listing, "_find": None}
 
 
 class _Found:
