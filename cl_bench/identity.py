@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["arguments", "is_place", "normal"]
+__all__ = ["arguments", "is_place", "normal", "told_arguments"]
 
 _NAMED = re.compile(r"(?:.*_)?(?:(?:root|folder|dir|path)s?|directory|directories|file)$")
 _TYPED = re.compile(r"\b(?:Path|PurePath|PathLike|Path_\w+)\b")
@@ -38,6 +38,11 @@ def arguments(target: Callable[..., Any], given: Mapping[str, Any], places: Coll
     order = [*(n for n in known if n in given), *sorted(n for n in given if n not in known)]
     typed = {n for n, p in known.items() if _TYPED.search(str(p.annotation))}
     return _without_places({n: given[n] for n in order if n not in places and n not in typed})
+
+
+def told_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` without places, as :func:`arguments` leaves them out, where the signature is not at hand."""
+    return _without_places(given)
 
 
 def normal(value: Any) -> Any:

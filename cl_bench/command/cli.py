@@ -33,6 +33,7 @@ OPTIONS = """\
   --scenario NAME          and --scenario.ARG VALUE; see `cl-bench list scenarios`
   --method NAME            and --method.ARG VALUE; a name, package.module:Class or path/to/file.py:Class
   --backbone NAME          and --backbone.ARG VALUE; default: the scenario's own
+  --label TEXT             what tables call the method (default: its name and the arguments that were changed)
   --seed N                 one seed makes every random draw (default 0)
   --device cpu|cuda|auto   and --precision, --workers, --threads, --optimizers torch|fused|apex
   --source.epochs N        and --source.lr, --source.batch_size: the classifier a test stream starts from

@@ -84,6 +84,8 @@ def suite(o: argparse.Namespace, rest: list[str]) -> int:
     from .sweep import read_suite, run_suite
 
     runs = _one(o)
+    if any(word.partition("=")[0] == "--label" for word in rest):
+        raise UserError("--label names the runs of one method; in a suite it would give all methods one name.")
     suite = read_suite(config_file(o.suite))
     launcher = _launcher(o.launcher)
     if o.html is not None:

@@ -26,7 +26,7 @@ from .parts import class_of as _class
 
 __all__ = ["build", "config_file", "parse", "plan_from", "read_yaml"]
 
-_KEYS = ("scenario", "method", "backbone", "seed", "checkpoint", "checkpoint_every", "compute", "source")
+_KEYS = ("scenario", "method", "backbone", "label", "seed", "checkpoint", "checkpoint_every", "compute", "source")
 _KINDS = {root: f"{kind_of(group)}s" for root, group in _ROOTS.items()}
 
 
@@ -56,10 +56,20 @@ def parse(argv: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[
         backbone = make(read["scenario"], _ROOTS["scenario"]).backbone
     read["backbone"] = read_part("backbone", base[_ROOTS["backbone"]], backbone)
     plain: dict[str, Any] = {root: portable(part) for root, part in read.items()}
+    if given.get("label") is not None:
+        plain["label"] = _given_label(given["label"])
     plain["seed"] = _plain("seed", Seed, given.get("seed", 0))
     plain["checkpoint"] = _plain("checkpoint", bool, given.get("checkpoint", True))
     plain["checkpoint_every"] = _plain("checkpoint_every", Amount, given.get("checkpoint_every", 10.0))
     return {**plain, **{group: _settings(group, given.get(group)) for group in ("compute", "source")}}
+
+
+def _given_label(value: Any) -> str:
+    """What a user calls the runs of a method in one setting: a short line."""
+    text = str(_plain("label", str, value)).strip()
+    if not text or len(text) > 80 or not text.isprintable():
+        raise UserError(f"label must be a line of 1 to 80 characters, not {brief(value)}.")
+    return text
 
 
 def _plain(name: str, hint: Any, value: Any) -> Any:
@@ -139,6 +149,8 @@ def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     part = config[root]
     cls = _class(part["class_path"])
     label = _label(part, _ROOTS[root])
+    if root == "method":
+        label = config.get("label") or label
     facts = {"name": name_of(_ROOTS[root], cls), "class_path": part["class_path"], "args": dict(part.get("init_args") or {}),
              "label": label, "source_digest": source_digest(*map(_class, class_paths(part)))}
     if root == "method":

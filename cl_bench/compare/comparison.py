@@ -21,6 +21,7 @@ from ..records.results import Run
 from ..registry import GROUPS, entries
 from .health import Flag, flags_of, mixed_hosts, overlapping, unlearned
 from .memo import kept
+from .sweeps import arguments_of, given_label, told_apart
 
 __all__ = ["Comparison", "Group", "Row", "Standing", "compare", "differing_fields", "reference_of", "value_of"]
 
@@ -178,6 +179,12 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         notes.append(f"Mixed code versions: {', '.join(commits)}.")
     if any(g.get("dirty") for g in git):
         notes.append("Some runs were made with uncommitted changes.")
+    given: dict[str, set[str]] = {}
+    for run in runs:
+        if label := given_label(run):
+            given.setdefault(label, set()).add(repr((run.record["method"]["name"], arguments_of(run))))
+    notes += [f"Mixed settings: the label {label!r} was given to {len(settings)} different settings."
+              for label, settings in sorted(given.items()) if len(settings) > 1]
     return notes
 
 
@@ -301,7 +308,7 @@ def compare(runs: Iterable[Run], by: str = "scenario", mix: bool = False) -> Com
     Raises UserError for no runs, an unknown ``by``, and for fingerprints that differ (naming fields and values).
     """
     problems = list(getattr(runs, "problems", []))
-    members = list(runs)
+    members = told_apart(list(runs))
     if by not in ("scenario", "fingerprint"):
         raise UserError(f"Runs are compared by 'scenario' or 'fingerprint', not {by!r}.")
     if not members:

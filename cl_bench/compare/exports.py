@@ -16,6 +16,7 @@ from ..numbers.statistics import compare_pair
 from ..records.results import RunList, write_atomically
 from .comparison import Comparison, value_of
 from .images import BY_IMAGE, evidence
+from .sweeps import told_apart
 from .tables import inert
 
 __all__ = ["TIDY", "chosen", "curves_csv", "runs_csv", "tests_csv", "with_columns", "write_tidy"]
@@ -92,10 +93,12 @@ def chosen(runs: RunList, methods: Sequence[str]) -> RunList:
     no run is of."""
     if not methods:
         return runs
-    known = {run.method for run in runs} | {str(run.record["method"]["name"]) for run in runs}
+    problems, told = runs.problems, {run.id: run.method for run in runs}
+    runs = RunList(told_apart(runs), problems)  # by the names that tables give them
+    known = set(told.values()) | {run.method for run in runs} | {str(run.record["method"]["name"]) for run in runs}
     if unknown := [m for m in methods if m not in known]:
         raise UserError(f"no run is of {unknown[0]}; there are {', '.join(sorted({run.method for run in runs}))}.")
-    return RunList((r for r in runs if r.method in methods or r.record["method"]["name"] in methods), runs.problems)
+    return RunList((r for r in runs if {r.method, told[r.id], r.record["method"]["name"]} & set(methods)), problems)
 
 
 def with_columns(comparison: Comparison, columns: Sequence[str]) -> Comparison:

@@ -18,6 +18,7 @@ from ..numbers.metrics import all_metrics
 from ..records.results import write_atomically
 from .comparison import Comparison, Group
 from .dashboard.curves import learn_curves, stream_curves
+from .places import hide_places
 from .style import LIGHT, short_names, slots
 from .tables import label_of, tex
 
@@ -94,7 +95,10 @@ def drawing(comparison: Comparison, kind: str, scenario: str | None = None, meth
     if not lines:
         raise UserError(f"nothing that the figure {kind!r} shows was measured for these methods.")
     said = caption(group, kind, [row.method for row in chosen], since)
-    return Drawing(kind, group.title, said, made[0], made[1], lines, made[2], kind not in ("balance", "ranking"))
+    for line in lines:
+        line.name = hide_places(line.name)
+    return Drawing(kind, hide_places(group.title), hide_places(said), made[0], made[1], lines, made[2],
+                   kind not in ("balance", "ranking"))
 
 
 def _has(group: Group, kind: str) -> bool:

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..numbers.metrics import COST, all_metrics
 from ..records.results import write_atomically
 from .comparison import Comparison, Group, Row
+from .places import hide_places
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,7 +136,9 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def inert(value: object) -> object:
-    """Text that a spreadsheet would run as a formula gets a leading apostrophe; negative numbers stay numbers."""
+    """Text that a spreadsheet would run as a formula gets a leading apostrophe; negative numbers stay numbers. Places of this
+    machine are left out."""
+    value = hide_places(value) if isinstance(value, str) else value
     if isinstance(value, str) and value[:1] in tuple("=+-@\t\r"):
         try:
             float(value)
@@ -147,7 +150,7 @@ def inert(value: object) -> object:
 def to_markdown(comparison: Comparison) -> str:
     """One table per group; the best method in bold."""
     def clean(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        return hide_places(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     parts = []
     for group in comparison.groups:
         lines = [f"### {clean(group.title)}", "", "| | method | n | " + " | ".join(all_metrics()[n].header for n in
@@ -168,8 +171,8 @@ _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(_TEX.get(c, c) for c in text)
+    """Text as LaTeX prints it, without places of this machine."""
+    return "".join(_TEX.get(c, c) for c in hide_places(text))
 
 
 def to_latex(comparison: Comparison) -> str:

@@ -134,6 +134,9 @@ def command_of(run: Run, seed: str | None = None) -> str:
             words += _part(f"--{root}", part, root, str((run.record.get(root) or {}).get("name", "")))
         elif part is not None:
             words += [f"--{root}", str(part)]
+    for key in ("label", "checkpoint", "checkpoint_every"):
+        if config.get(key) not in (None, {"checkpoint": True, "checkpoint_every": 10.0}.get(key)):
+            words += [f"--{key}", _value(config[key])]
     for section, prefix in (("compute", "--"), ("source", "--source.")):
         for key, value in sorted((config.get(section) or {}).items()):
             if value is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import UserError
 from ...records.results import Run, plain, write_atomically
 from ..comparison import Comparison, compare
+from ..places import hide_places, hide_places_in_json
 from .payload import payload
 
 __all__ = ["data_json", "html_of", "render"]
@@ -30,8 +31,8 @@ def _chart_library() -> str:
 
 def data_json(data: dict[str, Any]) -> str:
     """JSON that can stand inside a script element: no character that HTML or an old JavaScript parser could read as an
-    end of it."""
-    text = json.dumps(plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    end of it, and no place of this machine."""
+    text = hide_places_in_json(json.dumps(plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -48,7 +49,7 @@ def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", li
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html").render(
-        title=title, live=live, styles=Markup("\n".join(map(inline, STYLES))),
+        title=hide_places(title), live=live, styles=Markup("\n".join(map(inline, STYLES))),
         library=Markup(_chart_library()), scripts=Markup("\n".join(map(inline, SCRIPTS))),
         data=Markup(data_json(payload(comparison, title) if isinstance(comparison, Comparison) else comparison)))
 
