@@ -251,10 +251,16 @@ def git_state(folder: str | Path | None = None) -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
     """What a run ran on: python, platform, device, threads, package versions (None = not installed), git, code, ops."""
-    installed = {str(d.metadata["Name"]).lower().replace("_", "-"): d.version for d in metadata.distributions()}
-    packages = {name: installed.get(name) for name in PACKAGES}
+    packages = {name: _version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
             "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
             "git": git_state(), "code_digest": code_digest(), "ops_backend": ops_backend}
