@@ -140,11 +140,11 @@ def sigkill(lane: Lane, cell: Cell, rng: random.Random, here: Path) -> None:
 def sigterm(lane: Lane, cell: Cell, rng: random.Random, here: Path) -> None:
     """Stopped as a scheduler does: the record says so."""
     child = _interrupted(lane, cell, rng, here, signal.SIGTERM)
-    _expect(child, 130, -signal.SIGTERM)
+    _expect(child, 143, -signal.SIGTERM)
     folder = folder_of(here / "runs")
-    if folder is not None and child.ended() == 130 and not (folder / "DONE").exists():
+    if folder is not None and child.ended() == 143 and not (folder / "DONE").exists():
         record = json.loads((folder / "run.json").read_text())
-        if record["status"] != "finished" and (record["status"], record["error"]) != ("stopped", "stopped by the user"):
+        if record["status"] != "finished" and (record["status"], record["error"]) != ("stopped", "stopped by SIGTERM"):
             raise Broken(f"stopped, and its record says {record['status']}: {record['error']}")
     lane.finish(cell, here)
 
