@@ -60,7 +60,7 @@ def change(parts: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ("state", "x")])
 def test_any_change_of_what_a_run_left_is_seen(tmp_path: Path, path: str, value: Any) -> None:
     records.write_learner(tmp_path, "lora", 0)
-    (tmp_path / "state").write_text("digest")
+    (tmp_path / "state").write_text('"digest"')
     parts = dict(outcome(tmp_path, tmp_path / "state").parts)
     assert difference(parts, copy.deepcopy(parts)) is None
     found = difference(parts, change(parts, path, value))

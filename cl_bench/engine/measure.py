@@ -126,6 +126,8 @@ def answer_all(method: Method, pool: Pool, order: Tensor, ledgers: Sequence[Any]
     """
     handed: list[Tensor] = []
     space, taken = ledgers[0].space, [False]
+    switched = {m: m.training for m in method.modules()}  # for a segment taken up in its middle: by what was answered of it
+    method.eval()  # the Trainer puts back what it finds, which is the same for a segment that was taken up
 
     def images() -> Iterator[Tensor]:
         for k, (rows, x) in enumerate(pool.batches(order)):
@@ -135,6 +137,8 @@ def answer_all(method: Method, pool: Pool, order: Tensor, ledgers: Sequence[Any]
                                     "predict.")
                 taken[0] = True
                 if resumed is not None:
+                    for module, training in switched.items():
+                        module.training = training
                     resumed()
             else:
                 clock.settle()

@@ -115,8 +115,8 @@ def _work(argv: list[str], place: Path, hurt: Callable[[Writes], None] | None) -
     code = main(argv)
     if code == 0 and methods:
         tree, tensors = checkpoint.snapshot(methods[-1])
-        text = [json.dumps(tree, sort_keys=True), *(f"{k} {_bytes(v.numpy())}" for k, v in sorted(tensors.items()))]
-        (place / "state").write_text(hashlib.sha256("\n".join(text).encode()).hexdigest())
+        parts = {"tree": json.dumps(tree, sort_keys=True), **{k: _bytes(v.numpy()) for k, v in tensors.items()}}
+        (place / "state").write_text(json.dumps(parts))
         (place / "writes").write_text(str(writes.count))
     return code
 
@@ -163,7 +163,7 @@ def outcome(runs: Path, state: Path | None) -> Left:
         predictions = {name: _bytes(arrays[name]) for name in arrays.files}
     parts = {"record": record, "events": events, "predictions": predictions}
     if state is not None:
-        parts["state"] = state.read_text()
+        parts["state"] = json.loads(state.read_text())
     return Left(parts)
 
 
