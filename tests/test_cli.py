@@ -275,6 +275,9 @@ def test_what_cannot_be_resumed(finished: Path, tmp_path: Path, capsys: pytest.C
     assert "leave out --seed" in mistake(["run", "--resume", str(folder), "--seed", "2"], tmp_path, capsys)
     assert "holds no run" in mistake(["run", "--resume", str(tmp_path)], tmp_path, capsys)
     assert before == {f: f.read_bytes() for f in folder.iterdir()}
+    (folder / "DONE").unlink()  # as if it had been killed between its last record and its mark
+    assert "has finished; there is nothing to resume" in mistake(["run", "--resume", str(folder)], tmp_path, capsys)
+    assert before == {f: f.read_bytes() for f in folder.iterdir()}
 
 
 def test_a_run_without_a_checkpoint_starts_over_and_says_so(finished: Path, tmp_path: Path,

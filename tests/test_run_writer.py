@@ -76,8 +76,10 @@ def test_another_process_holds_the_folder_until_it_dies_however_it_dies(tmp_path
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_that_outlives_its_parent_does_not_hold_the_folder(tmp_path: Path) -> None:
     """A loader's worker lives some seconds longer than a run that was killed."""
-    process = elsewhere(tmp_path / "a", "import os; child = os.fork(); child or (time.sleep(60), os._exit(0)); "
-                                        "open(sys.argv[1] + '/child', 'w').write(str(child))")
+    process = elsewhere(tmp_path / "a", "import os; child = os.fork(); child or (open(sys.argv[1] + '/alive', 'w').close(), "
+                                        "time.sleep(60), os._exit(0)); open(sys.argv[1] + '/child', 'w').write(str(child))")
+    while not (tmp_path / "a" / "alive").exists():  # a fork is over where the child runs on
+        time.sleep(0.01)
     killed(process)
     try:
         RunWriter(tmp_path / "a").close()
@@ -152,6 +154,52 @@ def test_finished_without_its_mark_gets_it(tmp_path: Path, said_so: bool, how: s
     assert load(folder).status == "finished" and load(folder).record["metrics"] == numbers
     assert [e["kind"] for e in load(folder).events()] == ["loss", "loss", "finish"][1 - said_so:]
     assert {p.name for p in folder.iterdir()} == {"DONE", "run.json", "events.jsonl", "arrays.npz"}
+
+
+def hit_at(k: int, folder: Path, how: str) -> None:
+    """In a child: end the run of ``folder``, to be killed at the k-th call that changes the disk."""
+    left, writer = [k], None if how == "complete" else RunWriter(folder)
+
+    def hit(event: str, args: Any) -> None:
+        writes = event in ("os.remove", "os.rename", "os.rmdir", "os.truncate") or (
+            event == "open" and str(args[0]).startswith(str(folder)) and bool(args[2] & (os.O_CREAT | os.O_TRUNC)))
+        left[0] -= writes
+        if writes and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hit)
+    if writer is None:
+        complete(folder)
+    else:
+        writer.write(records.record(status="finished"))
+        writer.event(kind="finish")
+        writer.done()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(("how", "status"), [("complete", "finished"), ("done", "running")])
+def test_killed_anywhere_in_its_last_moments_it_goes_on_and_nothing_is_left(how: str, status: str, tmp_path: Path) -> None:
+    for k in range(1, 30):
+        folder = begun(tmp_path / str(k), status=status)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                hit_at(k, folder, how)
+                code = 0
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        if complete(folder):
+            assert sorted(p.name for p in folder.iterdir() if p.name != "checkpoint") == ["DONE", "arrays.npz", "events.jsonl",
+                                                                                        "run.json"], k
+        else:
+            assert json.loads((folder / "run.json").read_text())["status"] == "running"
+        if code == 0:
+            assert k > 3
+            return
+    raise AssertionError("it never got to its end")
 
 
 def test_only_what_is_finished_is_completed_and_never_under_a_living_writer(tmp_path: Path) -> None:

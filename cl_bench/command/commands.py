@@ -35,6 +35,7 @@ def _one(o: argparse.Namespace) -> Path:
 
 def run(o: argparse.Namespace, rest: list[str]) -> int:
     from ..records.results import load
+    from ..records.writer import complete
     from .config import parse, plan_from
     from .progress import RunProgress
     from .rehearsal import try_method
@@ -43,7 +44,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
         if rest:
             raise UserError(f"a resumed run keeps its config; leave out {rest[0]}.")
         record = load(o.resume)
-        if record.status == "finished":
+        if complete(o.resume):
             raise UserError(f"{o.resume} has finished; there is nothing to resume.")
         config, runs = dict(record.record["config"]), o.resume.resolve().parent
     else:

@@ -114,7 +114,7 @@ class RunWriter:
         try:
             self.previous = _record(self.folder)
             if (self.previous or {}).get("status") == "finished":  # killed just before its mark
-                _finish(self.folder)
+                _finish(self.folder, self._lock)
             _refuse_finished(self.folder)
             _clean(self.folder)
         except BaseException:
@@ -190,8 +190,7 @@ class RunWriter:
     def done(self) -> None:
         """Close the events and write the empty ``DONE``: the run is complete."""
         self._close_events()
-        write_atomically(self.folder / "DONE", b"")
-        self._lock.release()
+        _mark(self.folder, self._lock)
 
     def close(self) -> None:
         """Close the events and give the folder up; without ``DONE`` the run failed, was stopped, or goes on later."""
@@ -227,14 +226,14 @@ def complete(folder: str | Path) -> bool:
         return False
     lock = _locked(folder)
     try:
-        _finish(folder)
+        _finish(folder, lock)
     finally:
         lock.release()
     return True
 
 
-def _finish(folder: Path) -> None:
-    """The end of a run that is in its record and not yet in its folder; the lock is held."""
+def _finish(folder: Path, lock: RunLock) -> None:
+    """The end of a run that is in its record and not yet in its folder; the lock is held, and given up for the mark."""
     _clean(folder)
     path, record = folder / "events.jsonl", _record(folder) or {}
     with open(path, "a+b") as file:
@@ -246,7 +245,15 @@ def _finish(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    write_atomically(folder / "DONE", b"")
+    _mark(folder, lock)
+
+
+def _mark(folder: Path, lock: RunLock) -> None:
+    """The very last: a process that is killed before it leaves no mark, one killed after it no lock. In between anybody may
+    set the mark, since the record says that the run has finished; an empty file is whole once it is there."""
+    lock.release()
+    with open(folder / "DONE", "ab") as file:
+        os.fsync(file.fileno())
 
 
 def _refuse_finished(folder: Path) -> None:
