@@ -118,15 +118,21 @@ def _parser() -> argparse.ArgumentParser:
                   epilog=RUN_HELP.format(options=OPTIONS))
     run.add_argument("--resume", type=_folder, metavar="RUN", help="go on with a run that was stopped (its folder)")
 
+    run.add_argument("--seeds", type=_word, metavar="SEEDS", help="several runs, one per seed: 0..4, or 0,3,7")
     suite = command("suite", commands.suite, "run a list of scenarios x methods x seeds", stored, tracked, formatter_class=raw,
                     epilog=SUITE_HELP.format(options=OPTIONS))
     suite.add_argument("suite", help="a YAML file, or the name of a shipped suite (quickstart, ...)")
-    suite.add_argument("--jobs", type=_jobs, default=0, help="processes (default: one per core); changes no result")
-    suite.add_argument("--again", action="store_true", help="run also what has finished with the same config and code")
-    suite.add_argument("--keep", action="store_true", help="keep finished runs although cl-bench's own code has changed since")
-    suite.add_argument("--launcher", type=_word, default="local",
-                       help="what executes the runs (default: processes of this machine)")
-    suite.add_argument("--html", type=_folder, help="where the page goes (default: RUNS/<suite>.html)")
+    suite.add_argument("--grid", action="append", default=[], metavar="OPTION=VALUES", help="go over an option of the runs: "
+                       "method.rank=4,8,16, seed=0..4, method.lr=1e-4..1e-1:log4; may be repeated, every combination is run")
+    for several in (run, suite):
+        several.add_argument("--jobs", type=_jobs, default=0, help="runs at once (default: one per core); changes no result")
+        several.add_argument("--again", action="store_true", help="run also what has finished with the same config and code")
+        several.add_argument("--keep", action="store_true",
+                             help="keep finished runs although cl-bench's own code has changed since")
+        several.add_argument("--retry-failed", action="store_true", help="run only what failed or was stopped earlier")
+        several.add_argument("--launcher", type=_word, default="local", help="what executes the runs: local (processes of "
+                             "this machine, the default), ray, slurm, or an entry point; its options stand beside it")
+        several.add_argument("--html", type=_folder, help="where the page goes (default: RUNS/<suite>.html)")
 
     lists = command("list", commands.listed, "what there is: methods, scenarios, backbones, adapters, suites")
     lists.add_argument("kind", choices=["methods", "scenarios", "backbones", "adapters", "suites", "configs", "launchers"])

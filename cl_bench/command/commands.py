@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import inspect
+import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,13 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
     from .progress import RunProgress
     from .rehearsal import try_method
 
+    if o.seeds is not None:
+        return _seeds(o, rest)
+    for option in ("jobs", "again", "keep", "retry_failed", "html"):
+        if getattr(o, option):
+            raise UserError(f"--{option.replace('_', '-')} is for several runs; give --seeds 0..4, or leave it out.")
+    if o.launcher != "local":
+        raise UserError("--launcher is for several runs; give --seeds 0..4, or leave it out.")
     if o.resume is not None:
         if rest:
             raise UserError(f"a resumed run keeps its config; leave out {rest[0]}.")
@@ -71,6 +79,21 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _seeds(o: argparse.Namespace, rest: list[str]) -> int:
+    """One config with several seeds: a suite without a file."""
+    from .config import named, parse
+    from .grid import seeds_of
+    from .suites import Job, Suite
+
+    if o.resume is not None or any(word.partition("=")[0] == "--seed" for word in rest):
+        raise UserError(f"--seeds stands for several runs; leave out {'--resume' if o.resume is not None else '--seed'}.")
+    config, seeds = parse(rest), seeds_of(o.seeds, "--seeds")
+    facts = [named(config, root) for root in ("scenario", "method")]
+    label, name = " ".join(f["label"] for f in facts), "-".join(re.split(r"\W", f["name"])[0] for f in facts)
+    jobs = tuple(Job(f"{label} seed {seed}", {**config, "seed": seed}) for seed in seeds)
+    return _suite(o, Suite(name or "seeds", "", jobs), [], _one(o))
+
+
 def _how_to_go_on(begun: Sequence[Path]) -> str:
     if not begun or not (begun[0] / "run.json").is_file():
         return "nothing was recorded yet"
@@ -81,21 +104,35 @@ def _how_to_go_on(begun: Sequence[Path]) -> str:
 
 def suite(o: argparse.Namespace, rest: list[str]) -> int:
     from .config import config_file
-    from .progress import SuiteProgress
-    from .sweep import read_suite, run_suite
+    from .grid import grid_options
+    from .sweep import read_suite
 
-    runs = _one(o)
     if any(word.partition("=")[0] == "--label" for word in rest):
         raise UserError("--label names the runs of one method; in a suite it would give all methods one name.")
-    suite = read_suite(config_file(o.suite))
-    launcher = _launcher(o.launcher)
+    suite = read_suite(config_file(o.suite), grid_options(o.grid))
+    return _suite(o, suite, rest, _one(o))
+
+
+def _suite(o: argparse.Namespace, suite: Any, rest: list[str], runs: Path) -> int:
+    """Run a suite, then its tables, its page and its tracking."""
+    from .launch import launcher_of
+    from .progress import SuiteProgress
+    from .sweep import run_suite
+
+    launcher, options, rest = launcher_of(o.launcher, rest)
+    for axis in suite.swept:
+        if any(word.partition("=")[0] == f"--{axis}" for word in rest):
+            raise UserError(f"--{axis} is given beside a grid that goes over it; leave one of them out.")
+    if o.again and o.retry_failed:
+        raise UserError("--again runs everything and --retry-failed only what failed; leave one of them out.")
     if o.html is not None:
         _page(o.html)
     _writable(runs)
     with SuiteProgress(suite.name, len(suite.jobs)) as progress:
         try:
             outcome = run_suite(suite, runs, jobs=o.jobs, again=o.again, keep=o.keep, overrides=rest, progress=progress,
-                                launcher=launcher)
+                                launcher=functools.partial(launcher, **options), before=progress.expected,
+                                elsewhere=getattr(launcher, "elsewhere", False), only_failed=o.retry_failed)
         except KeyboardInterrupt as stop:
             raise Stopped("the same command runs what has not finished") from stop
     if outcome.folders:
@@ -113,19 +150,6 @@ def suite(o: argparse.Namespace, rest: list[str]) -> int:
     for sentence in outcome.failures:
         print(f"failed: {sentence}", file=sys.stderr)
     return 1 if outcome.failures else 0
-
-
-def _launcher(name: str) -> Any:
-    from ..registry import GROUPS, find
-    from .launchers import local
-
-    found = local if name == "local" else find(GROUPS["launchers"], name)
-    try:
-        inspect.signature(found).bind((), None, workers=0)
-    except (TypeError, ValueError) as fault:
-        raise UserError(f"{name} is no launcher: it must take configs, run and workers, as cl_bench.command.launchers.Launcher "
-                        "says.") from fault
-    return found
 
 
 def listed(o: argparse.Namespace, rest: list[str]) -> int:

@@ -24,7 +24,7 @@ from .parts import NESTED, bases, kind_of, make, portable, read_part, resolve, s
 from .parts import ROOTS as _ROOTS
 from .parts import class_of as _class
 
-__all__ = ["build", "config_file", "parse", "plan_from", "read_yaml"]
+__all__ = ["build", "config_file", "named", "parse", "plan_from", "read_yaml"]
 
 _KEYS = ("scenario", "method", "backbone", "label", "seed", "checkpoint", "checkpoint_every", "compute", "source")
 _KINDS = {root: f"{kind_of(group)}s" for root, group in _ROOTS.items()}
@@ -125,8 +125,8 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return scenario, backbone, method
 
 
-def preflight(config: Mapping[str, Any]) -> None:
-    """Find what can be found wrong without reading weights or data.
+def preflight(config: Mapping[str, Any], here: bool = True) -> None:
+    """Find what can be found wrong without reading weights or data; ``here``: the run will use this machine's devices.
 
     Raises:
         UserError: for a scenario that cannot be built, a method that needs what it does not give, a missing device.
@@ -136,15 +136,16 @@ def preflight(config: Mapping[str, Any]) -> None:
     from ..engine.protocol import check_needs
 
     compute = Compute(**dict(config.get("compute") or {}))
-    device = resolve_device(compute.device)
-    check_precision(compute.precision, device)
-    check_optimizers(compute.optimizers, device)
+    if here:
+        device = resolve_device(compute.device)
+        check_precision(compute.precision, device)
+        check_optimizers(compute.optimizers, device)
     scenario = make(config["scenario"], _ROOTS["scenario"])
-    names = {root: _named(config, root) for root in ("scenario", "method")}
+    names = {root: named(config, root) for root in ("scenario", "method")}
     check_needs(_class(config["method"]["class_path"]), scenario, names)
 
 
-def _named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
+def named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
     """What a record calls one of the three parts."""
     part = config[root]
     cls = _class(part["class_path"])
@@ -207,7 +208,7 @@ def plan_from(config: Mapping[str, Any], suite: str | None = None) -> Any:
         spawnable()
     return Plan(
         scenario=scenario, backbone=backbone, build=method, method=_class(config["method"]["class_path"]),
-        names={root: _named(config, root) for root in _ROOTS}, seed=int(config.get("seed", 0)),
+        names={root: named(config, root) for root in _ROOTS}, seed=int(config.get("seed", 0)),
         compute=compute, recipe=SourceRecipe(**dict(config.get("source") or {})),
         suite=suite, checkpoint=bool(config.get("checkpoint", True)),
         checkpoint_every=float(config.get("checkpoint_every", 10.0)), config=dict(config),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .estimate import Expected, duration
 
 __all__ = ["RunProgress", "SuiteProgress"]
 
@@ -48,20 +52,44 @@ class RunProgress(_Bar):
 
 
 class SuiteProgress(_Bar):
-    """One bar over the runs of a suite."""
+    """One bar over the runs of a suite, and how many were skipped, failed, run and are left."""
 
     def __init__(self, name: str, total: int) -> None:
-        super().__init__(f"suite {name}", total)
-        self.count, self.total = 0, total
+        super().__init__(f"suite {name}" if name else "runs", total)
+        self.total = total
+        self.counts = dict.fromkeys(("finish", "skip", "error"), 0)
+        self.running = 0
+        self.began: float | None = None
+
+    def expected(self, plan: Expected) -> None:
+        """The expansion and what it takes."""
+        for line in plan.lines():
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __call__(self, kind: str, facts: Mapping[str, Any]) -> None:
-        if kind in ("finish", "skip", "error"):
-            self.count += 1
-            self.bar.update(self.task, completed=self.count, note=str(facts["label"]))
+        if kind in self.counts:
+            self.counts[kind] += 1
+            self.running -= kind != "skip"
+            self.bar.update(self.task, completed=sum(self.counts.values()), note=f"{facts['label']} · {self.standing()}")
             if kind == "error":
-                self.console.print(f"[red]failed[/red] {facts['label']}: {facts.get('message')}", highlight=False)
+                self.console.print(f"[red]failed[/red] {escape(str(facts['label']))}: {escape(str(facts.get('message')))}",
+                                   highlight=False, soft_wrap=True)
             elif not self.console.is_terminal or kind == "skip":
-                why = f": {facts['message']}" if facts.get("message") else ""
-                self.console.print(f"[{self.count}/{self.total}] {facts['label']}{why}", highlight=False, markup=False)
-        elif kind == "resume":
-            self.console.print(f"{facts['label']}: taken up again", highlight=False, markup=False)
+                why = f": {facts['message']}" if facts.get("message") else f" ({self.standing()})"
+                self.console.print(f"[{sum(self.counts.values())}/{self.total}] {facts['label']}{why}", highlight=False,
+                                   markup=False, soft_wrap=True)
+        elif kind in ("start", "resume"):
+            self.running += 1
+            self.began = time.monotonic() if self.began is None else self.began
+            if kind == "resume":
+                self.console.print(f"{facts['label']}: taken up again", highlight=False, markup=False, soft_wrap=True)
+
+    def standing(self) -> str:
+        """``2 running, 7 left, 1 failed, 3 skipped, ETA 2 min``; the time by how long the runs of this call took."""
+        left = self.total - sum(self.counts.values()) - self.running
+        words = [f"{n} {word}" for n, word in ((self.running, "running"), (left, "left"), (self.counts["error"], "failed"),
+                                               (self.counts["skip"], "skipped")) if n]
+        ended = self.counts["finish"] + self.counts["error"]
+        if ended and self.began is not None and left + self.running:
+            words.append(f"ETA {duration((time.monotonic() - self.began) / ended * (left + self.running))}")
+        return ", ".join(words) or "none left"

@@ -1,0 +1,51 @@
+"""What a folder of runs holds already of the runs that a suite asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .task import key_of
+
+__all__ = ["Earlier"]
+
+
+class Earlier:
+    """What a folder of runs holds of the same configs, made by the same code."""
+
+    def __init__(self, runs: Path, keep: bool, again: bool = False) -> None:
+        from ..records.results import load_all
+
+        self.keep = keep
+        self.every = load_all(runs) if runs.is_dir() else []  # whatever it is of: how long runs took
+        self.runs: dict[str, list[Any]] = {}
+        for run in self.every if not again else ():
+            self.runs.setdefault(key_of(run.record["config"]), []).append(run)
+
+    def finished(self, config: Mapping[str, Any]) -> Path | None:
+        from ..records.results import complete
+
+        for run in self._of(config, self.keep):
+            if run.record["status"] == "finished" and complete(run.folder):
+                return Path(run.folder)
+        return None
+
+    def begun(self, config: Mapping[str, Any]) -> Path | None:
+        """The latest that did not finish: it goes on from its last checkpoint, or from its start where it has none."""
+        for run in self._of(config, False):
+            if run.record["status"] != "finished":
+                return Path(run.folder)
+        return None
+
+    def _of(self, config: Mapping[str, Any], keep: bool) -> list[Any]:
+        """Runs of this config and the code that is here now, latest first."""
+        from ..records.source_digest import code_digest, same
+        from .rehearsal import sources
+
+        if not (runs := self.runs.get(key_of(config))):
+            return []
+        code = sources(config)
+        return [run for run in reversed(runs) if all(
+            (keep and ours) or same(run.record[root].get("source_digest"), digest) for root, (digest, ours) in code.items()
+        ) and (keep or same((run.record.get("environment") or {}).get("code_digest"), code_digest()))]

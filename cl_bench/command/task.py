@@ -1,0 +1,79 @@
+"""One run of a suite as a launcher is handed it: executed wherever it is called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, told
+from .launchers import Result
+
+__all__ = ["Task", "key_of"]
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """Hash of a config as a record holds it, by which its run is recognised."""
+    from ..records.results import plain
+
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs a config, anew or on from where it was; one bad run costs one row. Only an interrupt passes.
+
+    Attributes:
+        runs: the folder of records; on other machines it must be the same folder, or :meth:`at` gives another.
+        resume: folders of runs that were begun, by the key of their config.
+    """
+
+    runs: str
+    suite: str
+    resume: Mapping[str, str]
+
+    def at(self, runs: Path, begun: Path | None = None, config: Mapping[str, Any] | None = None) -> Task:
+        """The same task in another folder of records, where ``begun`` is the run of ``config`` to go on with."""
+        return replace(self, runs=str(runs), resume={} if begun is None or config is None else {key_of(config): str(begun)})
+
+    def begun(self, config: Mapping[str, Any]) -> Path | None:
+        """The folder of the run that ``config`` goes on with."""
+        folder = self.resume.get(key_of(config))
+        return Path(folder) if folder else None
+
+    def __call__(self, config: Mapping[str, Any], started: Callable[[Path], None] | None = None) -> Result:
+        """(folder, None), or ("", one sentence); ``started`` is told the folder as soon as it holds a record."""
+        from ..engine.runner import run
+        from .config import plan_from
+
+        def listen(kind: str, facts: Any) -> None:
+            if kind == "start" and started is not None:
+                started(Path(self.runs) / str(facts["id"]))
+
+        try:
+            plan = plan_from(config, self.suite or None)
+            return str(run(plan, Path(self.runs), listen=listen, resume=self.begun(config))), None
+        except UserError as fault:
+            return "", str(fault)
+        except (Exception, SystemExit) as fault:
+            if os.environ.get("CL_BENCH_DEBUG"):
+                traceback.print_exc()
+            return "", told(fault)
+        finally:
+            _free()
+
+
+def _free() -> None:
+    """What a run held of a GPU, which other processes may share, is given back."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        import gc
+
+        gc.collect()
+        torch.cuda.empty_cache()
