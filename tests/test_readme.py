@@ -51,3 +51,21 @@ def test_the_commands_in_the_readme_parse() -> None:
             parse(words)
             tried += 1
     assert tried >= 5, lines
+
+
+def test_the_method_of_the_readme_is_whole(tmp_path: Path) -> None:
+    """What stands there, in a file of its own, keeps the contract and makes a record."""
+    from cl_bench.cli import main
+    from cl_bench.records.results import load_all
+    from cl_bench.registry import find
+    from cl_bench.testing import check_method
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (tmp_path / "mine.py").write_text(code)
+    target = f"{tmp_path / 'mine.py'}:Mine"
+    check_method(find("cl_bench.methods", target), name="mine").raise_if_failed()
+    argv = ["run", "--scenario", "split_digits", "--scenario.per_class", "20", "--method", target, "--method.epochs", "3",
+            "--device", "cpu", "--runs", str(tmp_path / "runs"), "--tracking", "none"]
+    assert main(argv) == 0
+    (run,) = load_all(tmp_path / "runs")
+    assert run.method == "mine.py:Mine(epochs=3)" and run.done
