@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from pathlib import Path
 
-__all__ = ["Helped", "Terminated", "UserError", "told"]
+__all__ = ["Helped", "Terminated", "UserError", "no_room", "told"]
 
 
 class UserError(Exception):
@@ -35,3 +36,14 @@ def told(fault: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(fault.__traceback__) if not f.filename.startswith("<")]
     own = [f for f in frames if not {"site-packages", "lib"} & set(Path(f.filename).parts)] or frames
     return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
+
+
+def no_room(fault: BaseException) -> bool:
+    """Whether a full disk (or a quota) is what is behind an error, in whatever a library put it."""
+    chain: list[BaseException] = []
+    behind: BaseException | None = fault
+    while behind is not None and behind not in chain:
+        chain.append(behind)
+        behind = behind.__cause__ or behind.__context__
+    return any(getattr(f, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)) or "os error 28" in str(f)
+               for f in chain)

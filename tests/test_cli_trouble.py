@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -192,3 +193,24 @@ def test_an_interrupt_stops_every_process_of_a_suite(sent: signal.Signals, tmp_p
     assert suite.returncode == code and "Traceback" not in err, err
     assert f"cl-bench: stopped{by}; the same command runs what has not finished.\n" in err
     assert [r.status for r in load_all(runs)] == ["stopped", "stopped"], "the others were not begun"
+
+
+@pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota exceeded"),
+                                  RuntimeError("No space left on device (os error 28)")], ids=["disk", "quota", "library"])
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(
+        full: Exception, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    from cl_bench.records.writer import RunWriter
+
+    def arrays(self: RunWriter, values: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunWriter, "arrays", arrays)
+        assert main(["run", *TINY, "--runs", str(tmp_path), "--tracking", "none"]) == 2
+    folder = only(tmp_path)
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith(f"cl-bench: there is no space left on the disk of {tmp_path}: make room; then `cl-bench run --resume "
+                          f"{folder}` goes on")
+    assert main(["run", "--resume", str(folder), "--tracking", "none"]) == 0
+    assert load(folder).record["matrix"] == load(only(finished)).record["matrix"]

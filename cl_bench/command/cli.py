@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import Helped, Terminated, UserError, told
+from ..errors import Helped, Terminated, UserError, no_room, told
 from . import commands, paper
 
 __all__ = ["main"]
@@ -211,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as fault:
         if debug:
             raise
+        if no_room(fault):
+            print("cl-bench: there is no space left on the disk that is written to: make room and try again.", file=sys.stderr)
+            return 2
         print(f"cl-bench: {told(fault)}; --debug shows the way there", file=sys.stderr)
         return 1
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, no_room
 
 __all__ = ["Stopped", "check", "compare", "given_folders", "listed", "read_records", "run", "select", "serve", "suite", "sync",
            "ui"]
@@ -74,6 +74,11 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
             folder = run(plan, runs, listen=_both(note, progress, tracker), resume=o.resume)
         except KeyboardInterrupt as stop:
             raise Stopped(_how_to_go_on(begun)) from stop
+        except Exception as fault:
+            if no_room(fault):
+                raise UserError(f"there is no space left on the disk of {runs}: make room; then {_how_to_go_on(begun)}."
+                                ) from fault
+            raise
     _tables([folder])
     print(f"record: {folder}")
     return 0

@@ -249,7 +249,7 @@ def tracking(lane: Lane, cell: Cell, rng: random.Random, here: Path) -> None:
 def full_disk(lane: Lane, cell: Cell, rng: random.Random, here: Path) -> None:
     """A small file system of its own, in a mount that only the trial sees, fills up; later there is room again."""
     lane.whole(cell)
-    size, share = 16 * 2**20, rng.uniform(0.0, 1.0)
+    size, share = 96 * 2**20, rng.uniform(0.0, 1.0)
     pid = os.fork()
     if pid == 0:
         code = 1
