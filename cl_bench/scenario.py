@@ -43,6 +43,8 @@ class Scenario:
         test_batch_size: how many test images arrive at once.
         max_epochs: a cap on passes over an experience (1 for online scenarios), or None.
         backbone: the registered backbone that a run uses when none is named.
+        subject: what its images are, where weights that saw letters alone say little about them: "photographs"; "" = no such
+            thing.
         places: parameters that say where files lie, not what is in them, beside those that are called so (``root``,
             ``..._path``; see :mod:`cl_bench.identity`): no label, folder name or fingerprint holds them.
     """
@@ -61,6 +63,7 @@ class Scenario:
     test_batch_size: int = 256
     max_epochs: int | None = None
     backbone: str = "glyph_vit"
+    subject: str = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

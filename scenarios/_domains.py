@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -119,8 +120,40 @@ def _severity(severity: int) -> int:
     return severity
 
 
+def _corrupt(x: Tensor, corruption: str, severity: int, generator: torch.Generator) -> Tensor:
+    """Images uint8 (N, 3, H, W), corrupted and rounded as a file would hold them."""
+    return corrupt(as_float(x), corruption, severity, generator=generator).mul(255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class CorruptedImages(Dataset):
+    """Images of files under a corruption, computed one by one when looked at and not kept: ImageNet's do not fit in memory.
+
+    The noise of an image follows from ``noise_seed``, corruption, severity and its row, whatever is looked at before.
+    """
+
+    says_labels: ClassVar[bool] = True
+
+    def __init__(self, clean: Dataset, corruption: str, severity: int, noise_seed: int) -> None:
+        self.clean, self.corruption, self.severity, self.noise_seed = clean, corruption, severity, noise_seed
+        self.y = labels_of(clean)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        seed = seed_of("noise", self.noise_seed, self.corruption, self.severity, int(index))
+        x = torch.as_tensor(self.clean[index][0]).unsqueeze(0)
+        return _corrupt(x, self.corruption, self.severity, torch.Generator().manual_seed(seed))[0], int(self.y[index])
+
+    def digest(self) -> str:
+        """16 hex digits over the clean images and what is done to them."""
+        facts = (digest_of(self.clean), self.corruption, self.severity, self.noise_seed)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
 class ComputedCorruptions(CorruptionStream):
-    """Corruptions computed from clean images when a domain is first looked at, and kept as uint8.
+    """Corruptions computed from clean images: of images in memory when a domain is first looked at, kept as uint8; of
+    files one by one (:class:`CorruptedImages`).
 
     The noise of a domain follows from ``noise_seed``, the corruption's name and its severity alone: the same whatever
     the order, the other domains or the device. Computing is on the CPU, so that every device sees the same bytes.
@@ -138,7 +171,7 @@ class ComputedCorruptions(CorruptionStream):
     ) -> None:
         super().__init__(severity, corruptions, order, test_batch_size)
         self.noise_seed = noise_seed
-        self._made: dict[tuple[str, int], Deferred] = {}
+        self._made: dict[tuple[str, int], Dataset] = {}
 
     def clean(self) -> Dataset:
         """The labelled clean test images."""
@@ -147,18 +180,18 @@ class ComputedCorruptions(CorruptionStream):
     def corrupted(self, corruption: str, severity: int) -> Dataset:
         key = (corruption, severity)
         if key not in self._made:
-            self._made[key] = Deferred(lambda: self._compute(corruption, severity), labels_of(self.clean()))
+            clean = self.clean()
+            self._made[key] = (Deferred(lambda: self._compute(corruption, severity), labels_of(clean))
+                               if isinstance(clean, TensorData) else
+                               CorruptedImages(clean, corruption, severity, self.noise_seed))
         return self._made[key]
 
     def _compute(self, corruption: str, severity: int) -> Tensor:
         clean = self.clean()
-        x = clean.x if isinstance(clean, TensorData) else torch.stack([clean[i][0] for i in range(len(clean))])  # type: ignore[arg-type]
+        assert isinstance(clean, TensorData)
         generator = torch.Generator().manual_seed(seed_of("noise", self.noise_seed, corruption, severity))
-        parts = []
-        for chunk in x.cpu().split(self.CHUNK):
-            y = corrupt(as_float(chunk), corruption, severity, generator=generator)
-            parts.append(y.mul(255.0).round_().clamp_(0, 255).to(torch.uint8))
-        return torch.cat(parts)
+        chunks = clean.x.cpu().split(self.CHUNK)
+        return torch.cat([_corrupt(chunk, corruption, severity, generator) for chunk in chunks])
 
     def protocol(self) -> Mapping[str, Any]:
         facts = {"clean": digest_of(self.clean()), "corruptions": "computed", "noise_seed": self.noise_seed}

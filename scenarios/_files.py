@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from cl_bench import TestSet, UserError
+from cl_bench import Experience, LabelSpace, TestSet, UserError
 from cl_bench.data.files import existing_folder
-from cl_bench.data.folder import Listing, class_dirs
+from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders
 from cl_bench.data.lists import read_class_list
 
 from ._data import numbers, view
@@ -65,6 +66,26 @@ def imagenet_labels(folder: Path, class_list: str, what: str) -> tuple[dict[str,
     return here, names
 
 
+def imagenet_source(root: str, classes: Mapping[str, int], space: LabelSpace, size: int, resize: int) -> Experience | None:
+    """The labelled images of ``<root>/<class>/``, for the classes that a stream has; None where no folder is named.
+
+    Raises:
+        UserError: a class of the stream that it lacks.
+    """
+    if not root:
+        return None
+    where = existing_folder(root, "it should hold one folder of ImageNet's training images per class.")
+    if missing := sorted(set(classes) - set(class_dirs(where))):
+        raise UserError(f'"{where}" lacks the class folders {listed(missing)} of the stream: name ImageNet\'s training images '
+                        "with clean_root.")
+    return Experience("ImageNet", space, ImageFiles(lambda: in_folders(where, classes), where, size, resize))
+
+
+def given(names: object, source: object) -> frozenset[str]:
+    """The words of ``gives`` for a stream that tells class names, and one that has labelled source data."""
+    return frozenset(word for word, there in (("names", names), ("source", source)) if there)
+
+
 def short_list(names: Sequence[str]) -> list[str]:
     """A note where a class list is not ImageNet's: labels are then no rows of a classifier of 1,000."""
     if not names or len(names) == IMAGENET:
@@ -85,6 +106,26 @@ def same_classes(first: Iterable[str], second: Iterable[str], where: str, other:
             "the same names."
         )
     return missing, extra
+
+
+def drawn_part(folder: Path, classes: Mapping[str, int], part: Literal["train", "test"], *position: object) -> Listing:
+    """Every class split 80 / 20 by a draw that depends on the position and the class's name alone, for data that publish no
+    split.
+
+    Raises:
+        UserError: a class of a single image, which cannot be in both parts.
+    """
+    files, labels = [], []
+    for name, label in classes.items():
+        every = in_folders(folder, {name: label})[0]
+        if len(every) < 2:
+            raise UserError(f'"{folder / name}" holds one image, which cannot be split into training and test images: give two '
+                            "or more.")
+        order = numbers(*position, name).permutation(len(every))
+        cut = max(1, len(every) // 5)
+        files += [every[k] for k in sorted(order[:cut] if part == "test" else order[cut:])]
+        labels += [label] * (cut if part == "test" else len(every) - cut)
+    return files, labels
 
 
 def one_folder_per_label(lists: Mapping[str, Listing]) -> dict[int, str]:

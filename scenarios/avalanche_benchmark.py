@@ -70,17 +70,23 @@ class AvalancheBenchmark(Scenario):
             )
         try:
             make = getattr(importlib.import_module(module), attribute)
-        except (ModuleNotFoundError, AttributeError) as fault:
+            known = inspect.signature(make).parameters
+        except Exception as fault:  # no module, no attribute, nothing that is called, or what the module's own code meets
             raise UserError(f"there is no {self.factory!r}; give module:attribute of an Avalanche benchmark.") from fault
         args = dict(self.args or {})
-        known = inspect.signature(make).parameters
         for name in ("train_transform", "eval_transform"):
             if name in known and name not in args:
                 from torchvision.transforms import ToTensor
 
                 args[name] = ToTensor()
-        with seeded(self.seed):
-            return make(**args)
+        try:
+            with seeded(self.seed):
+                return make(**args)
+        except UserError:
+            raise
+        except Exception as fault:  # wrong arguments, files that are missing, whatever the factory's own code meets
+            reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:160]
+            raise UserError(f"{self.factory} cannot make its benchmark ({reason}): mend args or its data.") from fault
 
     def streams(self) -> dict[str, list[tuple[LabelSpace, Dataset]]]:
         """(classes, data) of every experience of both streams, built once."""

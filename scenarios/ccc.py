@@ -107,6 +107,7 @@ class CCC(Scenario):
     paper: ClassVar[str] = "Press et al., NeurIPS 2023"
     gives: frozenset[str] = frozenset()
     answers = "all"
+    subject = "photographs"
 
     def __init__(
         self,

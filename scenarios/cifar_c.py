@@ -60,6 +60,7 @@ class CIFAR10C(CorruptionStream):
     name: ClassVar[str] = "cifar10c"
     paper: ClassVar[str] = "Hendrycks and Dietterich, ICLR 2019"
     classes: ClassVar[tuple[int, tuple[str, ...], str]] = (10, NAMES_10, "CIFAR10")
+    subject = "photographs"
 
     def __init__(
         self,
@@ -158,6 +159,7 @@ class CIFAR101(DomainStream):
     name: ClassVar[str] = "cifar10_1"
     paper: ClassVar[str] = "Recht et al., 2018"
     gives: frozenset[str] = frozenset({"names"})
+    subject = "photographs"
 
     def __init__(self, root: str = "", version: str = "v6", test_batch_size: Count = 200) -> None:
         super().__init__(None, test_batch_size)

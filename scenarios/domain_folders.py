@@ -17,8 +17,8 @@ from cl_bench.ranges import Pixels, Seed
 from cl_bench.types import Transform
 
 from ._augment import ResizedCropFlip
-from ._data import digest_of, numbers
-from ._files import one_folder_per_label, same_classes
+from ._data import digest_of
+from ._files import drawn_part, one_folder_per_label, same_classes
 from .domain_incremental import DomainAnswers, DomainIncremental
 
 __all__ = ["Core50", "DomainNet", "OfficeHome", "Pacs"]
@@ -39,6 +39,7 @@ class FolderDomains(DomainIncremental):
     split_seed: ClassVar[int] = 0
     published: ClassVar[tuple[str, ...]] = ()
     held_out: ClassVar[tuple[str, ...]] = ()  # folders of images that are tested and never learned
+    subject = "photographs"
 
     def __init__(
         self,
@@ -103,21 +104,10 @@ class FolderDomains(DomainIncremental):
         Raises:
             UserError: a class of a single image, which cannot be in both parts.
         """
-        where, files, labels = self.folder(domain), [], []
-        there = set(class_dirs(where))
-        for label, name in enumerate(self.folders()):
-            if name not in there:
-                continue  # said by notes()
-            every = in_folders(where, {name: label})[0]
-            if len(every) < 2:
-                raise UserError(f'"{where / name}" holds one image, which cannot be split into training and test images: '
-                                "give two or more.")
-            order = numbers("domain split", self.split_seed, domain, name).permutation(len(every))
-            cut = max(1, len(every) // 5)
-            rows = sorted(order[:cut] if part == "test" else order[cut:])
-            files += [every[k] for k in rows]
-            labels += [label] * len(rows)
-        return files, labels
+        where = self.folder(domain)
+        there = set(class_dirs(where))  # what a domain lacks is said by the run
+        classes = {name: label for label, name in enumerate(self.folders()) if name in there}
+        return drawn_part(where, classes, part, "domain split", self.split_seed, domain)
 
     def notes(self) -> Sequence[str]:
         loose = {domain: loose_images(self.folder(domain)) for domain in self.domains()}

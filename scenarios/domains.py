@@ -17,7 +17,16 @@ from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
 from ._domains import DomainStream
-from ._files import IMAGENET, imagenet_labels, need_root, one_folder_per_label, short_list, shuffled
+from ._files import (
+    IMAGENET,
+    given,
+    imagenet_labels,
+    imagenet_source,
+    need_root,
+    one_folder_per_label,
+    short_list,
+    shuffled,
+)
 
 __all__ = ["DomainNet126", "ImageNetA", "ImageNetD109", "ImageNetR", "ImageNetSketch", "ImageNetV2"]
 
@@ -36,6 +45,8 @@ class ImageNetR(DomainStream):
         shuffle: random order; without it one class follows another.
         seed: of that order.
         resize: short side before the centre crop to 224.
+        clean_root: folder of ImageNet's training images, one folder per class; gives ``source``, the classes of the stream
+            alone. "" = no source.
         test_batch_size: 64.
     """
 
@@ -43,6 +54,7 @@ class ImageNetR(DomainStream):
     paper: ClassVar[str] = "Hendrycks et al., ICCV 2021"
     places: ClassVar[frozenset[str]] = frozenset({"class_list"})
     subset: ClassVar[bool] = True  # of ImageNet's classes: the list is needed
+    subject = "photographs"
 
     def __init__(
         self,
@@ -52,6 +64,7 @@ class ImageNetR(DomainStream):
         shuffle: bool = True,
         seed: Seed = 0,
         resize: Pixels = 256,
+        clean_root: str = "",
         test_batch_size: Count = 64,
     ) -> None:
         super().__init__(None, test_batch_size)
@@ -63,11 +76,20 @@ class ImageNetR(DomainStream):
             )
         self.root, self.class_list, self.names = root, class_list, names
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
-        self.gives = frozenset({"names"} if names and class_list else ())
+        self.clean_root = clean_root
+        self.gives = given(names and class_list, clean_root)
 
     @cached_property
     def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
         return imagenet_labels(self._where, self.class_list, type(self).__name__)
+
+    @property
+    def source(self) -> Experience | None:
+        return self._source
+
+    @cached_property
+    def _source(self) -> Experience | None:
+        return imagenet_source(self.clean_root, self._classes[0], self.space, 224, self.resize)
 
     def domains(self) -> tuple[str, ...]:
         return (self.name,)
@@ -98,7 +120,8 @@ class ImageNetR(DomainStream):
         return tuple(shuffled(t, self.seed, t.name) for t in tests) if self.shuffle else tuple(tests)
 
     def protocol(self) -> Mapping[str, Any]:
-        return {**super().protocol(), "data": digest_of(self.images(self.name)), "shuffle": self.shuffle}
+        source = {"source": digest_of(self.source.data)} if self.source is not None else {}
+        return {**super().protocol(), "data": digest_of(self.images(self.name)), "shuffle": self.shuffle, **source}
 
     def notes(self) -> Sequence[str]:
         loose = loose_images(self._where)
@@ -167,6 +190,7 @@ class DomainNet126(DomainStream):
         "painting": ("real", "sketch", "clipart"),
         "sketch": ("painting", "clipart", "real"),
     }
+    subject = "photographs"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
 
-from cl_bench import LabelSpace, TestSet, UserError
+from cl_bench import Experience, LabelSpace, TestSet, UserError
 from cl_bench.data.classes import called
 from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders
 from cl_bench.data.lists import in_list
@@ -17,7 +17,7 @@ from cl_bench.ranges import Count, Pixels, Seed
 
 from ._data import digest_of
 from ._domains import CorruptionStream
-from ._files import imagenet_labels, listed, need_root, short_list, shuffled
+from ._files import given, imagenet_labels, imagenet_source, listed, need_root, short_list, shuffled
 
 __all__ = ["ImageNet3DCC", "ImageNetC"]
 
@@ -41,6 +41,8 @@ class ImageNetC(CorruptionStream):
         seed: of these orders, one per domain.
         resize: short side before the centre crop to 224. The files are 224 x 224 already, and 224 takes them as they
             are; 256 repeats a detour of some CoTTA-era loaders that shifts errors by points.
+        clean_root: folder of ImageNet's training images, one folder per class; gives ``source``, the classes of the stream
+            alone, short side 256. "" = no source.
         order: None = as listed; a number draws another order of the domains.
         test_batch_size: 64 as published.
     """
@@ -48,6 +50,7 @@ class ImageNetC(CorruptionStream):
     name: ClassVar[str] = "imagenet_c"
     paper: ClassVar[str] = "Hendrycks and Dietterich, ICLR 2019"
     places: ClassVar[frozenset[str]] = frozenset({"image_list", "class_list"})
+    subject = "photographs"
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class ImageNetC(CorruptionStream):
         shuffle: bool = True,
         seed: Seed = 0,
         resize: Pixels = 224,
+        clean_root: str = "",
         order: Seed | None = None,
         test_batch_size: Count = 64,
     ) -> None:
@@ -67,7 +71,8 @@ class ImageNetC(CorruptionStream):
         self._where = need_root(root, type(self).__name__, "<corruption>/<severity>/<class>/*.JPEG")
         self.root, self.image_list, self.class_list, self.names = root, image_list, class_list, names
         self.shuffle, self.seed, self.resize = shuffle, seed, resize
-        self.gives = frozenset({"names"} if names and class_list else ())
+        self.clean_root = clean_root
+        self.gives = given(names and class_list, clean_root)
         self._files: dict[tuple[str, int], ImageFiles] = {}
         self._tests: dict[int, tuple[TestSet, ...]] = {}
 
@@ -89,6 +94,14 @@ class ImageNetC(CorruptionStream):
     @property
     def known_as(self) -> tuple[str, ...]:
         return called(self._classes[0])
+
+    @property
+    def source(self) -> Experience | None:
+        return self._source
+
+    @cached_property
+    def _source(self) -> Experience | None:
+        return imagenet_source(self.clean_root, self._classes[0], self.space, 224, 256)
 
     def corrupted(self, corruption: str, severity: int) -> Dataset:
         key = (corruption, severity)
@@ -115,7 +128,8 @@ class ImageNetC(CorruptionStream):
 
     def protocol(self) -> Mapping[str, Any]:
         data = {name: digest_of(self.corrupted(name, self.severity)) for name in sorted(self.domains())}
-        return {**super().protocol(), "data": data, "shuffle": self.shuffle, "resize": self.resize}
+        source = {"source": digest_of(self.source.data)} if self.source is not None else {}
+        return {**super().protocol(), "data": data, "shuffle": self.shuffle, "resize": self.resize, **source}
 
     def notes(self) -> Sequence[str]:
         return short_list(self._classes[1])

@@ -41,6 +41,7 @@ class FolderSplit(ClassIncremental):
     tests: ClassVar[str] = "test"
     layout: ClassVar[str] = "train/<class>/<image> and test/<class>/<image>"
     readable: ClassVar[bool] = False  # folder names are the classes' names
+    subject = "photographs"
 
     def __init__(
         self,

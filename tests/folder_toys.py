@@ -106,5 +106,26 @@ def domainnet(root: Path) -> list[str]:
     return ["domainnet", "--scenario.root", str(root)]
 
 
+def own_folders(root: Path) -> list[str]:
+    class_folders(root, "", n=5)
+    return ["class_folders", "--scenario.root", str(root), "--scenario.increment", "2"]
+
+
+def own_lists(root: Path) -> list[str]:
+    class_folders(root, "images", n=3)
+    for part, numbers in (("train", (0, 1)), ("test", (2,))):
+        lines = [f"images/{w}/{i}.png {c}" for c, w in enumerate(WNIDS) for i in numbers]
+        (root / f"{part}.txt").write_text("\n".join(lines))
+    return ["image_list", "--scenario.root", str(root), "--scenario.lists", str(root), "--scenario.increment", "2"]
+
+
+def imagenet(root: Path) -> list[str]:
+    class_folders(root / "val", "")
+    class_folders(root / "train", "")
+    return ["imagenet", "--scenario.root", str(root / "val"), "--scenario.class_list", str(imagenet_list(root)),
+            "--scenario.clean_root", str(root / "train")]
+
+
 MAKERS: list[Callable[[Path], list[str]]] = [cifar_c, cifar_101, imagenet_c, imagenet_r, domainnet_126, imagenet_d109, ccc,
-                                             split_mnist, split_folders, office_home, domainnet]
+                                             split_mnist, split_folders, office_home, domainnet, own_folders,
+                                             own_lists, imagenet]

@@ -261,3 +261,14 @@ def test_avalanche_is_imported_only_when_named() -> None:
             "find('cl_bench.methods', 'avalanche_strategy'); print('avalanche' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("factory", "args", "message"), [
+    (":SplitMNIST", {}, "there is no"),
+    ("avalanche.benchmarks.classic:SplitNothing", {}, "there is no"),
+    ("math:pi", {}, "there is no"),
+    ("avalanche.benchmarks.classic:SplitMNIST", {"n_experiences": 5, "colour": 3}, "cannot make its benchmark"),
+])  # fmt: skip
+def test_a_factory_that_makes_nothing_is_told_in_a_sentence(factory, args, message):
+    with pytest.raises(UserError, match=message):
+        find("cl_bench.scenarios", "avalanche_benchmark")(factory=factory, args=args).experiences()

@@ -15,7 +15,7 @@ from cl_bench.scenario import FIELDS
 
 ODD = {
     "gives": frozenset({"names", "task_id"}), "answers": "task", "reset": "batch", "stream_speed": 0.25, "label_delay": 7,
-    "order": 11, "draws": False, "test_batch_size": 5, "max_epochs": 3, "backbone": "glyph_resnet",
+    "order": 11, "draws": False, "test_batch_size": 5, "max_epochs": 3, "backbone": "glyph_resnet", "subject": "photographs",
 }  # fmt: skip
 # What each wrapper changes, with its arguments; everything else is passed on.
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -37,7 +37,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gradual": ({}, {}),
     "return_to_source": ({}, {}),
 }  # fmt: skip
-WRAPPERS = sorted(name for name, entry in entries("cl_bench.scenarios").items() if issubclass(entry.load(), Wrapper))
+WRAPPERS = sorted(name for name, entry in entries("cl_bench.scenarios").items() if issubclass(entry.load(), Wrapper)
+                  and "of" in inspect.signature(entry.load()).parameters)  # others choose what they wrap by themselves
 IMPOSSIBLE = {"gradual": {"gradual"}, "corrupted": set(CHANGES) - {"online", "corrupted", "continual", "per_domain", "episodic",
                                                                    "small_batch", "constant_speed", "label_delay"}}
 

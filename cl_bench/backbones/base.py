@@ -50,7 +50,8 @@ class Backbone(nn.Module):
         classes: names of the head's outputs, in order; () where the source does not say.
         other_names: further names of the same outputs, each a tuple in their order: a scenario may know a class by its
             WordNet id where the weights say "tench".
-        info: plain record of name, args, sha256 (of the weights file, else of the state), preprocess and source.
+        info: plain record of name, args, sha256 (of the weights file, else of the state), preprocess and source; "knows"
+            where the weights saw one kind of image alone ("letters").
         mean, std: buffers (1, 3, 1, 1), not saved with the weights; `.double()` and `.to()` move them.
 
     The image is used whole: a test-time crop ratio of the source (timm's crop_pct) is not applied to tensors. An

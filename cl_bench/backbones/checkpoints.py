@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,31 @@ def read_weights(
     """Tensors by name from a `.safetensors` or torch file, and the file's sha256.
 
     Torch files are read with `weights_only=True`, so nothing in them is executed. A missing file, a web page, a
-    truncated file and a digest other than `sha256` (hex, or its beginning) raise `UserError`.
+    truncated file, weights that are NaN or infinite and a digest other than `sha256` (hex, or its beginning) raise
+    `UserError`.
     """
     file = existing_file(path, hint)
     safe = file.suffix == ".safetensors"
     check_magic(file, "safetensors" if safe else "torch")
     digest = verify_digest(file, sha256) if sha256 else file_digest(file)
-    return (_read_safetensors(file) if safe else _read_torch(file)), digest
+    state = _read_safetensors(file) if safe else _read_torch(file)
+    check_finite(state, str(file))
+    return state, digest
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are NaN or infinite: every answer of theirs would be."""
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f'The weight "{name}" in "{source}" is NaN or infinite: training went wrong, take other weights.')
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except Exception as error:  # SafetensorError, and KeyError or ValueError for types that torch has not
         raise UserError(f'"{file}" cannot be read as safetensors ({error}): it is damaged, fetch it again.') from error
 
 
@@ -52,7 +60,7 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
             f'"{file}" holds more than tensors, which may run code when read: '
             "save its state_dict() alone, best as safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes come to
         raise UserError(
             f'"{file}" cannot be read as a torch file: it is cut short or damaged, fetch it again.'
         ) from error

@@ -82,7 +82,7 @@ def _build(
             file, card_digest(name), "the embedded weights are missing, install cl-bench again."
         )
         load_exactly(nn.ModuleDict({"model": trunk, "head": head}), state, file)
-        info |= {"args": {}, "sha256": digest, "source": f"cl_bench.backbones/weights/{file.name}"}
+        info |= {"args": {}, "sha256": digest, "source": f"cl_bench.backbones/weights/{file.name}", "knows": "letters"}
     return Backbone(trunk, num_features=width, head=head, classes=LETTERS, preprocess=how, info=info).eval()
 
 

@@ -21,8 +21,9 @@ from ..data.files import check_magic, existing_folder, file_digest
 from ..errors import UserError
 from ..ranges import Seed, Text, bounded
 from ..rng import seeded
+from ._classifier import first_line
 from .base import Backbone, Preprocess
-from .checkpoints import read_weights
+from .checkpoints import check_finite, read_weights
 
 __all__ = ["open_clip_model"]
 
@@ -133,11 +134,12 @@ def open_clip_model(
                 pretrained_text=False,
                 require_pretrained=bool(pretrained) or local,
             )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    except Exception as error:  # what a damaged file or config meets in OpenCLIP's own code
+        reason = first_line(error)
         raise UserError(
             f'OpenCLIP cannot make "{name}" with weights "{pretrained}" ({reason}): give weights of it as a file.'
         ) from error
+    check_finite(clip.state_dict(), str(info["source"]))
     cfg = clip.visual.preprocess_cfg
     size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][-1]
     how = Preprocess(

@@ -133,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         several.add_argument("--launcher", type=_word, default="local", help="what executes the runs: local (processes of "
                              "this machine, the default), ray, slurm, or an entry point; its options stand beside it")
         several.add_argument("--html", type=_folder, help="where the page goes (default: RUNS/<suite>.html)")
+    suite.add_argument("--check", action="store_true", help="run nothing: say what data and weights are missing, verify what "
+                       "is there, estimate time and memory")
+    suite.add_argument("--dry-run", action="store_true", help="run all of it on small synthetic copies of the data with a tiny "
+                       "network; its numbers mean nothing")
 
     lists = command("list", commands.listed, "what there is: methods, scenarios, backbones, adapters, suites")
     lists.add_argument("kind", choices=["methods", "scenarios", "backbones", "adapters", "suites", "configs", "launchers"])

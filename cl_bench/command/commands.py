@@ -114,7 +114,11 @@ def suite(o: argparse.Namespace, rest: list[str]) -> int:
 
     if any(word.partition("=")[0] == "--label" for word in rest):
         raise UserError("--label names the runs of one method; in a suite it would give all methods one name.")
-    suite = read_suite(config_file(o.suite), grid_options(o.grid))
+    suite = read_suite(file := config_file(o.suite), grid_options(o.grid))
+    if o.check or o.dry_run:
+        from .trial import trial
+
+        return trial(suite, file, rest, check_only=not o.dry_run)
     return _suite(o, suite, rest, _one(o))
 
 

@@ -15,7 +15,7 @@ __all__ = ["rows", "show"]
 def rows(kind: str) -> list[dict[str, Any]]:
     """One dictionary per entry of ``kind``, sorted by family and name."""
     if kind in ("suites", "configs"):
-        return _configs("suite" if kind == "suites" else "run")
+        return _configs("suite") if kind == "suites" else [*_configs("run"), *_configs("published")]
     found = [_row(e) for e in entries(GROUPS[kind]).values()]
     return sorted(found, key=lambda r: (str(r.get("family", "")), r["name"]))
 
@@ -36,7 +36,7 @@ def _configs(folder: str) -> list[dict[str, Any]]:
             continue
         about = [line.lstrip("# ").rstrip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         paragraphs = "\n".join(about).split("\n\n")
-        out.append({"name": file.stem, "summary": " ".join(paragraphs[0].split()),
+        out.append({"name": name if folder == "published" else file.stem, "summary": " ".join(paragraphs[0].split()),
                     "more": [" ".join(p.split()) for p in paragraphs[1:]]})
     return out
 

@@ -17,7 +17,7 @@ from .grid import MOST, Axis, axes_of, cells, seeds_of
 
 __all__ = ["Job", "Suite", "read_suite"]
 
-_KEYS = {"name", "about", "seeds", "orders", "grid", "runs", "compute", "source"}
+_KEYS = {"name", "about", "published", "seeds", "orders", "grid", "runs", "compute", "source"}
 _ROW_KEYS = {"scenario", "backbone", "methods", "seeds", "orders", "grid", "source", "compute"}
 
 

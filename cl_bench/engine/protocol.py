@@ -18,7 +18,7 @@ from ..scenario import Scenario
 from .compute import Compute
 from .source_training import SourceRecipe
 
-__all__ = ["PROTOCOL_VERSION", "Plan", "check_needs", "fingerprint", "head_fits", "needs_source", "protocol_name"]
+__all__ = ["PROTOCOL_VERSION", "Plan", "check_needs", "fingerprint", "head_fits", "needs_source", "protocol_name", "unsuited"]
 
 PROTOCOL_VERSION = 1  # raised when the harness's meaning of a number changes
 METRICS = "accuracy of counts; forgetting since best and since learned; online error"
@@ -121,6 +121,15 @@ def check_needs(method: type[Method], scenario: Scenario, names: dict[str, dict[
             f"{names['scenario']['name']} does not give (it gives {', '.join(sorted(scenario.gives)) or 'nothing'}); "
             "choose another scenario or method."
         )
+
+
+def unsuited(plan: Plan) -> list[str]:
+    """Sentences where the weights cannot know the scenario's kind of image, so that its numbers say little about methods."""
+    name, info = plan.names["backbone"]["name"], plan.backbone.info
+    if plan.scenario.subject and info.get("knows") == "letters":
+        return [f"The weights of {name} know letters alone, and these are {plan.scenario.subject}: compare methods on weights "
+                "that were trained on such images (timm_model, torchvision_model, cifar_resnet)."]
+    return []
 
 
 def needs_source(plan: Plan) -> bool:

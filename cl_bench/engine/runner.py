@@ -24,7 +24,7 @@ from . import checkpoint
 from .compute import Compute, check_precision, resolve_device
 from .meter import reset_peak_memory
 from .optimizers import check_optimizers
-from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source
+from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source, unsuited
 from .run_state import Listener, RunState, identity_of
 from .seeding import derive, seeded
 from .source_training import ready_backbone
@@ -53,7 +53,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
         check_needs(plan.method, plan.scenario, plan.names)
         # Walk the scenario once before anything is on disk: missing files, impossible splits and labels that cannot be
         # right show themselves here.
-        notes = check_data(plan.scenario)
+        notes = [*check_data(plan.scenario), *unsuited(plan)]
         timeline = list(plan.scenario.timeline())
         for step in timeline:
             handler_of(step)
