@@ -12,17 +12,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Protocol
 
-from ..ranges import Whole
+from ..errors import UserError
+from ..ranges import Amount, Whole
 
-__all__ = ["Launcher", "Result", "local"]
+__all__ = ["Launcher", "Result", "cores", "local"]
 
 Config = Mapping[str, Any]
 Result = tuple[str, str | None]  # (folder, None), or ("", one sentence)
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 GRACE = 30.0  # seconds that a stopped worker has for its last record
 
 
@@ -41,26 +44,47 @@ class Launcher(Protocol):
         ...
 
 
-def local(configs: Iterable[Config], run: Callable[[Config], Result], *,
-          workers: Whole = 0) -> Iterator[tuple[int, str, str | None]]:
+def local(configs: Iterable[Config], run: Callable[[Config], Result], *, workers: Whole = 0,
+          gpus_per_run: Amount = 0.0) -> Iterator[tuple[int, str, str | None]]:
     """Processes of this machine, one per core unless told otherwise; one worker means this process itself.
 
     A worker serves one run after another. One that dies (killed, out of memory, a crash of native code) costs the run it
     had, and a fresh one takes its place. Workers end with this process, however it ends.
+
+    Args:
+        workers: runs at once; 0: as many as there are cores for their threads, and GPUs for their shares.
+        gpus_per_run: what a run takes of a GPU: 0.5 puts two runs on each, 2 gives each run two. 0: GPUs are shared evenly
+            among the workers. A worker sees its own alone (``CUDA_VISIBLE_DEVICES``).
+
+    Raises:
+        UserError: for a share of GPUs where there are too few.
     """
-    if workers == 1:
+    gpus = _gpus()
+    places = _places(gpus, gpus_per_run)
+    if workers == 1 and (not places or len(gpus) == 1):
         for k, config in enumerate(configs):
             yield k, *run(config)
         return
-    count = workers or os.cpu_count() or 1
+    room = cores()
+    free = places[:workers or None] if gpus_per_run else [places[k % len(places)] for k in range(workers or room)] if places \
+        else [""] * (workers or room)
+    share = max(1, room // len(free))
     source = enumerate(configs)
     busy: dict[int, _Worker] = {}
     idle: list[_Worker] = []
+    waiting: tuple[int, Config] | None = None
     orderly = False
     try:
         while True:
-            while len(busy) < count and (item := next(source, None)) is not None:
-                busy[item[0]] = _started(item[1], idle, run)
+            while free:
+                if (waiting := waiting or next(source, None)) is None:
+                    break
+                needs = _threads(waiting[1], room)
+                if busy and not workers and sum(w.cores for w in busy.values()) + needs > room:
+                    break
+                busy[waiting[0]] = _started(waiting[1], idle, run, free, share)
+                busy[waiting[0]].cores = needs
+                waiting = None
             if not busy:
                 break
             wait([handle for worker in busy.values() for handle in worker.handles()])
@@ -68,6 +92,7 @@ def local(configs: Iterable[Config], run: Callable[[Config], Result], *,
                 result = worker.result()
                 if result is not None:
                     del busy[k]
+                    free.append(worker.place)
                     if worker.alive():
                         idle.append(worker)
                     yield k, *result
@@ -76,13 +101,53 @@ def local(configs: Iterable[Config], run: Callable[[Config], Result], *,
         _end([*busy.values(), *idle], orderly)
 
 
-def _started(config: Config, idle: list[_Worker], run: Callable[[Config], Result]) -> _Worker:
+def cores() -> int:
+    """The cores that this process may use: a scheduler or container may give it fewer than the machine has."""
+    asked = getattr(os, "sched_getaffinity", None)
+    return len(asked(0)) if asked is not None else os.cpu_count() or 1
+
+
+def _threads(config: Config, room: int) -> int:
+    """The cores that a run keeps busy by itself."""
+    threads = (config.get("compute") or {}).get("threads", 1)
+    return min(room, threads) if isinstance(threads, int) and threads > 0 else room
+
+
+def _gpus() -> list[str]:
+    """What this process may see of the machine's GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [word.strip() for word in given.split(",") if word.strip() and word.strip() != "-1"]
+    import torch
+
+    return [str(k) for k in range(torch.cuda.device_count())]
+
+
+def _places(gpus: Sequence[str], per_run: float) -> list[str]:
+    """Who sees which GPUs, one entry for every run that fits at once; GPU by GPU, so that few runs spread over all."""
+    if not per_run:
+        return list(gpus)
+    if per_run >= 1:
+        whole = int(per_run)
+        if whole != per_run:
+            raise UserError(f"--gpus-per-run {per_run:g} must be a share of one GPU, such as 0.5, or a whole number of them.")
+        found = [",".join(gpus[k:k + whole]) for k in range(0, len(gpus) - whole + 1, whole)]
+    else:
+        found = list(gpus) * int(1 / per_run + 1e-9)
+    if not found:
+        raise UserError(f"--gpus-per-run {per_run:g} does not fit: this machine has {len(gpus)} GPUs that may be used.")
+    return found
+
+
+def _started(config: Config, idle: list[_Worker], run: Callable[[Config], Result], free: list[str], share: int) -> _Worker:
+    """A worker at a free place, one that idles where there is one."""
     while idle:
         with contextlib.suppress(OSError):  # it died while it waited
             worker = idle.pop()
             worker.pipe.send(config)
+            free.remove(worker.place)
             return worker
-    worker = _Worker(run)
+    worker = _Worker(run, free.pop(0), share)
     with contextlib.suppress(OSError):  # it died at once, and is found dead in the next round
         worker.pipe.send(config)
     return worker
@@ -91,11 +156,13 @@ def _started(config: Config, idle: list[_Worker], run: Callable[[Config], Result
 class _Worker:
     """One process that runs what is sent to it. "spawn": a forked torch keeps locks of threads that are not there."""
 
-    def __init__(self, run: Callable[[Config], Result]) -> None:
+    def __init__(self, run: Callable[[Config], Result], place: str, share: int) -> None:
         context = get_context("spawn")
+        self.place, self.cores = place, 1
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, run), daemon=False)
-        self.process.start()
+        with _surroundings(place, share):
+            self.process.start()
         theirs.close()  # else the end of the process would not show here
 
     def handles(self) -> list[Any]:
@@ -113,6 +180,24 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
         return None if self.alive() else ("", _how(self.process.exitcode))
+
+
+@contextlib.contextmanager
+def _surroundings(gpus: str, threads: int) -> Iterator[None]:
+    """What a process that starts now finds: its GPUs, and no more threads in libraries than its share of the cores."""
+    wanted = dict.fromkeys((name for name in _POOLS if name not in os.environ), str(threads))
+    if gpus:
+        wanted["CUDA_VISIBLE_DEVICES"] = gpus
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _how(code: int | None) -> str:
@@ -151,6 +236,8 @@ def _serve(pipe: Connection, run: Callable[[Config], Result]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
+    with contextlib.suppress(OSError):  # where memory ends, a run goes before the process that looks after all of them
+        Path("/proc/self/oom_score_adj").write_text("500")
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     while not state["stopped"]:
         try:

@@ -87,6 +87,8 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, k
             except StopIteration:
                 break
             except Exception as fault:  # of somebody else's launcher: what it did until now is kept
+                if isinstance(fault, UserError) and len(open_ones) == len(todo):
+                    raise  # a mistake in its options, or what it stands on is not here
                 lost = f"the launcher failed: {told(fault)}"
                 break
             if error is None and not (Path(where) / "DONE").is_file():

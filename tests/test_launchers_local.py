@@ -1,0 +1,56 @@
+"""The local launcher: who sees which GPU, how many threads there are, how many runs go on at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl_bench.command.launchers import _places, local
+from cl_bench.errors import UserError
+
+
+def told(config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """In place of a run: what its process was given."""
+    seen = [os.environ.get(name, "-") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
+    if config.get("kill"):
+        os.kill(os.getpid(), 9)
+    file = Path("/proc/self/oom_score_adj")  # where there is none, nothing can be asked
+    score = file.read_text().strip() if file.exists() else "500"
+    return " ".join([*seen, score, str(os.getpid())]), None
+
+
+@pytest.mark.parametrize(("gpus", "per_run", "places"), [
+    ("01", 0.5, ["0", "1", "0", "1"]), ("0", 0.3, ["0", "0", "0"]), ("01", 1, ["0", "1"]), ("0123", 2, ["0,1", "2,3"]),
+    ("012", 2, ["0,1"]), ("01", 0, ["0", "1"]), ("", 0, [])])
+def test_gpus_are_shared_out(gpus: str, per_run: float, places: list[str]) -> None:
+    assert _places(list(gpus), per_run) == places
+
+
+@pytest.mark.parametrize(("gpus", "per_run", "said"), [
+    ("", 0.5, "has 0 GPUs"), ("01", 4, "has 2 GPUs"), ("01", 1.5, "whole number")])
+def test_shares_that_do_not_fit(gpus: str, per_run: float, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        _places(list(gpus), per_run)
+
+
+def test_workers_see_their_gpu_and_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("cl_bench.command.launchers.cores", lambda: 8)
+    found = [words for _, words, error in local([{}] * 2, told, workers=2) if error is None]
+    assert sorted(words.split()[:3] for words in found) == [["3", "4", "500"], ["5", "4", "500"]]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5" and "OMP_NUM_THREADS" not in os.environ, "as they were"
+    killed = list(local([{"kill": True}, {}], told, workers=2))
+    assert sorted(error is None for _, _, error in killed) == [False, True], "and one that is killed costs no other"
+
+
+def test_runs_of_many_threads_wait_for_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six cores: of runs that compute with four threads only one goes on at a time, so one process does all of them."""
+    monkeypatch.setattr("cl_bench.command.launchers.cores", lambda: 6)
+    monkeypatch.setattr("cl_bench.command.launchers._gpus", list)
+    four = [{"compute": {"threads": 4}}] * 3
+    assert len({words.split()[3] for _, words, _ in local(four, told)}) == 1
