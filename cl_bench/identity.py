@@ -7,7 +7,9 @@ one value. Labels, folder names and fingerprints are made from :func:`normal` an
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +17,7 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["arguments", "is_place", "normal", "told_arguments"]
+__all__ = ["arguments", "called_place", "is_place", "normal", "protocol_id", "told_arguments"]
 
 _NAMED = re.compile(r"(?:.*_)?(?:(?:root|folder|dir|path)s?|directory|directories|file)$")
 _TYPED = re.compile(r"\b(?:Path|PurePath|PathLike|Path_\w+)\b")
@@ -25,6 +27,16 @@ _WRITTEN = re.compile(r"(?:/|~[\w.-]*/|\.{1,2}/|[A-Za-z]:[\\/]|local-dir:|file:)
 def is_place(value: Any) -> bool:
     """Whether a value says where something lies: a path object, or text written as an absolute or a dotted path."""
     return isinstance(value, PurePath) or (isinstance(value, str) and _WRITTEN.match(value) is not None)
+
+
+def called_place(name: Any) -> bool:
+    """Whether an option of this name says where something lies."""
+    return _NAMED.fullmatch(str(name)) is not None
+
+
+def protocol_id(fields: Mapping[str, Any]) -> str:
+    """The id of a fingerprint, 12 hex digits of a hash of its normalised fields."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def arguments(target: Callable[..., Any], given: Mapping[str, Any], places: Collection[str] = ()) -> dict[str, Any]:

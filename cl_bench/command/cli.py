@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import Helped, Terminated, UserError, no_room, told
-from . import commands, paper
+from . import commands, paper, sharing
 
 __all__ = ["main"]
 
@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="the model that does not adapt: candidates that collapse beside it are refused (default: source)")
 
     paper.add_commands(command, stored)
+    sharing.add_commands(command, stored)
 
     serve = command("serve", commands.serve, "the page over a folder, updated while runs go on", one)
     serve.add_argument("--host", type=_word, default="127.0.0.1", help="loopback unless told otherwise (with --remote)")
@@ -195,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace" if utf else "replace")
     try:
         options, rest = _parser().parse_known_args(arguments)
-        if rest and options.command not in ("run", "suite"):
+        if rest and options.command not in ("run", "suite", "verify"):
             raise UserError(f"cl-bench {options.command} has no option {rest[0]!r}; see `cl-bench {options.command} --help`.")
         with _stoppable():
             return int(options.act(options, rest) or 0)

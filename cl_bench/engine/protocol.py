@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,7 +10,7 @@ from ..backbones import Backbone
 from ..data.digest import digest_of
 from ..errors import UserError
 from ..heads import Head
-from ..identity import is_place, normal
+from ..identity import is_place, normal, protocol_id
 from ..method import Method
 from ..scenario import Scenario
 from .compute import Compute
@@ -79,8 +77,7 @@ def fingerprint(plan: Plan) -> dict[str, Any]:
     if trained and s.source is not None:
         fields["source_data"] = digest_of(s.source.data)
     fields = {k: normal(v) for k, v in fields.items() if not is_place(v)}
-    text = json.dumps(fields, sort_keys=True)
-    return {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "name": protocol_name(fields), "fields": fields}
+    return {"id": protocol_id(fields), "name": protocol_name(fields), "fields": fields}
 
 
 def protocol_name(fields: Mapping[str, Any]) -> str:

@@ -259,8 +259,19 @@ def _version(package: str) -> str | None:
 
 
 def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
-    """What a run ran on: python, platform, device, threads, package versions (None = not installed), git, code, ops."""
+    """What a run ran on: python, platform, processor, device, threads, package versions (None = not installed), git, code,
+    ops."""
     packages = {name: _version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
             "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
-            "git": git_state(), "code_digest": code_digest(), "ops_backend": ops_backend}
+            "processor": _processor(), "git": git_state(), "code_digest": code_digest(), "ops_backend": ops_backend}
+
+
+def _processor() -> str:
+    """The processor's model: the last bit of a sum depends on it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            found = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        found = ""  # no /proc on this platform
+    return found or platform.processor() or platform.machine()
