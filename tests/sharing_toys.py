@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from cl_bench.command.config import parse, plan_from
-from cl_bench.engine.runner import run
 from cl_bench.records.results import load
 
 LEARN = ["--scenario", "split_digits", "--scenario.per_class", "6", "--method", "finetune", "--method.epochs", "1",
@@ -24,6 +22,9 @@ STREAM = ["--scenario", "digits_c", "--scenario.corruptions", "[fog]", "--method
 
 def made(argv: list[str], runs: Path) -> Path:
     """The folder of a fresh run."""
+    from cl_bench.command.config import parse, plan_from
+    from cl_bench.engine.runner import run
+
     return run(plan_from(parse(argv)), runs)
 
 

@@ -28,7 +28,7 @@ def learner(runs: Path, run_id: str, method: str = "lora", seed: int = 0, **over
     made = records.record(method=method, seed=seed, matrix=matrix, metrics=records.metrics_of_matrix(matrix), **over)
     fields = made["fingerprint"]["fields"] | {"scenario": made["scenario"]["name"], "backbone": made["backbone"]["name"]}
     made["fingerprint"] = {"id": protocol_id(fields), "name": "short name", "fields": fields}
-    return records.write(runs, run_id, made)
+    return records.write(runs, run_id, made, [{"kind": "start", "t": 0.0}])
 
 
 def archive(folder: Path, name: str, *runs: Path, **about: str) -> Path:

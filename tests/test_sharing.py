@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import records
-from cl_toys import mnist_files
 from sharing_toys import LEARN, edited, files_of, made, zipped
 
 from cl_bench.command.cli import main
@@ -345,6 +344,8 @@ def test_an_edited_record_is_neither_taken_in_nor_given_out(edit, done, tmp_path
 
 
 def test_two_machines_with_the_same_data_elsewhere_share_a_table(tmp_path) -> None:
+    from cl_toys import mnist_files
+
     for k, place in enumerate(("first machine", "other/disk")):
         mnist_files(tmp_path / place)
         argv = ["--scenario", "split_mnist", "--scenario.root", str(tmp_path / place), "--method", "ncm", "--device", "cpu",

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import Helped, Terminated, UserError, no_room, told
 from . import commands, paper, sharing
+from . import tune as tuning
 
 __all__ = ["main"]
 
@@ -168,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
     paper.add_commands(command, stored)
     sharing.add_commands(command, stored)
+    tuning.add_commands(command, stored, tracked)
 
     serve = command("serve", commands.serve, "the page over a folder, updated while runs go on", one)
     serve.add_argument("--host", type=_word, default="127.0.0.1", help="loopback unless told otherwise (with --remote)")
@@ -196,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace" if utf else "replace")
     try:
         options, rest = _parser().parse_known_args(arguments)
-        if rest and options.command not in ("run", "suite", "verify"):
+        if rest and options.command not in ("run", "suite", "verify", "tune"):
             raise UserError(f"cl-bench {options.command} has no option {rest[0]!r}; see `cl-bench {options.command} --help`.")
         with _stoppable():
             return int(options.act(options, rest) or 0)

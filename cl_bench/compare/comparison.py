@@ -9,8 +9,9 @@ lower bounds stand in the table as references and are no competitors.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +172,11 @@ def _say(differences: dict[str, dict[str, list[str]]]) -> str:
 def _notes(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of a table: mixed protocols, mixed code, uncommitted changes."""
     notes = []
+    for method in dict.fromkeys(r.method for r in runs):
+        found = {json.dumps([t.get("tried"), t.get("objective"), t.get("on")]) for r in runs if r.method == method
+                 and isinstance(t := r.record.get("tuning"), Mapping)}
+        for tried, objective, on in map(json.loads, sorted(found)):
+            notes.append(f"{method} was chosen among {tried} configurations tried, by {objective} on {on}.")
     if len({r.fingerprint for r in runs}) > 1:
         notes.append(f"Mixed protocols: {_say(differing_fields(runs))}.")
     git = [(r.record.get("environment") or {}).get("git") or {} for r in runs]

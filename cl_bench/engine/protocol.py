@@ -31,6 +31,7 @@ class Plan:
         build: backbone -> method; ``method`` is its class, whose ``needs`` are checked before any work.
         checkpoint: keep what it takes to resume; ``checkpoint_every``: seconds between two checkpoints inside of one step,
             at least (writing them takes at most a twentieth of a run).
+        tuning: the search that chose the settings, for the record.
         names: what the record calls them: {"scenario": {"name", "class_path", "args"}, "method": ..., "backbone": ...}.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     checkpoint: bool = True
     checkpoint_every: float = 10.0
     config: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
 
 
 def fingerprint(plan: Plan) -> dict[str, Any]:

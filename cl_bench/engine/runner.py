@@ -90,6 +90,7 @@ def _opened(plan: Plan, identity: dict[str, Any], device: str) -> dict[str, Any]
         "experiences": [{"name": e.name, "classes": list(e.space.ids), "train_size": len(e.data)}  # type: ignore[arg-type]
                         for e in s.experiences()],
         "test_sets": [{"name": t.name, "classes": list(t.space.ids), "size": len(t.data)} for t in s.test_sets()],  # type: ignore[arg-type]
+        **({"tuning": plan.tuning} if plan.tuning else {}),
         "environment": environment(device, torch.get_num_threads(), _ops_backend()),
     }
 
