@@ -116,7 +116,7 @@ def run(scenario: str | type, method: str | type, *, seeds: int | Sequence[int] 
         UserError: before any work, for anything that does not fit.
     """
     from .command.config import parse, plan_from
-    from .engine.runner import run as run_plan
+    from .command.processes import execute
 
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
@@ -129,7 +129,7 @@ def run(scenario: str | type, method: str | type, *, seeds: int | Sequence[int] 
         argv += [word for key, value in (args or {}).items() for word in (f"--{root}.{key}", _text(value))]
     argv += [word for key, value in options.items() for word in (f"--{key}", _text(value))]
     plans = [plan_from(parse([*argv, "--seed", str(seed)])) for seed in chosen]  # every mistake shows before the first run
-    return Runs(r for plan in plans for r in load_all(run_plan(plan, Path(runs))))
+    return Runs(r for plan in plans for r in load_all(execute(plan, Path(runs))))
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from . import ranks
 from .errors import UserError
 from .heads import Head, LinearHead, align_columns, columns_of
 from .ranges import Amount, Count, Whole, bounded
@@ -44,6 +45,9 @@ class Method(LightningModule):
         family, paper: shown by ``cl-bench list methods``.
         reference: what tables show beside methods and never as one of them: ``upper bound``, ``lower bound`` or
             ``no adaptation``. Empty for a method that competes; a subclass competes unless it says so itself.
+        shares_batches: declared by each class for itself: several processes may share its batches. Its loss is a mean over
+            the rows of a batch (beside terms that no row enters), what it keeps of a batch is of ``whole(batch)``, and what it
+            adds to one is ``share``d.
         exempt: checks of :mod:`cl_bench.testing` that do not apply, each with its reason; printed by the checker.
         backbone: images (N, 3, H, W) in [0, 1] to features (N, num_features).
         head: features to logits over ``head.space``.
@@ -56,6 +60,7 @@ class Method(LightningModule):
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     reference: ClassVar[str] = ""
+    shares_batches: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
     WIRING: ClassVar[frozenset[str]]
 
@@ -150,6 +155,18 @@ class Method(LightningModule):
     def stored_samples(self) -> int:
         """How many training images the method keeps in its memories; counted into the record."""
         return sum(getattr(m, "samples", 0) for m in self.modules() if m is not self)  # ``samples`` may be its setting
+
+    # ------------------------------------------------------------------ several processes
+    def whole(self, batch: Batch) -> Batch:
+        """The batch of which this process has a share, the same in every process; in one process, the batch."""
+        return Batch(ranks.whole(batch.x), ranks.whole(batch.y))
+
+    def share(self, batch: Batch) -> Batch:
+        """This process's share of rows that every process holds, to be trained beside its share of the batch, as one mean."""
+        mine = Batch(ranks.share(batch.x), ranks.share(batch.y))
+        if (rows := self.__dict__.get("_rows")) is not None:
+            rows[0], rows[1] = rows[0] + len(mine.y), rows[1] + len(batch.y)
+        return mine
 
     # ------------------------------------------------------------------ given, final
     def test_step(self, batch: Tensor, batch_idx: int) -> None:

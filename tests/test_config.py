@@ -116,7 +116,8 @@ def test_two_different_inner_scenarios_have_two_names() -> None:
 def test_short_forms_of_compute() -> None:
     config = parse([*SPLIT, "--device", "cpu", "--threads=2", "--workers", "1", "--optimizers", "fused"])
     assert config["compute"] == {
-        "device": "cpu", "precision": "32-true", "workers": 1, "threads": 2, "optimizers": "fused"}
+        "device": "cpu", "precision": "32-true", "workers": 1, "threads": 2, "optimizers": "fused",
+        "devices": 1, "strategy": "ddp"}
 
 
 def test_a_label_names_what_was_changed() -> None:

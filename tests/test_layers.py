@@ -13,7 +13,7 @@ CORE = [f for f in FILES if f.is_relative_to(ROOT / "cl_bench")]
 PLUGINS = [f for f in FILES if f.is_relative_to(ROOT / "methods") or f.is_relative_to(ROOT / "scenarios")]
 # What a place of cl_bench/ may import lies in lines above its own, or in its own folder.
 LAYERS = (
-    ("errors", "identity", "rng", "state", "types"),
+    ("errors", "identity", "ranks", "rng", "state", "types"),
     ("ranges", "registry"),
     ("numbers", "data"),
     ("scenario", "heads", "memory", "corruptions"),

@@ -347,6 +347,7 @@ def test_two_machines_with_the_same_data_elsewhere_share_a_table(tmp_path) -> No
     from cl_toys import mnist_files
 
     for k, place in enumerate(("first machine", "other/disk")):
+        (tmp_path / place).mkdir(parents=True)
         mnist_files(tmp_path / place)
         argv = ["--scenario", "split_mnist", "--scenario.root", str(tmp_path / place), "--method", "ncm", "--device", "cpu",
                 "--seed", str(k), "--checkpoint", "false"]

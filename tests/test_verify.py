@@ -118,6 +118,7 @@ def test_a_record_without_predictions_is_not_verified(done, tmp_path, capsys) ->
 
 
 def test_an_archive_is_verified_where_its_places_are_given_and_the_report_is_bound_to_it(tmp_path, capsys) -> None:
+    (tmp_path / "here").mkdir()
     mnist_files(tmp_path / "here")
     folder = made(["--scenario", "split_mnist", "--scenario.root", str(tmp_path / "here"), "--method", "ncm", "--device", "cpu",
                    "--checkpoint", "false"], tmp_path / "runs")
@@ -131,6 +132,7 @@ def test_an_archive_is_verified_where_its_places_are_given_and_the_report_is_bou
     told = json.loads(report.read_text())
     assert (told["run"], told["level"], told["agrees"]) == (folder.name, "bits", True)
     assert str(tmp_path) not in report.read_text()
+    (tmp_path / "other").mkdir()
     mnist_files(tmp_path / "other", seed=1)
     assert main(["verify", str(path), "--scenario.root", str(tmp_path / "other")]) == 1
     assert "the protocol's scenario.data is" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
     _writable(runs)
     if o.resume is None:
         try_method(plan.build, plan.backbone, plan.names["method"]["label"])
-    from ..engine.runner import run
+    from .processes import execute
 
     begun: list[Path] = [] if o.resume is None else [o.resume]
 
@@ -71,7 +71,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
 
     with _tracker(o, runs) as tracker, RunProgress() as progress:
         try:
-            folder = run(plan, runs, listen=_both(note, progress, tracker), resume=o.resume)
+            folder = execute(plan, runs, listen=_both(note, progress, tracker), resume=o.resume)
         except KeyboardInterrupt as stop:
             raise Stopped(_how_to_go_on(begun)) from stop
         except Exception as fault:

@@ -74,7 +74,11 @@ def tune(o: argparse.Namespace, rest: list[str]) -> int:
     with _tracker(o, runs) as tracker:
         if tracker is not None:
             tracker.sync(folders)
+    from ..compare.site.trials import trials_page
+    from ..records.results import load
+
     print(f"page: {html.resolve()}")
+    print(f"trials: {trials_page(told, [load(f) for f in folders], runs / f'{name}-trials.html').resolve()}")
     return 0
 
 
@@ -112,9 +116,9 @@ def _objective(name: str, learns: bool) -> tuple[str, Callable[[Mapping[str, flo
 
 def _final(plan: Any, settings: Mapping[str, Any], seed: int, told: Mapping[str, Any], runs: Path) -> Path:
     """The run of what was chosen with one of the fresh seeds; done once, gone on with where it was stopped."""
-    from ..engine.runner import run
     from ..records.results import complete, load_all
     from .config import plan_from
+    from .processes import execute
 
     config = plan.with_settings(settings, seed=seed)
     made = plan_from(config, plan.name)
@@ -124,4 +128,4 @@ def _final(plan: Any, settings: Mapping[str, Any], seed: int, told: Mapping[str,
     for earlier in mine:
         if complete(earlier.folder):
             return earlier.folder
-    return run(made, runs, resume=mine[-1].folder if mine else None)
+    return execute(made, runs, resume=mine[-1].folder if mine else None)

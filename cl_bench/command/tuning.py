@@ -159,12 +159,12 @@ def _try(plan: Search, study: Any, optuna: Any, folder: Path, reference: Any) ->
 
 
 def _run(plan: Search, settings: Mapping[str, Any], folder: Path, watch: Any = None, **changes: Any) -> Any:
-    from ..engine.runner import run
     from ..records.results import load
     from .config import plan_from
+    from .processes import execute
 
     config = plan.with_settings(settings, scenario=plan.scenario(), checkpoint=False, **changes)
-    return load(run(plan_from(config, f"trials of {plan.name}"), folder / "trials", listen=watch))
+    return load(execute(plan_from(config, f"trials of {plan.name}"), folder / "trials", listen=watch))
 
 
 def _view(plan: Search, run: Any, reference: Any) -> dict[str, float]:

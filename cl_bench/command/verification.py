@@ -26,7 +26,7 @@ SEEDS = 4  # further seeds whose spread is asked where the answers differ
 # What decides the last bit of a run on a CPU.
 _DECIDES = ("platform", "processor", "device", "threads", "ops_backend", "code_digest")
 _PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "numpy")
-_COMPUTE = ("device", "threads", "workers")
+_COMPUTE = ("device", "devices", "threads", "workers")
 
 
 @dataclass
@@ -142,7 +142,8 @@ def verify(run: Run, config: Mapping[str, Any], runs: Path, *, seeds: int = SEED
     if verdict.agrees:
         return verdict
     before, now = run.record.get("environment") or {}, again.record["environment"]
-    if _same_machine(before, now) and same(run.source_digest, again.source_digest):
+    shared = [(c.get("compute") or {}).get("devices", 1) for c in (config, run.record["config"])]
+    if shared[0] == shared[1] and _same_machine(before, now) and same(run.source_digest, again.source_digest):
         verdict.reasons = ["code, packages, processor and thread count are the record's, and the answers are not",
                            *_apart(run, again)]
         return verdict
@@ -159,10 +160,10 @@ def verify(run: Run, config: Mapping[str, Any], runs: Path, *, seeds: int = SEED
 
 
 def _again(plan: Any, runs: Path, run: Run) -> Run:
-    from ..engine.runner import run as run_plan
+    from .processes import execute
 
     try:
-        return load(run_plan(plan, runs))
+        return load(execute(plan, runs))
     except UserError:
         raise
     except Exception as fault:

@@ -13,6 +13,7 @@ from ..ranges import Range, Text, bounded
 __all__ = ["Compute", "check_precision", "resolve_device"]
 
 Processes = Annotated[int, Range(0, 256)]
+Devices = Annotated[int, Range(1, 1024)]
 Threads = Annotated[int, Range(0, 1024)]  # more end the process, where its stacks no longer fit
 
 
@@ -29,6 +30,9 @@ class Compute:
         optimizers: ``torch``: as methods make them; ``fused``: torch's fused kernels under Adam, AdamW and SGD; ``apex``:
             NVIDIA apex's FusedAdam in place of Adam and AdamW, on a GPU. For learning; a source is always trained with
             ``torch``, and other kernels give other last bits.
+        devices: processes that share the batches of learning, each with a GPU of its own where ``device`` is one; for
+            methods that say they can (``Method.shares_batches``). ``batch_size`` stays that of all of them together.
+        strategy: how they share: ``ddp``, each with the whole method, gradients averaged.
     """
 
     device: Text = "auto"
@@ -36,6 +40,8 @@ class Compute:
     workers: Processes = 0
     threads: Threads = 1
     optimizers: Literal["torch", "fused", "apex"] = "torch"
+    devices: Devices = 1
+    strategy: Literal["ddp"] = "ddp"
 
 
 def resolve_device(name: str) -> torch.device:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.tensor import TensorData, as_float, batch_sizes
+from ..errors import UserError
 from ..types import Batch, Transform
 from .seeding import derive
 
@@ -134,18 +135,25 @@ class TrainingFeed:
         at: where to go on within the first epoch handed out.
         between: called before each batch but the first of an epoch, with no batch under way.
         resumed: called before the first batch handed out from ``at``, once all that starting draws was drawn.
+        part: this process's number and how many there are; each gets its share of every batch (:func:`..ranks.share`). What
+            augmentation draws is drawn for the whole batch where the data are held in memory.
+        told: called with the rows of each batch, this process's and all.
 
     Raises:
-        UserError: for a single image where ``joins``.
+        UserError: for a single image where ``joins``, and for a batch that cannot be shared.
     """
 
     def __init__(self, data: Dataset, size: int, device: torch.device, *, seed: int, workers: int = 0,
                  augment: Transform | None = None, joins: bool = False, at: FeedPosition | None = None,
-                 between: Callable[[], None] | None = None, resumed: Callable[[], None] | None = None) -> None:
+                 between: Callable[[], None] | None = None, resumed: Callable[[], None] | None = None,
+                 part: tuple[int, int] = (0, 1), told: Callable[[int, int], None] | None = None) -> None:
+        self.part, self.told = part, told
         self.data, self.device, self.workers, self.augment = data, device, workers, augment
         self.generators = {"order": torch.Generator().manual_seed(derive(seed, "order")),
                            "noise": torch.Generator(device).manual_seed(derive(seed, "augment"))}
         self.sizes = batch_sizes(len(data), size, 2 if joins else 1)  # type: ignore[arg-type]
+        if (least := min(self.sizes, default=part[1])) < part[1]:
+            raise UserError(f"a batch of {least} images cannot be shared among {part[1]} processes; choose another batch_size.")
         self.held = data.to(device) if isinstance(data, TensorData) and _fit([data], device) else None
         self.at, self.between, self.resumed = at, between, resumed
         self.batch, self.epoch_order = 0, self.generators["order"].get_state()
@@ -174,7 +182,12 @@ class TrainingFeed:
             if at is not None and k == first and self.resumed is not None:
                 self.resumed()
             x = as_float(x)
-            yield Batch(x if self.augment is None else self.augment(x, self.generators["noise"]), y)
+            x = x if self.augment is None else self.augment(x, self.generators["noise"])
+            if self.part[1] > 1 and self.held is not None:
+                x, y = (rows[self.part[0]::self.part[1]].contiguous() for rows in (x, y))
+            if self.told is not None:
+                self.told(len(y), self.sizes[k])
+            yield Batch(x, y)
 
     def _read(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         if self.held is not None:
@@ -182,6 +195,7 @@ class TrainingFeed:
                 yield self.held.take(rows)
             return
         pin = self.device.type == "cuda"
-        for x, y in DataLoader(self.data, batch_sampler=[c.tolist() for c in chunks],  # type: ignore[call-arg]
+        mine = [c[self.part[0]::self.part[1]].tolist() for c in chunks]
+        for x, y in DataLoader(self.data, batch_sampler=mine,  # type: ignore[call-arg]
                                num_workers=self.workers, pin_memory=pin):
             yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)

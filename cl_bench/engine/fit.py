@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
+from .. import ranks
 from ..data.tensor import view_for_method
 from ..errors import UserError
 from ..method import Method
@@ -22,6 +23,7 @@ from ..types import Experience
 from .compute import Compute, resolve_device
 from .feed import FeedPosition, TrainingFeed, opaque
 from .optimizers import fuse
+from .processes import named_differences, own_masks, same_in_all
 from .seeding import derive, generators, seeded, set_generators
 from .trainer import interruptible, make_trainer, quiet
 
@@ -58,17 +60,19 @@ class FitPosition:
 
 @dataclass
 class Fitted:
-    """What a fit left behind: (step, loss) points, how many losses were not finite, optimizer steps, and how many
-    parameters were trainable."""
+    """What a fit left behind: (step, loss) points, how many losses were not finite, optimizer steps, how many parameters were
+    trainable, and in what several processes differ from one."""
 
     losses: list[tuple[int, float]]
     nonfinite: int
     steps: int
     trainable: int
+    differences: list[str]
 
 
 class _Losses(Callback):
-    """Keeps every step's loss on the device; read once, after the fit. ``before``: those of an interrupted fit."""
+    """Keeps every step's loss on the device; read once, after the fit. ``before``: those of an interrupted fit. Of a batch that
+    is shared, each process keeps its part of the mean."""
 
     def __init__(self, before: Tensor | None) -> None:
         self.before = torch.zeros(0) if before is None else before.cpu()
@@ -77,7 +81,8 @@ class _Losses(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            self.values.append(loss.detach())
+            rows = module.__dict__.get("_rows")
+            self.values.append(loss.detach() if rows is None else loss.detach() * (rows[0] / rows[1]))
 
     def whole(self) -> Tensor:
         return torch.cat([self.before, torch.stack([v.float() for v in self.values]).cpu()]) if self.values else self.before
@@ -145,22 +150,27 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
         else:
             method.to(device)
             trainable, epochs = at.trainable, at.epochs
-        losses, steps = _Losses(None if at is None else at.losses), 0
+        losses, steps, differences = _Losses(None if at is None else at.losses), 0, list[str]()
         if epochs > 0:
-            steps = _train(method, handed, compute, seed, epochs, trainable, losses, at, between)
+            steps, differences = _train(method, handed, compute, seed, epochs, trainable, losses, at, between)
             method.to(device)  # Lightning leaves a model where its strategy put it
+        if (shared := ranks.size() > 1) and epochs > 0:
+            same_in_all(method)
+            set_generators(ranks.gathered(generators())[0])
         method.end(handed)
         method.eval()
-    values = losses.whole().tolist()
+    values = ranks.summed(losses.whole().tolist()) if shared else losses.whole().tolist()
     stride = max(1, math.ceil(len(values) / LOSS_POINTS))
     points = [(k, v) for k, v in enumerate(values) if k % stride == 0 or k == len(values) - 1]
-    return Fitted(points, sum(not math.isfinite(v) for v in values), steps, trainable)
+    return Fitted(points, sum(not math.isfinite(v) for v in values), steps, trainable, differences)
 
 
 def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs: int, trainable: int, losses: _Losses,
-           at: FitPosition | None, between: Callable[[Callable[[], FitPosition]], None] | None) -> int:
-    """Lightning's fit; returns the optimizer steps taken."""
-    trainer = make_trainer(compute, epochs, [losses, _Fuse(compute.optimizers)], [] if at is None else [_Held(at, method)])
+           at: FitPosition | None, between: Callable[[Callable[[], FitPosition]], None] | None) -> tuple[int, list[str]]:
+    """Lightning's fit; returns the optimizer steps taken, and in what several processes differ from one."""
+    shared = ranks.size() > 1
+    trainer = make_trainer(compute, epochs, [losses, _Fuse(compute.optimizers)], [] if at is None else [_Held(at, method)],
+                           shared=shared)
     rng = method.rng.get_state()
 
     def position() -> FitPosition:
@@ -179,12 +189,19 @@ def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs:
         method.training_data(exp), method.batch_size, resolve_device(compute.device), seed=seed, workers=compute.workers,
         augment=exp.augment, joins=any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in method.modules()),
         at=None if at is None else at.feed, resumed=None if at is None else resumed,
-        between=None if between is None else lambda: between(position))
+        between=None if between is None else lambda: between(position), part=(ranks.rank(), ranks.size()),
+        told=(lambda mine, every: method.__dict__.update(_rows=[mine, every])) if shared else None)
     if at is None:
         method.train()
+    differences = named_differences(method) if shared else []
+    if shared:
+        own_masks(method, seed)
     with _begun(method, at is not None):
         trainer.fit(method, opaque(feed.__iter__, len(feed)), ckpt_path=None if at is None else "held in memory")
-    return int(trainer.global_step)
+    if shared:
+        for left in ("_rows", "forward"):  # ours; and Lightning's way into DDP
+            method.__dict__.pop(left, None)
+    return int(trainer.global_step), differences
 
 
 def _precision(trainer: Trainer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any
 
 import torch
@@ -40,6 +41,7 @@ class HeldOut(Wrapper):
         super().__init__(of)
         self.first, self.share = first, share
 
+    @cached_property
     def _parts(self) -> list[tuple[Experience, TestSet]]:
         if not (every := list(self.of.experiences())):
             raise UserError(f"{type(self.of).__name__} learns nothing, so nothing of it can be held out.")
@@ -60,7 +62,7 @@ class HeldOut(Wrapper):
     @property
     def space(self) -> LabelSpace:
         whole = LabelSpace()
-        for exp, _ in self._parts():
+        for exp, _ in self._parts:
             whole = whole | exp.space
         return whole
 
@@ -73,10 +75,10 @@ class HeldOut(Wrapper):
         return None
 
     def experiences(self) -> Sequence[Experience]:
-        return [exp for exp, _ in self._parts()]
+        return [exp for exp, _ in self._parts]
 
     def test_sets(self) -> Sequence[TestSet]:
-        return [test for _, test in self._parts()]
+        return [test for _, test in self._parts]
 
     def stream(self) -> Sequence[TestSet]:
         return ()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ranks
 from ..data.tensor import TensorData, labels_of
 from ..errors import UserError
 from ..method import Method
@@ -61,6 +62,16 @@ class Answers:
     column: np.ndarray
     bad: np.ndarray
     missed: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """The answers of all processes, in row order."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = [np.concatenate(column) for column in zip(*((p.rows, p.confidence, p.column, p.bad, p.missed) for p in parts),
+                                                          strict=True)]
+        back = np.argsort(whole[0], kind="stable")
+        return cls(*(column[back] for column in whole))
 
     def part(self, start: int, end: int) -> Answers:
         """The rows ``start`` to ``end``, counted from 0."""
@@ -209,8 +220,11 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
         place, order = derive(seed, first.name) if method.adapts else seed, torch.arange(len(pool))
         if len(members) > 1:
             order = order[torch.randperm(len(pool), generator=torch.Generator().manual_seed(derive(seed, "order")))]
-        answer_all(copy.deepcopy(method) if method.adapts else method, pool, order, [ledger], _NoClock(), compute, place)
-        answers = ledger.collect()
+        if ranks.size() > 1:  # whole batches to each process, so that none is of other images than in one process
+            order = torch.cat([order[:0], *order.split(pool.size)[ranks.rank()::ranks.size()]])
+        if len(order) or ranks.size() == 1:
+            answer_all(copy.deepcopy(method) if method.adapts else method, pool, order, [ledger], _NoClock(), compute, place)
+        answers = Answers.joined(ranks.gathered(ledger.collect()))
         for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):
             scored[k] = Scored.of(answers.part(start, end), space, tests[k])
     return [scored[k] for k in range(len(tests))]

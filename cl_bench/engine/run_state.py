@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ranks
 from ..errors import UserError
 from ..method import Method
 from ..numbers.matrix import AccuracyMatrix
@@ -83,9 +84,9 @@ class RunState:
         self.tests = list(plan.scenario.test_sets())
         self._born, self._before = time.perf_counter(), 0.0
         self._clock: tuple[str, float, float] | None = None
-        self._held = held_memory()
+        self._held, self._counted = held_memory(), (0, 0)
         self._saved: tuple[float, float] | None = None  # when, and how long it took
-        self._inside = plan.checkpoint
+        self._inside = plan.checkpoint and ranks.size() == 1  # several processes do not stop at the same batch
 
     # ---------------------------------------------------------------- the record
     @property
@@ -180,11 +181,20 @@ class RunState:
         p.elapsed = self.elapsed()
         return p
 
+    def count_all(self) -> None:
+        """Bring together what each process counted since the last time; all of them call it at the same step."""
+        if ranks.size() > 1:
+            meter, (forward, backward) = self.meter, self._counted
+            more = ranks.summed([meter.forward_images - forward, meter.backward_images - backward])
+            self._counted = forward + int(more[0]), backward + int(more[1])
+            meter.forward_images, meter.backward_images = self._counted
+
     # ---------------------------------------------------------------- checkpoints
     def go_on(self, position: Position) -> None:
         """Stand where a checkpoint stood; what was told after it is taken back."""
         self.position, self._before, self._born = position, position.elapsed, time.perf_counter()
         self.meter.forward_images, self.meter.backward_images = position.forward_images, position.backward_images
+        self._counted = position.forward_images, position.backward_images
         self.writer.cut_events(position.events)
 
     def between(self, method: Method) -> Callable[[Callable[[], Any]], None] | None:
@@ -204,7 +214,7 @@ class RunState:
 
     def save(self, method: Method) -> None:
         """Write a checkpoint between two steps, unless that would cost over a twentieth of the run."""
-        if self.plan.checkpoint and (self._saved is None or self._due(0.0)):
+        if ranks.rank() == 0 and self.plan.checkpoint and (self._saved is None or self._due(0.0)):
             self._save(method, None)
 
     def _due(self, every: float) -> bool:

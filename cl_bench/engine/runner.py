@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .. import ranks
 from ..backbones import Backbone
 from ..data.entry import check_data
 from ..data.labels import labels_of
@@ -24,6 +25,7 @@ from . import checkpoint
 from .compute import Compute, check_precision, resolve_device
 from .meter import reset_peak_memory
 from .optimizers import check_optimizers
+from .processes import check_processes, writer_of
 from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source, unsuited
 from .run_state import Listener, RunState, identity_of
 from .seeding import derive, seeded
@@ -51,6 +53,10 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
     with _process(plan.compute):
         reset_peak_memory()
         check_needs(plan.method, plan.scenario, plan.names)
+        check_processes(plan.compute, plan.method, plan.scenario, plan.names["method"]["label"])
+        if plan.compute.devices != ranks.size():
+            raise UserError(f"a run on {plan.compute.devices} devices is started by `cl-bench run` or cl_bench.run, which make "
+                            "its processes.")
         # Walk the scenario once before anything is on disk: missing files, impossible splits and labels that cannot be
         # right show themselves here.
         notes = [*check_data(plan.scenario), *unsuited(plan)]
@@ -61,7 +67,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
         if needs_source(plan):
             _built(plan, _without_head(plan.backbone))  # a constructor that refuses does so before the training of a source
         folder = resume or runs / new_id(plan.names["scenario"]["name"], plan.names["method"]["name"], plan.seed)
-        with RunWriter(folder) as writer:
+        with writer_of(folder) as writer:
             found, lost = _taken_up(writer, record) if resume is not None else (None, "")
             if writer.previous is not None:
                 record["started"] = writer.previous.get("started", record["started"])
@@ -173,7 +179,8 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
         _walk(state, method, timeline)
     state.writer.arrays({k: v.numpy() for k, v in state.position.predictions.items()} | _truths(state, timeline))
     state.end("finished")
-    shutil.rmtree(state.writer.folder / "checkpoint", ignore_errors=True)
+    if ranks.rank() == 0:
+        shutil.rmtree(state.writer.folder / "checkpoint", ignore_errors=True)
     state.event("finish")
     state.writer.done()
 
@@ -194,6 +201,7 @@ def _walk(state: RunState, method: Method, timeline: list[Any]) -> None:
         if handler.streams and not (k + 1 < len(timeline) and handler_of(timeline[k + 1]).streams):
             leave_stream(state, method, step.name)
         state.position.step = k + 1
+        state.count_all()
         state.write()
         if k + 1 < len(timeline):
             state.save(method)

@@ -59,6 +59,8 @@ def learn(run: RunState, method: Method, exp: Experience) -> None:
                          at=at, between=run.between(method))
         p.trainable = max(p.trainable, fitted.trainable)
         p.counts["optimizer_steps"] += fitted.steps
+        for sentence in fitted.differences:
+            run.warn(sentence)
         if fitted.nonfinite:
             p.counts["nonfinite_losses"] = p.counts.get("nonfinite_losses", 0) + fitted.nonfinite
             run.warn(f"{fitted.nonfinite} training losses of {exp.name} were not finite.")

@@ -39,15 +39,23 @@ class _Stays(SingleDeviceStrategy):
         self.checkpoint_io.teardown()
 
 
-def make_trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = ()) -> Trainer:
-    """A Trainer that writes nothing and tells nothing; ``plugins`` are Lightning's."""
+def make_trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (), *,
+                 shared: bool = False) -> Trainer:
+    """A Trainer that writes nothing and tells nothing; ``plugins`` are Lightning's. ``shared``: for a fit that the processes of
+    the run share; without, each is by itself."""
     device = resolve_device(compute.device)
-    where: dict[str, Any] = {"accelerator": "cpu"}
-    if device.type == "cuda":
+    where: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
+    if shared:
+        from .processes import Processes, Shared
+
+        plugins = [*plugins, Processes()]
+        where = {"accelerator": _Warm() if device.type == "cuda" else "cpu", "devices": compute.devices,
+                 "strategy": Shared(find_unused_parameters=True, broadcast_buffers=False)}
+    elif device.type == "cuda":
         card = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        where = {"accelerator": _Warm(), "strategy": _Stays(card)}
+        where = {"accelerator": _Warm(), "devices": 1, "strategy": _Stays(card)}
     return Trainer(
-        **where, devices=1, max_epochs=epochs, precision=compute.precision,  # type: ignore[arg-type]
+        **where, max_epochs=epochs, precision=compute.precision,  # type: ignore[arg-type]
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, inference_mode=False, callbacks=list(callbacks), use_distributed_sampler=False,
         plugins=list(plugins),
@@ -84,7 +92,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", module="lightning_fabric")
-            warnings.filterwarnings("ignore", message=".*(torch.jit|LeafSpec|treespec|pin_memory).*")
+            warnings.filterwarnings("ignore", message=".*(torch.jit|LeafSpec|treespec|pin_memory|Grad strides).*")
             yield
     finally:
         for lg, level in zip(loggers, levels, strict=True):

@@ -47,6 +47,7 @@ class CoDyRA(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Lu et al., CoDyRA, arXiv 2412.01004"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self,

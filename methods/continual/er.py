@@ -33,6 +33,7 @@ class Er(Method):
 
     family: ClassVar[str] = "replay"
     paper: ClassVar[str] = "Chaudhry et al., arXiv 1902.10486, 2019"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -51,9 +52,9 @@ class Er(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
         if self.memory.samples:
-            old = self.memory.draw(self.minibatch, self.rng.on("cpu"))
+            old = self.share(self.memory.draw(self.minibatch, self.rng.on("cpu")))
             x, y = torch.cat([x, old.x]), torch.cat([y, old.y])
-        self.memory.add(batch.x, batch.y, self.rng.on("cpu"))
+        self.memory.add(*self.whole(batch), self.rng.on("cpu"))
         return self.loss(self(x), y)
 
     def configure_optimizers(self) -> Any:

@@ -50,6 +50,7 @@ class Ewc(Method):
 
     family: ClassVar[str] = "regularisation"
     paper: ClassVar[str] = "Kirkpatrick et al., PNAS 2017; Schwarz et al., ICML 2018"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class Finetune(Method):
     family: ClassVar[str] = "baseline"
     reference: ClassVar[str] = "lower bound"
     paper: ClassVar[str] = "lower bound; variants as in Zhang et al. (SLCA), ICCV 2023"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class Joint(Method):
 
     family: ClassVar[str] = "baseline"
     paper: ClassVar[str] = "upper bound"
+    shares_batches: ClassVar[bool] = True
     reference: ClassVar[str] = "upper bound"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32) -> None:

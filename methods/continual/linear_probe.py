@@ -29,6 +29,7 @@ class LinearProbe(Method):
 
     family: ClassVar[str] = "baseline"
     paper: ClassVar[str] = "frozen features; sequential variant as in McDonnell et al. (RanPAC), NeurIPS 2023"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self, backbone: Backbone, *, lr: Amount = 1e-2, epochs: Whole = 5, batch_size: Count = 32, masked: bool = True

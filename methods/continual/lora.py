@@ -31,6 +31,7 @@ class LoRA(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Hu et al., LoRA, ICLR 2022"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class Lwf(Method):
 
     family: ClassVar[str] = "regularisation"
     paper: ClassVar[str] = "Li & Hoiem, ECCV 2016 / TPAMI 2018"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class NCM(FrozenTrunk):
 
     family: ClassVar[str] = "prototype"
     paper: ClassVar[str] = "Zhou et al., SimpleCIL, IJCV 2024"
+    shares_batches: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, *, batch_size: Count = 128) -> None:
         super().__init__(backbone, epochs=0, batch_size=batch_size)

@@ -42,6 +42,7 @@ class RanPAC(FirstSession):
 
     family: ClassVar[str] = "prototype"
     paper: ClassVar[str] = "McDonnell et al., RanPAC, NeurIPS 2023"
+    shares_batches: ClassVar[bool] = True
     exempt = {"state that grows with the images is declared": "the square root of G has a row per image, at most m"}
     project: Tensor
     root: Tensor

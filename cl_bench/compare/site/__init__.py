@@ -22,7 +22,7 @@ from ...records.results import Run, load, write_atomically
 from ..comparison import Comparison, Group, Row, compare
 from ..tables import cell_text, to_csv
 
-__all__ = ["Site", "build", "visible"]
+__all__ = ["Site", "build", "frames", "visible"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_REPORT = 1 << 20
@@ -68,6 +68,16 @@ def visible(text: object, length: int = 200) -> str:
     shown = "".join(c if unicodedata.category(c)[0] not in "C" and c not in "\u2028\u2029" else f"\\u{ord(c):04x}"
                     for c in str(text)[:length + 1])
     return shown if len(shown) <= length else f"{shown[:length]}…"
+
+
+def frames() -> Any:
+    """The templates; whatever a record says is text in them."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters["seen"] = visible
+    return environment
 
 
 def build(archives: Sequence[Path], reports: Sequence[Path], scratch: Path, out: Path, title: str) -> Site:
@@ -160,11 +170,7 @@ def _named_by_code(entry: Entry) -> Entry:
 
 def _pages(comparison: Comparison, entries: Mapping[str, Entry], refused: Sequence[Entry], site: Site,
            title: str) -> dict[str, str]:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    environment.filters["seen"] = visible
+    environment = frames()
     tables = [_table(group, entries) for group in comparison.groups]
     pages = {table["file"]: environment.get_template("protocol.html").render(
         table=table, title=title, refused=[e for e in refused if e.run.fingerprint == table["id"]]) for table in tables}
