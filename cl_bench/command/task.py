@@ -49,8 +49,8 @@ class Task:
 
     def __call__(self, config: Mapping[str, Any], started: Callable[[Path], None] | None = None) -> Result:
         """(folder, None), or ("", one sentence); ``started`` is told the folder as soon as it holds a record."""
-        from ..engine.runner import run
         from .config import plan_from
+        from .processes import execute
 
         def listen(kind: str, facts: Any) -> None:
             if kind == "start" and started is not None:
@@ -58,7 +58,7 @@ class Task:
 
         try:
             plan = plan_from(config, self.suite or None)
-            return str(run(plan, Path(self.runs), listen=listen, resume=self.begun(config))), None
+            return str(execute(plan, Path(self.runs), listen=listen, resume=self.begun(config))), None
         except UserError as fault:
             return "", str(fault)
         except (Exception, SystemExit) as fault:
