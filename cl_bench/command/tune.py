@@ -96,10 +96,10 @@ def _objective(name: str, learns: bool) -> tuple[str, Callable[[Mapping[str, flo
     from ..registry import load_path
 
     if ":" in name:
-        score = load_path(name)
-        if not callable(score):
+        own = load_path(name)
+        if not callable(own):
             raise UserError(f"--objective {name} is no function of a mapping.")
-        return name, score
+        return name, own
     ours = {n: m.higher for n, m in all_metrics().items() if m.of and m.higher is not None and "learning" in m.needs}
     known = ours if learns else dict.fromkeys(SCORERS, True)
     name = name or ("average_accuracy" if learns else "information_maximisation")

@@ -78,11 +78,11 @@ def filled(config: Mapping[str, Any], words: Sequence[str], foreign: bool) -> di
         if value not in given and (is_placeholder(value) or foreign):
             raise UserError(f"the record does not tell where {name} lies; give --{name} PLACE.")
     for root in ("scenario", "method", "backbone"):
-        for path in class_paths(made.get(root)):
-            if is_placeholder(path):
-                raise UserError(f"the code {path.removeprefix('<place>')} is not in the record; give --{root} FILE.py:CLASS.")
-            if foreign and path not in given and not _registered(path):
-                raise UserError(f"{path} is registered by nothing that is installed here; install what brings it, or give "
+        for code in class_paths(made.get(root)):
+            if is_placeholder(code):
+                raise UserError(f"the code {code.removeprefix('<place>')} is not in the record; give --{root} FILE.py:CLASS.")
+            if foreign and code not in given and not _registered(code):
+                raise UserError(f"{code} is registered by nothing that is installed here; install what brings it, or give "
                                 f"--{root} FILE.py:CLASS.")
     return parse(compute, made)
 

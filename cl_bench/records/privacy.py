@@ -129,8 +129,8 @@ def findings(value: Any, names: Collection[str], at: str = "") -> Iterator[tuple
             if match.lastgroup != "web":
                 yield at, match.group()
         for name in names:
-            if (match := _named(name).search(value)) is not None:
-                yield at, match.group()
+            if (told := _named(name).search(value)) is not None:
+                yield at, told.group()
 
 
 def _named(name: str) -> re.Pattern[str]:

@@ -54,7 +54,8 @@ class Er(Method):
         if self.memory.samples:
             old = self.share(self.memory.draw(self.minibatch, self.rng.on("cpu")))
             x, y = torch.cat([x, old.x]), torch.cat([y, old.y])
-        self.memory.add(*self.whole(batch), self.rng.on("cpu"))
+        every = self.whole(batch)
+        self.memory.add(every.x, every.y, self.rng.on("cpu"))
         return self.loss(self(x), y)
 
     def configure_optimizers(self) -> Any:
