@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.compare.comparison import Group, compare
-from cl_bench.compare.tables import to_markdown
+from cl_bench.compare.sheets import to_markdown
 from cl_bench.records.results import Run, RunList, load_all
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -33,6 +33,8 @@ PICTURES: dict[str, tuple[dict[str, str], int, int | None]] = {
     "statistics": ({"view": "statistics"}, 1280, None),
     "runs": ({"view": "runs"}, 1280, 1000),
     "run": ({"view": "runs", "run": "first"}, 1280, 1900),
+    "duel": ({"view": "duel", "group": "group"}, 1280, 1900),
+    "evidence": ({"view": "runs", "group": "group", "of": "first", "what": "cell:4,0"}, 1280, None),
     "differences": ({"view": "differences"}, 1280, None),
     "dark": ({"view": "forgetting", "theme": "dark"}, 1280, 1500),
     "phone": ({"view": "leaderboard"}, 390, 844),
@@ -56,10 +58,11 @@ def main(runs: Path | None, out: Path) -> None:
         page.set_default_timeout(120_000)
         page.goto(address)
         run = next((r for r in found if r.kind == "learn" and r.status == "finished"), found[0])
-        first = {"run": run.id, "ref": run.method}
+        group = page.evaluate("keyOf(DATA.groups.find(g => g.learn) || DATA.groups[0])")
+        first = {"run": run.id, "ref": run.method, "of": run.method, "group": group}
         for name, (state, width, height) in PICTURES.items():
             page.set_viewport_size({"width": width, "height": height or 800})
-            chosen = {key: first[key] if value == "first" else value for key, value in state.items()}
+            chosen = {key: first[key] if value in ("first", "group") else value for key, value in state.items()}
             page.evaluate("hash => { location.hash = hash; readState(); draw(); scrollTo(0, 0); }", urlencode(chosen))
             page.evaluate("() => Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn))")
             page.wait_for_timeout(300)

@@ -15,7 +15,7 @@ import records
 from rich.console import Console
 
 from cl_bench import cli
-from cl_bench.compare import tables
+from cl_bench.compare import sheets, tables
 from cl_bench.compare.comparison import compare, differing_fields, value_of
 from cl_bench.compare.dashboard.payload import payload
 from cl_bench.errors import UserError
@@ -157,8 +157,8 @@ def test_every_export_holds_the_same_numbers_as_the_page(tmp_path):
     records.write_suite(tmp_path, seeds=3)
     comparison = compare(load_all(tmp_path))
     data = payload(comparison, "x")
-    lines = list(csv.DictReader(io.StringIO(data["exports"]["csv"])))
-    markdown, latex = data["exports"]["md"].split("### ")[1:], data["exports"]["tex"].split(r"\begin{table}")[1:]
+    lines = list(csv.DictReader(io.StringIO(sheets.to_csv(comparison))))
+    markdown, latex = sheets.to_markdown(comparison).split("### ")[1:], sheets.to_latex(comparison).split(r"\begin{table}")[1:]
     assert len(markdown) == len(latex) == len(comparison.groups)
 
     def cells(text: str, method: str, by: str) -> list[str]:
@@ -176,7 +176,7 @@ def test_every_export_holds_the_same_numbers_as_the_page(tmp_path):
             for name, text in zip(group.metrics, texts, strict=True):
                 unit = all_metrics()[name].unit.replace("%", "percent").replace(" ", "_")
                 assert (line[f"{name}_{unit}"].replace("-", "−") or "–") == text.split(" ± ")[0]
-    assert data["exports"]["tex"].count(r"\toprule") == data["exports"]["tex"].count(r"\bottomrule") == 3
+    assert sheets.to_latex(comparison).count(r"\toprule") == sheets.to_latex(comparison).count(r"\bottomrule") == 3
 
 
 def test_text_of_a_name_cannot_break_a_table(tmp_path):
@@ -184,9 +184,9 @@ def test_text_of_a_name_cannot_break_a_table(tmp_path):
     known(tmp_path, "x", 0, 70, label=nasty)
     known(tmp_path, "y", 0, 60, label="=cmd()")
     comparison = compare(load_all(tmp_path))
-    assert r"a\|b & c_d% \\x &lt;script>" in tables.to_markdown(comparison)
-    assert r"a|b \& c\_d\% \textbackslash{}x $<$script$>$\{\}" in tables.to_latex(comparison)
-    assert "'=cmd()" in tables.to_csv(comparison)
+    assert r"a\|b & c_d% \\x &lt;script>" in sheets.to_markdown(comparison)
+    assert r"a|b \& c\_d\% \textbackslash{}x $<$script$>$\{\}" in sheets.to_latex(comparison)
+    assert "'=cmd()" in sheets.to_csv(comparison)
     out = Console(file=io.StringIO(), width=200)
     tables.print_tables(comparison, out)
     assert nasty in out.file.getvalue()
@@ -208,12 +208,12 @@ def test_export_by_ending(tmp_path):
     known(tmp_path / "runs", "a", 0, 70)
     comparison = compare(load_all(tmp_path / "runs"))
     for ending in ("csv", "md", "tex"):
-        assert tables.export(comparison, tmp_path / f"out/t.{ending}").read_text()
+        assert sheets.export(comparison, tmp_path / f"out/t.{ending}").read_text()
     with pytest.raises(UserError, match=r"\.docx"):
-        tables.export(comparison, tmp_path / "t.docx")
+        sheets.export(comparison, tmp_path / "t.docx")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
-        tables.export(comparison, tmp_path / "file" / "t.csv")
+        sheets.export(comparison, tmp_path / "file" / "t.csv")
 
 
 def test_nothing_to_compare():

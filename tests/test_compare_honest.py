@@ -11,7 +11,7 @@ import pytest
 import records
 from rich.console import Console
 
-from cl_bench.compare import tables
+from cl_bench.compare import sheets, tables
 from cl_bench.compare.comparison import compare, reference_of
 from cl_bench.compare.dashboard import render
 from cl_bench.compare.dashboard.payload import payload
@@ -77,8 +77,8 @@ def test_a_diverged_run_does_not_forget_least(tmp_path):
     out = Console(file=io.StringIO(), width=200)
     tables.print_tables(comparison, out)
     assert "! ewc: 3 of 3 runs had losses or answers that were not finite." in out.file.getvalue()
-    assert "! ewc: 3 of 3" in tables.to_markdown(comparison) and "ewc: 3 of 3" in tables.to_latex(comparison)
-    line = next(x for x in csv.DictReader(io.StringIO(tables.to_csv(comparison))) if x["method"] == "ewc")
+    assert "! ewc: 3 of 3" in sheets.to_markdown(comparison) and "ewc: 3 of 3" in sheets.to_latex(comparison)
+    line = next(x for x in csv.DictReader(io.StringIO(sheets.to_csv(comparison))) if x["method"] == "ewc")
     assert "not finite" in line["warnings"] and line["forgetting_points"] == ""
 
 
@@ -166,7 +166,7 @@ def protocols(tmp_path):
 def test_tables_of_two_protocols_say_what_differs(protocols):
     assert sorted(g.title for g in protocols.groups) == ["split_digits · tiny_vit · test_batch_size 200",
                                                          "split_digits · tiny_vit · test_batch_size 64"]
-    text = tables.to_latex(protocols) + tables.to_markdown(protocols)
+    text = sheets.to_latex(protocols) + sheets.to_markdown(protocols)
     assert text.count("test_batch_size 200") == 1 and text.count(r"test\_batch\_size 200") == 1
 
 

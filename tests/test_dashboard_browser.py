@@ -178,7 +178,8 @@ def test_accessibility(page, theme, views):
 
 
 def test_everything_is_reached_by_keyboard(page):
-    wanted = set(page.eval_on_selector_all("a[href], button, select, input", "nodes => nodes.map(n => n.id)"))
+    stops = "a[href]:not([tabindex='-1']), button, select, input"  # arrows lead to the other numbers of a table
+    wanted = set(page.eval_on_selector_all(stops, "nodes => nodes.map(n => n.id)"))
     assert "" not in wanted
     page.focus("#skip")
     reached = {"skip"}

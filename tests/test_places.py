@@ -17,7 +17,7 @@ from cl_bench.compare.dashboard.page import html_of
 from cl_bench.compare.dashboard.payload import payload
 from cl_bench.compare.figure import draw, drawing
 from cl_bench.compare.places import hide_places, hide_places_in_json
-from cl_bench.compare.tables import WRITERS
+from cl_bench.compare.sheets import WRITERS
 from cl_bench.numbers.matrix import AccuracyMatrix
 from cl_bench.records.results import load_all
 

@@ -113,7 +113,29 @@ def test_nothing_to_import_and_nothing_to_show(tmp_path: Path) -> None:
         import_runs(f"sqlite:///{tmp_path}/none.db", tmp_path)
     with pytest.raises(UserError, match="cl-bench sync"):
         ui(None, tmp_path)
+    with pytest.raises(UserError, match="--remote"):
+        ui(None, tmp_path, host="0.0.0.0")
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_ui_ends_its_server_and_its_workers(tmp_path: Path) -> None:
+    """A server that starts a worker, as MLflow's does: the end of one is the end of both."""
+    from cl_bench.records.tracking import _end_group
+
+    code = ("import subprocess, sys, time\n"
+            "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+            "print(worker.pid, flush=True)\ntime.sleep(600)")
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    worker = int(server.stdout.readline())
+    _end_group(server, patience=5)
+    assert server.poll() is not None
+    for _ in range(200):
+        state = Path(f"/proc/{worker}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.02)
+    else:
+        raise AssertionError("the worker goes on")
 
 
 # -- beside a run -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import os
 import signal
@@ -19,6 +20,18 @@ from . import commands, paper, sharing
 from . import tune as tuning
 
 __all__ = ["main"]
+
+# What stands for a sign on a terminal that has only ASCII: marks stay distinct.
+ASCII = {"●": "*", "○": "o", "◌": ".", "†": "+", "±": "+-", "−": "-", "–": "-", "↑": "^", "↓": "v", "×": "x", "·": ".",
+         "…": "...", "≤": "<=", "—": "-", "“": '"', "”": '"', "’": "'"}
+
+
+def _in_ascii(fault: UnicodeError) -> tuple[str, int]:
+    assert isinstance(fault, UnicodeEncodeError)
+    return "".join(ASCII.get(c, "?") for c in fault.object[fault.start:fault.end]), fault.end
+
+
+codecs.register_error("cl-bench", _in_ascii)
 
 RUN_HELP = """\
 options of a run (any of them may stand in the YAML file that --config names):
@@ -157,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="these methods alone, in every output")
     compare.add_argument("--columns", nargs="+", default=[], metavar="METRIC", help="these metrics as columns (default: the "
                          "page's); their names are those in run.json")
+    compare.add_argument("--overall", action="store_true", help="one table of methods x scenarios with mean ranks instead of a "
+                         "table per scenario, here and in --export; --columns says of which metrics")
     compare.add_argument("--by", choices=["scenario", "fingerprint"], default="scenario",
                          help="one table per scenario (different protocols are refused), or one per protocol fingerprint")
     compare.add_argument("--mix", action="store_true", help="allow runs of different protocols in one table, and say so")
@@ -182,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
                       help="import the runs of an MLflow store as records")
 
     ui = command("ui", commands.ui, "MLflow's own UI on the store", one, tracked)
-    ui.add_argument("--host", type=_word, default="127.0.0.1")
+    ui.add_argument("--host", type=_word, default="127.0.0.1", help="loopback unless told otherwise (with --remote)")
+    ui.add_argument("--remote", action="store_true", help="allow an address that other machines reach: they can then read "
+                    "and change the store")
     ui.add_argument("--port", type=_port, default=5000, help="default: 5000")
     return p
 
@@ -192,10 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     143 where Ctrl-C or SIGTERM ended it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):  # a terminal or pipe that knows no "↑" shows "?", and the command goes on
+    for stream in (sys.stdout, sys.stderr):  # a terminal or pipe that knows no "↑" shows "^", and the command goes on
         if hasattr(stream, "reconfigure"):
             utf = (stream.encoding or "utf-8").lower().startswith("utf")
-            stream.reconfigure(errors="backslashreplace" if utf else "replace")
+            stream.reconfigure(errors="backslashreplace" if utf else "cl-bench")
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command not in ("run", "suite", "verify", "tune"):

@@ -79,7 +79,14 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
                 raise UserError(f"there is no space left on the disk of {runs}: make room; then {_how_to_go_on(begun)}."
                                 ) from fault
             raise
+    from rich.console import Console
+
+    from ..compare.matrix_text import matrix_text
+    from ..compare.terminal import terminal
+
     _tables([folder])
+    if text := matrix_text(load(folder).matrix, terminal(Console()).width):
+        print(f"{text}\n")
     print(f"record: {folder}")
     return 0
 
@@ -143,15 +150,14 @@ def _suite(o: argparse.Namespace, suite: Any, rest: list[str], runs: Path) -> in
                                 launcher=functools.partial(launcher, **options), before=progress.expected,
                                 elsewhere=getattr(launcher, "elsewhere", False), only_failed=o.retry_failed)
         except KeyboardInterrupt as stop:
-            raise Stopped("the same command runs what has not finished") from stop
+            finished = _finished_of(suite.name, runs)
+            page = f"; the page of the {_runs(len(finished))} that finished is {_suite_page(o, suite.name, runs, finished)}" \
+                if finished else ""
+            raise Stopped(f"the same command runs what has not finished{page}") from stop
+    if outcome.skipped:
+        print(f"{_runs(len(outcome.skipped))} skipped: finished earlier with the same config and code (--again runs them anew)")
     if outcome.folders:
-        html = o.html or runs / f"{suite.name}.html"
-        title = f"cl-bench: {suite.name}"
-        try:
-            _tables(outcome.folders, html=html, title=title, say_page=False)
-        except UserError as fault:  # runs of one scenario under two protocols: what they cost is kept, a table for each
-            print(f"note: {fault}", file=sys.stderr)
-            _tables(outcome.folders, html=html, title=title, say_page=False, by="fingerprint")
+        html = _suite_page(o, suite.name, runs, outcome.folders)
         with _tracker(o, runs) as tracker:
             if tracker is not None:
                 tracker.sync(outcome.folders)
@@ -159,6 +165,26 @@ def _suite(o: argparse.Namespace, suite: Any, rest: list[str], runs: Path) -> in
     for sentence in outcome.failures:
         print(f"failed: {sentence}", file=sys.stderr)
     return 1 if outcome.failures else 0
+
+
+def _finished_of(suite: str, runs: Path) -> list[Path]:
+    """The folders of a suite's runs that have finished so far."""
+    from ..records.results import load_all
+
+    return [run.folder for run in (load_all(runs) if runs.is_dir() else ()) if run.status == "finished"
+            and run.record.get("suite") == suite]
+
+
+def _suite_page(o: argparse.Namespace, suite: str, runs: Path, folders: Sequence[Path]) -> Path:
+    """Tables on the terminal and the page of a suite's finished runs; where the page lies."""
+    html = o.html or runs / f"{suite}.html"
+    title = f"cl-bench: {suite}"
+    try:
+        _tables(folders, html=html, title=title, say_page=False)
+    except UserError as fault:  # runs of one scenario under two protocols: what they cost is kept, a table for each
+        print(f"note: {fault}", file=sys.stderr)
+        _tables(folders, html=html, title=title, say_page=False, by="fingerprint")
+    return Path(html)
 
 
 def listed(o: argparse.Namespace, rest: list[str]) -> int:
@@ -177,7 +203,7 @@ def check(o: argparse.Namespace, rest: list[str]) -> int:
 
 
 def compare(o: argparse.Namespace, rest: list[str]) -> int:
-    from ..compare.tables import WRITERS
+    from ..compare.sheets import WRITERS
 
     if o.html is not None:
         _page(o.html)
@@ -192,7 +218,7 @@ def compare(o: argparse.Namespace, rest: list[str]) -> int:
         if file.stem not in TIDY or file.suffix != ".csv":
             raise UserError(f"--tidy {file}: the file's name says what it holds: {', '.join(f'{k}.csv' for k in TIDY)}.")
     made = _tables(given_folders(o), html=o.html, exports=o.export, by=o.by, mix=o.mix,
-                   choose=lambda runs: chosen(runs, o.methods), columns=o.columns)
+                   choose=lambda runs: chosen(runs, o.methods), columns=o.columns, over=o.overall)
     for file in o.tidy:
         print(f"{file.stem}: {write_tidy(made, file.stem, file)}")
     return 0
@@ -239,21 +265,26 @@ def _runs(n: int) -> str:
 def ui(o: argparse.Namespace, rest: list[str]) -> int:
     from ..records.tracking import ui
 
-    return ui(o.tracking, _one(o), host=o.host, port=o.port)
+    return ui(o.tracking, _one(o), host=o.host, port=o.port, remote=o.remote)
 
 
 def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), by: str = "scenario",
             mix: bool = False, title: str = "cl-bench", say_page: bool = True, choose: Callable[[Any], Any] | None = None,
-            columns: Sequence[str] = ()) -> Any:
+            columns: Sequence[str] = (), over: bool = False) -> Any:
     from ..compare.comparison import compare
     from ..compare.exports import with_columns
-    from ..compare.tables import export, print_tables
+    from ..compare.overall import print_overall
+    from ..compare.sheets import export
+    from ..compare.tables import print_tables
 
     runs = read_records(folders)
     comparison = with_columns(compare(choose(runs) if choose else runs, by=by, mix=mix), columns)
-    print_tables(comparison)
+    if over and not print_overall(comparison, columns):
+        raise UserError("no two scenarios here share a metric and a method; leave out --overall for a table of each.")
+    if not over:
+        print_tables(comparison)
     for file in exports:
-        print(f"table: {export(comparison, file)}")
+        print(f"table: {export(comparison, file, over, columns)}")
     if html is not None:
         from ..compare.dashboard import render
 

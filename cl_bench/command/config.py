@@ -105,17 +105,13 @@ def _known(given: Mapping[Any, Any], keys: Sequence[str], before: str = "") -> N
 
 
 def _help(options: Sequence[Option]) -> None:
-    """``--method.help NAME``: the signature and docstring of one part."""
+    """``--method.help NAME``: what one part is and what its parameters mean."""
     for path, name in options:
         if path[-1] == "help" and path[0] in _ROOTS:
-            from jsonargparse import ArgumentParser
+            from .part_help import part_help
 
             group = NESTED.get(path[-2], _ROOTS[path[0]])
-            target, stem = _class(resolve(group, name)), ".".join(path[:-1])
-            p = ArgumentParser(prog="cl-bench run", add_help=False)
-            add = p.add_class_arguments if isinstance(target, type) else p.add_function_arguments
-            add(target, stem, as_group=False, skip={"backbone"} if path[0] == "method" else set())
-            p.print_help()
+            print(part_help(".".join(path[:-1]), name, _class(resolve(group, name))), end="")
             raise Helped(0)
 
 

@@ -63,7 +63,9 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from ..compare.tables import terminal, trimmed
+
+    console = terminal(Console())
     columns = ["name", *[c for c in ("family", "needs", "gives", "parameters", "mergeable", "paper", "summary")
                          if any(row.get(c) not in (None, "", []) for row in found)]]
     narrow = console.width < 120 and "paper" in columns
@@ -82,7 +84,7 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
         if narrow and row.get("paper"):
             cells[-1] += f"\n[dim]{escape(row['paper'])}[/dim]"
         table.add_row(*cells)
-    console.print(table)
+    trimmed(console, table)
     console.print(f"[dim]{len(found)} {kind}[/dim]")
     if backbone is not None:
         console.print(f"[dim]parameters: trainable on {escape(backbone)}, settings at their defaults, on the four linears of "

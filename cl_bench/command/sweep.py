@@ -97,7 +97,8 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, k
                 folders[k] = Path(where)
             else:
                 outcome.failures.append(f"{suite.jobs[k].label}: {error}")
-            say("finish" if error is None else "error", {"label": suite.jobs[k].label, "message": error})
+            say("finish" if error is None else "error", {"label": suite.jobs[k].label, "message": error,
+                                                        "folder": where if error is None else None})
     finally:
         if hasattr(results, "close"):
             results.close()  # an interrupt stops the workers now

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..ranges import refusal
 from .files import brief, yaml_value
 
-__all__ = ["Reader", "Word", "finite", "made_of"]
+__all__ = ["Reader", "Word", "finite", "made_of", "words"]
 
 _LISTS = (list, collections.abc.Sequence, collections.abc.Iterable, set, frozenset)
 _NAMES = {type(None): "null", list: "a list", tuple: "a list", dict: "a mapping"}
@@ -57,7 +57,7 @@ class Reader:
             if (why := refusal(name, hint, found) or finite(name, found)) is not None:
                 raise UserError(why)
             return found
-        raise UserError(f"{name} must be {_words(hint)}, not {brief(_unworded(value))}.")
+        raise UserError(f"{name} must be {words(hint)}, not {brief(_unworded(value))}.")
 
     def _read(self, name: str, hint: Any, value: Any) -> Any:
         origin, inner = get_origin(hint), get_args(hint)
@@ -193,17 +193,17 @@ def finite(name: str, value: Any) -> str | None:
     return None
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
     """A type as a sentence says it: ``one of 'a', 'b'``, ``int or null``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _words(inner[0])
+        return words(inner[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_words(h) for h in inner))
+        return " or ".join(dict.fromkeys(words(h) for h in inner))
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if origin in (*_LISTS, tuple) or hint in (*_LISTS, tuple):
-        each = {_words(h) for h in inner if h is not Ellipsis}
+        each = {words(h) for h in inner if h is not Ellipsis}
         return f"a list of {each.pop()}" if len(each) == 1 else "a list"
     if origin in (dict, collections.abc.Mapping):
         return "a mapping"

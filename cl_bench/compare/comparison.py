@@ -24,7 +24,7 @@ from .health import Flag, flags_of, mixed_hosts, overlapping, unlearned
 from .memo import kept
 from .sweeps import arguments_of, given_label, told_apart
 
-__all__ = ["Comparison", "Group", "Row", "Standing", "compare", "differing_fields", "reference_of", "value_of"]
+__all__ = ["Comparison", "Group", "Row", "Standing", "compare", "differing_fields", "reference_of", "value_of", "values_of"]
 
 ALPHA = 0.05
 Key = tuple[int, int | None]
@@ -35,6 +35,11 @@ def value_of(run: Run, name: str) -> float:
     measured, and where a run that learned nothing would look as if it forgot nothing."""
     metric = all_metrics()[name]
     return math.nan if "learned" in metric.needs and unlearned(run) else metric.read(run.metrics, run.record)
+
+
+def values_of(run: Run) -> dict[str, float]:
+    """Every metric of a run by name, as :func:`value_of` gives it."""
+    return kept([run], "values", lambda: {name: value_of(run, name) for name in all_metrics()})
 
 
 def reference_of(run: Run) -> str:
@@ -206,8 +211,7 @@ def _latest(runs: Iterable[Run]) -> tuple[dict[Key, Run], int]:
 
 def _row(method: str, runs: Sequence[Run], names: Sequence[str]) -> tuple[Row, int]:
     chosen, repeats = _latest(r for r in runs if r.status == "finished")
-    told = {key: kept([run], "values", lambda run=run: {name: value_of(run, name) for name in names})  # type: ignore[misc]
-            for key, run in chosen.items()}
+    told = {key: values_of(run) for key, run in chosen.items()}
     values = {name: {key: found[name] for key, found in told.items()} for name in names}
     row = Row(method, str(runs[0].record["method"].get("family") or ""), chosen, values,
               kept(list(chosen.values()), "cells", lambda: {name: t_interval(list(v.values())) for name, v in values.items()}),

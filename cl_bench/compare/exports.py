@@ -16,8 +16,8 @@ from ..numbers.statistics import compare_pair
 from ..records.results import RunList, write_atomically
 from .comparison import Comparison, value_of
 from .images import BY_IMAGE, evidence
+from .sheets import inert
 from .sweeps import told_apart
-from .tables import inert
 
 __all__ = ["TIDY", "chosen", "curves_csv", "runs_csv", "tests_csv", "with_columns", "write_tidy"]
 

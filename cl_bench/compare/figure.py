@@ -19,8 +19,8 @@ from ..records.results import write_atomically
 from .comparison import Comparison, Group
 from .dashboard.curves import learn_curves, stream_curves
 from .places import hide_places
+from .sheets import label_of, tex
 from .style import LIGHT, short_names, slots
-from .tables import label_of, tex
 
 __all__ = ["KINDS", "WIDTHS", "Drawing", "caption", "draw", "drawing"]
 

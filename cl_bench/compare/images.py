@@ -137,10 +137,15 @@ def evidence(a: Row, b: Row, metric: str) -> Evidence | None:
 
 
 def _evidence(a: Row, b: Row, metric: str, keys: Sequence[Any]) -> Evidence | None:
-    pairs = [(image_parts(a.runs[k], metric), image_parts(b.runs[k], metric)) for k in keys]
-    if not pairs or any(x is None or y is None or not np.array_equal(x.identity, y.identity) for x, y in pairs):
+    found = []
+    for k in keys:  # where one pair lacks them, the others need not be read
+        x = image_parts(a.runs[k], metric)
+        y = image_parts(b.runs[k], metric) if x is not None else None
+        if x is None or y is None or not np.array_equal(x.identity, y.identity):
+            return None
+        found.append((x, x.values - y.values))
+    if not found:
         return None
-    found = [(x, x.values - y.values) for x, y in pairs if x is not None and y is not None]
     first = found[0][0]
     orders = [np.lexsort(p.identity.T) for p, _ in found]
     base = first.identity[orders[0]]

@@ -80,7 +80,9 @@ def print_choices(comparison: Comparison, source: str = "source") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from .tables import terminal, trimmed
+
+    console = terminal(Console())
     found = [made for group in comparison.groups if (made := choices(group, source))]
     if not found:
         raise UserError("label-free selection needs two finished test-time runs with different settings or methods, made "
@@ -96,9 +98,10 @@ def print_choices(comparison: Comparison, source: str = "source") -> None:
             s, again = choice.selection, k > 0 and made[k - 1].among == choice.among
             numbers = [_text(100 - s.chosen_accuracy), escape(str(s.oracle)), _text(100 - s.oracle_accuracy), _text(s.gap),
                        _text(s.spearman)]
-            table.add_row("" if again else f"{escape(choice.among)} ({choice.candidates})", LABELS[s.scorer],
+            among = "" if again and console.is_terminal else f"{escape(choice.among)} ({choice.candidates})"
+            table.add_row(among, LABELS[s.scorer],
                           escape(s.chosen or "none: keep the source"), *numbers)
-        console.print(table)
+        trimmed(console, table)
         refused = sorted({m for choice in made for m in choice.selection.refused})
         notes = [f"Refused as collapsed: {', '.join(refused)}."] if refused else []
         if not made[0].gated:

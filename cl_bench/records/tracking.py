@@ -8,20 +8,23 @@ warning; ``cl-bench sync`` sends later, and nothing twice. Nothing here imports 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from ..errors import UserError
-from .tracking_store import StoreError, hidden, reachable, resolve
+from .tracking_store import STATE, VIEW, StoreError, hidden, reachable, resolve
 
-__all__ = ["Tracker", "import_runs", "ui"]
+__all__ = ["Tracker", "import_runs", "is_loopback", "ui", "view_path"]
 
 PATIENCE = 120.0  # seconds that the end of a command waits for the store
 # The client's own limits, for the worker alone; a user's settings win. MLflow waits many minutes by default.
@@ -239,12 +242,47 @@ def import_runs(uri: str, runs: Path) -> list[Path]:
     return folders
 
 
-def ui(uri: str | None, runs: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """MLflow's own UI on the store, until it is stopped; returns its exit code. For a server: its address.
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def view_path(uri: str, runs: Path) -> str:
+    """The address inside of MLflow's UI that shows the runs of records below the suites that they belong to; the list of
+    experiments where no record has been sent there."""
+    for note in sorted(runs.glob(f"*/{STATE}")) if runs.is_dir() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+            sent = json.loads(note.read_text(encoding="utf-8"))["stores"][hidden(uri)]
+            return f"/experiments/{sent['experiment_id']}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}"
+    return "/experiments"
+
+
+def _end_group(server: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """End a process and all that it started, kindly and then not."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(patience)
+            if how is signal.SIGTERM:
+                time.sleep(0.2)  # its workers notice
+
+
+def ui(uri: str | None, runs: Path, host: str = "127.0.0.1", port: int = 5000, remote: bool = False) -> int:
+    """MLflow's own UI on the store, until it is stopped; returns its exit code. For a server: its address. Whatever ends this
+    ends the server and its workers.
 
     Raises:
-        UserError: where there is no store yet.
+        UserError: where there is no store yet, and for an address other than loopback without ``remote``.
     """
+    if not remote and not is_loopback(host):
+        raise UserError(f"{host} can be reached from other machines, which could then read and change the store: allow it with "
+                        "--remote, or use 127.0.0.1.")
     where = resolve(uri, runs)
     if where.startswith("http"):
         print(f"the store is a server with its own UI: {hidden(where)}")
@@ -256,7 +294,13 @@ def ui(uri: str | None, runs: Path, host: str = "127.0.0.1", port: int = 5000) -
                "--workers", "1"]
     if where.startswith("sqlite:"):
         command += ["--default-artifact-root", (file.parent / "mlartifacts").as_uri()]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"the runs, suites opened: http://{shown}:{port}/#{view_path(where, runs)}", flush=True)
+    # A group of its own: MLflow's server has workers, and all of them end with this command, however it ends.
+    server = subprocess.Popen(command, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}, start_new_session=True)
     try:
-        return subprocess.run(command, check=False, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}).returncode
+        return server.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        _end_group(server)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,16 +21,21 @@ from typing import Any
 
 import numpy as np
 
+from ..numbers.metrics import all_metrics
 from .results import Run
 
 __all__ = ["FILES", "STATUS", "Point", "Progress", "clean", "datasets", "digest", "final_points", "millis", "params",
-           "points", "run_name", "table", "tags", "write_artifacts"]
+           "points", "run_name", "summary", "table", "tags", "write_artifacts"]
 
 FILES = ("run.json", "events.jsonl", "arrays.npz")
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 MAX_PARAMS = 100  # MLflow takes that many in one batch
 MAX_TASKS = 20  # per-task curves of a hundred tasks would bury the rest
 MAX_TEXT = 500
+
+
+SOURCE = {"mlflow.source.name": "cl-bench", "mlflow.source.type": "LOCAL"}
+MAX_SUMMARY = 60  # more charts than that are no first screen
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,22 @@ def final_points(run: Run, start: int) -> list[Point]:
     return _points(values, millis(run.record.get("finished")) or start, step)
 
 
+def summary(runs: Sequence[Run]) -> list[Point]:
+    """What a suite came to, for its own run: the mean over runs of what ranks each scenario's methods, and of forgetting."""
+    known, values, latest = all_metrics(), dict[tuple[str, str, str], list[float]](), 0
+    for run in runs:
+        latest = max(latest, millis(run.record.get("finished")) or 0)
+        leading = next((m.name for m in known.values() if m.ranks and run.kind in m.shown
+                        and run.metrics.get(m.name) is not None), "")
+        for name in dict.fromkeys((leading, "forgetting")):
+            value = run.metrics.get(name)
+            if value is not None and math.isfinite(value):
+                values.setdefault((name, run.scenario, run.method), []).append(value)
+    means = {clean(f"{known[name].label} on {scenario} - {method}"): sum(v) / len(v)
+             for (name, scenario, method), v in values.items()}
+    return _points(dict(list(means.items())[:MAX_SUMMARY]), latest, len(runs))
+
+
 def _points(values: Mapping[str, Any], timestamp: int, step: int) -> list[Point]:
     return [Point(key, float(value), timestamp, step) for key, value in values.items()
             if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)]
@@ -162,7 +183,7 @@ def tags(run: Run) -> dict[str, str]:
         "done": str(run.done).lower(),
     }
     out = {f"cl_bench.{key}": _text(value, 2000) for key, value in values.items() if value is not None}
-    out |= {"mlflow.source.name": "cl-bench", "mlflow.source.type": "LOCAL"}
+    out |= SOURCE
     if git.get("commit"):
         out["mlflow.source.git.commit"] = _text(git["commit"])
     return out

@@ -22,12 +22,14 @@ from urllib.parse import urlsplit
 
 from ..errors import UserError
 from . import tracking_content as content
-from .results import check_id, load, write_atomically
+from .results import check_id, load, load_all, write_atomically
 from .tracking_content import Point, Progress
 
-__all__ = ["EXPERIMENT", "STATE", "Refused", "Store", "StoreError", "has_driver", "hidden", "reachable", "resolve"]
+__all__ = ["EXPERIMENT", "STATE", "VIEW", "Refused", "Store", "StoreError", "has_driver", "hidden", "reachable", "resolve"]
 
 EXPERIMENT = "cl-bench"
+KIND = ("mlflow.experimentKind", "custom_model_development")  # MLflow's UI opens on runs and charts, not on traces of prompts
+VIEW = "mlflow.sharedViewState.cl-bench"  # a view that the UI keeps in a tag of the experiment: suites opened
 STATE = "mlflow.json"
 BATCH = 800  # metrics at once; MLflow takes 1000 with params and tags
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -183,9 +185,11 @@ class Store:
         if found is None:
             # a server knows where its artifacts are; a bare database would put them into the working directory
             where = None if self.uri.startswith("http") else (self._home() / "mlartifacts").as_uri()
-            return str(self.client.create_experiment(EXPERIMENT, artifact_location=where))
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=where, tags=dict([KIND])))
         if found.lifecycle_stage != "active":
             raise StoreError(f"the experiment {EXPERIMENT!r} was deleted in {hidden(self.uri)}: restore it there")
+        if KIND[0] not in found.tags:
+            self.client.set_experiment_tag(found.experiment_id, *KIND)
         return str(found.experiment_id)
 
     def _search(self, condition: str, limit: int | None = None) -> Iterator[Any]:
@@ -320,6 +324,19 @@ class Store:
         if stores.get(hidden(self.uri)) != entry:
             stores[hidden(self.uri)] = entry
             write_atomically(path, json.dumps({"schema": 1, "stores": stores}, indent=1).encode())
+
+    def send_summary(self, suite: str) -> None:
+        """What a suite came to, on its own run, which the UI opens: one batch, where it has changed."""
+        runs = [r for r in load_all(self.runs) if r.status == "finished" and str(r.record.get("suite") or "") == suite]
+        if not (points := content.summary(runs)):
+            return
+        code = hashlib.sha256(repr(points).encode()).hexdigest()[:32]
+        with speaking(self.uri):
+            if self.client.get_run(parent := self._parent(suite)).data.tags.get("cl_bench.summary") != code:
+                self._batch(parent, points, {}, {"cl_bench.summary": code, "cl_bench.runs": str(len(runs)), **content.SOURCE})
+            kept = self.client.get_experiment(self.experiment).tags.get(VIEW, '{"runsExpanded": {}}')
+            if parent not in (opened := json.loads(kept)["runsExpanded"]) and len(opened) < 60:
+                self.client.set_experiment_tag(self.experiment, VIEW, json.dumps({"runsExpanded": {**opened, parent: True}}))
 
     def send_page(self, suite: str) -> None:
         """The suite's page, ``RUNS/<suite>.html``, to the suite's run, where there is one and it has changed."""

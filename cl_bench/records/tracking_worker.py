@@ -84,6 +84,7 @@ class Worker:
                 except (UserError, Refused) as fault:
                     self.problem(f"{path.name} was left out: {fault}")
             for suite in sorted(suites):
+                self.store.send_summary(suite)
                 self.store.send_page(suite)
         except StoreError as fault:
             self.say({"fatal": str(fault)})

@@ -18,8 +18,8 @@ __all__ = ["data_json", "html_of", "render"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = ("base.css", "views.css")
-SCRIPTS = ("core.js", "charts.js", "leaderboard.js", "matrices.js", "curves.js", "cost.js", "tests.js", "runs.js",
-           "app.js")
+SCRIPTS = ("core.js", "charts.js", "leaderboard.js", "matrices.js", "curves.js", "cost.js", "tests.js", "aggregates.js",
+           "runs.js", "evidence.js", "duel.js", "sweep.js", "saving.js", "visit.js", "app.js")
 
 
 @lru_cache(maxsize=1)
@@ -38,8 +38,10 @@ def data_json(data: dict[str, Any]) -> str:
     return text
 
 
-def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", live: bool = False) -> str:
-    """The page as text, of a comparison or of its data; ``live``: it is served and follows its folder. Every name in it is
+def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", live: bool = False,
+            beside: Path | None = None) -> str:
+    """The page as text, of a comparison or of its data; ``live``: it is served and follows its folder; ``beside``: the folder
+    of the file that it becomes, below which it finds records. Every name in it is
     data: nothing a run is called can become markup or script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -51,7 +53,7 @@ def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", li
     return environment.get_template("page.html").render(
         title=hide_places(title), live=live, styles=Markup("\n".join(map(inline, STYLES))),
         library=Markup(_chart_library()), scripts=Markup("\n".join(map(inline, SCRIPTS))),
-        data=Markup(data_json(payload(comparison, title) if isinstance(comparison, Comparison) else comparison)))
+        data=Markup(data_json(payload(comparison, title, beside=beside) if isinstance(comparison, Comparison) else comparison)))
 
 
 def render(runs: Iterable[Run] | Comparison, out: str | Path, title: str = "cl-bench", *, by: str = "scenario",
@@ -62,7 +64,7 @@ def render(runs: Iterable[Run] | Comparison, out: str | Path, title: str = "cl-b
     """
     comparison = runs if isinstance(runs, Comparison) else compare(runs, by=by, mix=mix)
     out = Path(out)
-    text = html_of(comparison, title)
+    text = html_of(comparison, title, beside=out.parent)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())

@@ -20,22 +20,35 @@ import numpy as np
 from ... import __version__
 from ...label_free.scorers import LABELS
 from ...numbers.metrics import COST, all_metrics
-from ...numbers.statistics import BOOTSTRAP_FROM, bca_interval, cliques, compare_pair, friedman, holm, pair
+from ...numbers.statistics import (
+    BOOTSTRAP_FROM,
+    bca_interval,
+    cliques,
+    compare_pair,
+    holm,
+    main_effects,
+    pair,
+    t_quantile,
+)
 from ...records.results import Run, utc_now
 from ..anatomy import anatomy
-from ..comparison import Comparison, Group, Key, value_of
+from ..comparison import Comparison, Group, Key, value_of, values_of
 from ..images import BY_IMAGE, group_evidence
 from ..memo import kept
+from ..overall import aggregates, ranking
 from ..selection import choices
+from ..sheets import FORMATS, sheets
 from ..style import DARK, LIGHT, slots
-from ..tables import cell_text, to_csv, to_latex, to_markdown
-from ..verdict import verdict
+from ..sweeps import arguments_of, swept
+from ..tables import cell_text
+from ..verdict import command_of, verdict
 from .curves import learn_curves, rounded, stream_curves
 
 __all__ = ["payload"]
 
 POINTS = 90  # of a training curve
 TAIL = 12  # lines of the log
+FILES = ("run.json", "events.jsonl", "arrays.npz")
 
 
 def _num(value: float, digits: int = 4) -> float | None:
@@ -110,53 +123,56 @@ def _anatomy(group: Group, methods: dict[str, int]) -> dict[str, Any] | None:
 
 def _choices(group: Group, methods: dict[str, int]) -> list[dict[str, Any]]:
     """What label-free scorers choose among the group's runs, and the gap to the oracle."""
+    made = kept(group.runs, "choices", lambda: choices(group))
     return [{"among": c.among, "candidates": c.candidates, "gated": c.gated, "scorer": LABELS[c.selection.scorer],
              "chosen": None if c.selection.chosen is None else methods[c.selection.chosen],
              "oracle": None if c.selection.oracle is None else methods[c.selection.oracle],
              "chosen_error": _num(100 - c.selection.chosen_accuracy), "oracle_error": _num(100 - c.selection.oracle_accuracy),
              "gap": _num(c.selection.gap), "correlation": _num(c.selection.spearman),
-             "refused": [methods[m] for m in c.selection.refused]} for c in choices(group)]
-
-
-def _rankable(tables: list[Group], primary: str) -> tuple[list[Group], list[str]]:
-    """The tables that can be ranked together and the competitors that all of them have: one table per scenario and
-    backbone (two protocols of one scenario are not two scenarios: the one with more methods stays), those with two
-    measured methods or more, and while these share fewer than two, the one with the fewest is left out."""
-    measured = {g.title: [r.method for r in g.rows if r.cells[primary].n and not r.reference] for g in tables}
-    widest: dict[tuple[str, str], Group] = {}
-    for g in tables:
-        other = widest.setdefault((g.scenario, g.backbone), g)
-        if len(measured[g.title]) > len(measured[other.title]):
-            widest[g.scenario, g.backbone] = g
-    left = [g for g in widest.values() if len(measured[g.title]) > 1]
-    while True:
-        shared = [m for m in (measured[left[0].title] if left else []) if all(m in measured[g.title] for g in left)]
-        if len(shared) > 1 or len(left) < 2:
-            return left, shared
-        left.remove(min(left, key=lambda g: len(measured[g.title])))
+             "refused": [methods[m] for m in c.selection.refused]} for c in made]
 
 
 def _ranks(groups: list[Group], methods: dict[str, int]) -> list[dict[str, Any]]:
-    """Friedman and Nemenyi over the scenarios of each kind, on the methods that all of them have."""
+    """Ranks and aggregates over the scenarios of each kind, on the methods that all of them have."""
     out = []
     for primary in ("average_accuracy", "mean_error"):
         every = [g for g in groups if g.primary == primary]
         if not every:
             continue
-        tables, shared = _rankable(every, primary)
-        gone = [g.title for g in every if g not in tables]
-        others = sorted({r.method for g in tables for r in g.rows if r.cells[primary].n and not r.reference} - set(shared))
-        entry: dict[str, Any] = {"metric": primary, "scenarios": [g.title for g in tables],
-                                 "methods": [methods[m] for m in shared], "left_out": [
-                                     *gone, *(f"{m} (not on all scenarios)" for m in others if len(tables) > 1)]}
-        if len(tables) > 1 and len(shared) > 1:
-            means = [[next(r for r in g.rows if r.method == m).cells[primary].mean for m in shared] for g in tables]
-            test = friedman(means, bool(all_metrics()[primary].higher))
+        found = ranking(every, primary)
+        entry: dict[str, Any] = {"metric": primary, "scenarios": [g.title for g in found.groups],
+                                 "methods": [methods[m] for m in found.methods], "left_out": found.left_out}
+        if (test := found.test) is not None:
             entry |= {"ranks": rounded(test.ranks), "difference": _num(test.critical_difference),
                       "chi_square": _num(test.chi_square), "p": _num(test.p), "f": _num(test.f_statistic),
-                      "p_f": _num(test.p_f), "cliques": [list(c) for c in cliques(test.ranks,
-                                                                                 test.critical_difference)]}
+                      "p_f": _num(test.p_f),
+                      "cliques": [list(c) for c in cliques(test.ranks, test.critical_difference)]}
+        if (of := aggregates(found, primary)) is not None:
+            entry["aggregate"] = {"iqm": rounded(of.iqm), "low": rounded(of.low), "high": rounded(of.high), "runs": of.runs,
+                                  "thresholds": rounded(of.thresholds, 2), "profile": rounded(of.profile), "better": rounded(
+                                      of.better)}
         out.append(entry)
+    return out
+
+
+def _sweeps(group: Group, methods: dict[str, int], differing: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Per method that stands here in several settings: its parameters, and how much of each metric's spread between the
+    settings each parameter explains."""
+    settings: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in group.runs:
+        settings.setdefault(str(run.record["method"]["name"]), {}).setdefault(run.method, arguments_of(run))
+    rows = {row.method: row for row in group.rows}
+    out = []
+    for name, of in settings.items():
+        here = [k for k in differing.get(name, ()) if len({repr(args.get(k)) for args in of.values()}) > 1]
+        if not here:
+            continue
+        levels = [[repr(args.get(k)) for k in here] for args in of.values()]
+        shares = {metric: [_num(v, 3) for v in main_effects(levels, [rows[label].cells[metric].mean for label in of])]
+                  for metric in group.metrics if all_metrics()[metric].family != "cost"}
+        full = math.prod(len({level[k] for level in levels}) for k in range(len(here))) == len(set(map(tuple, levels)))
+        out.append({"base": name, "parameters": here, "full": full, "methods": [methods[label] for label in of],
+                    "values": [[args.get(k) for k in here] for args in of.values()], "importance": shares})
     return out
 
 
@@ -198,24 +214,36 @@ class _Shared:
         return key
 
 
-def _run(run: Run, group: int, primary: str, method: int, root: Path | None) -> tuple[dict[str, Any], _Shared]:
+def _at(folder: Path, base: tuple[str, Path] | None) -> str | None:
+    """Where a page finds the files of a run: below its own address, or nowhere."""
+    if base is None or not folder.resolve().is_relative_to(base[1]):
+        return None
+    inside = folder.resolve().relative_to(base[1]).as_posix()
+    return quote(base[0] + (f"{inside}/" if inside != "." else ""))
+
+
+def _run(run: Run, group: int, primary: str, method: int, base: tuple[str, Path] | None) -> tuple[dict[str, Any], _Shared]:
     """One run as the page holds it, and what it refers to."""
     r, shared = run.record, _Shared()
     losses, tail = _events(run)
     out = {"id": run.id, "group": group, "method": method, "seed": run.seed, "order": run.order,
-           "status": run.status, "error": r.get("error"), "started": r.get("started"), "finished": r.get("finished"),
+           "status": run.status, "protocol": run.fingerprint,
+           "error": r.get("error"), "started": r.get("started"), "finished": r.get("finished"),
            "primary": all_metrics()[primary].text(value_of(run, primary)), "seconds": all_metrics()["seconds_total"].text(
                value_of(run, "seconds_total")),
+           "command": shared.add(command_of(run, seed="SEED")),
            "config": {k: shared.add(v) for k, v in sorted((r.get("config") or {}).items())},
            "parts": {k: shared.add(r.get(k)) for k in ("scenario", "method", "backbone", "fingerprint", "environment")},
-           "metrics": {k: (None if v is None else round(v, 4)) for k, v in sorted(run.metrics.items())},
+           "metrics": {name: _num(value, 6) for name, value in values_of(run).items()},
            "cost": r.get("cost") or {}, "warnings": r.get("warnings") or [], "losses": losses, "tail": tail}
-    if root is not None and run.folder.resolve().is_relative_to(root):
-        out["file"] = quote(f"files/{run.folder.resolve().relative_to(root).as_posix()}/run.json")
+    if (at := _at(run.folder, base)) is not None:
+        out["at"], out["has"] = at, [name for name in FILES if (run.folder / name).exists()]
     if run.matrix.total.any():
-        out["matrix"] = {"rows": run.matrix.rows, "columns": run.matrix.columns, "r": rounded(run.matrix.percent, 2)}
+        m = run.matrix
+        out["matrix"] = {"rows": m.rows, "columns": m.columns, "learned": m.learned, "correct": m.correct.tolist(),
+                         "total": m.total.tolist()}
     if len(run.stream):
-        out["stream"] = [[e.name, _num(e.error, 2), int(e.collapsed)] for e in run.stream.entries]
+        out["stream"] = [[e.name, e.correct, e.total, int(e.collapsed), e.domain, e.visit] for e in run.stream.entries]
     return out, shared
 
 
@@ -248,8 +276,11 @@ def _methods(groups: Iterable[Group]) -> list[dict[str, str]]:
     return out
 
 
-def payload(comparison: Comparison, title: str, root: Path | None = None) -> dict[str, Any]:
-    """The page's data. ``root``: the page is served from this (real) folder and follows the runs in it."""
+def payload(comparison: Comparison, title: str, root: Path | None = None, beside: Path | None = None) -> dict[str, Any]:
+    """The page's data. ``root``: the page is served from this (real) folder and follows the runs in it; ``beside``: the page
+    is a file in this folder, and finds the records that lie below it."""
+    base = ("files/", root) if root is not None else ("", beside.resolve()) if beside is not None else None
+    differing = swept(run for group in comparison.groups for run in group.runs)
     named = _methods(comparison.groups)
     methods = {method["name"]: i for i, method in enumerate(named)}
     places = slots([(m["name"], bool(m["reference"])) for m in named],
@@ -268,9 +299,10 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "rows": [_row(group, i, methods) for i in range(len(group.rows))], "learn": learn, "stream": stream,
             "pairs": _pairs(group, methods), "images": _images(group, methods),
             "anatomy": _anatomy(group, methods),
-            "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods)})
+            "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods),
+            "sweeps": _sweeps(group, methods, differing)})
         for run in group.runs:
-            what = ("page", number, group.primary, methods[run.method], root)
+            what = ("page", number, group.primary, methods[run.method], base)
             shown, refers = kept([run], what, lambda w=what, run=run: _run(run, w[1], w[2], w[3], w[4]))  # type: ignore[misc]
             runs.append(shown)
             shared.objects.update(refers.objects)
@@ -281,4 +313,6 @@ def payload(comparison: Comparison, title: str, root: Path | None = None) -> dic
             "methods": [{**m, "slot": slot} for m, slot in zip(named, places, strict=True)], "groups": groups,
             "ranks": _ranks(comparison.groups, methods), "runs": runs, "shared": shared.objects,
             "problems": comparison.problems, "numpy": np.__version__,
-            "exports": {"csv": to_csv(comparison), "md": to_markdown(comparison), "tex": to_latex(comparison)}}
+            "quantiles": [_num(t_quantile(n), 6) for n in range(1, 60)],
+            "exports": {kind: {"tables": [sheet.plain() for sheet in sheets(comparison, kind)], "overall": [
+                sheet.plain() for sheet in sheets(comparison, kind, over=True)]} for kind in FORMATS}}

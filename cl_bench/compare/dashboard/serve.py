@@ -8,7 +8,6 @@ real path lies in the folder.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...errors import UserError
+from ...records.tracking import is_loopback
 from ..comparison import Comparison
 from .live import Live
 from .page import data_json, html_of
@@ -101,7 +101,7 @@ class DashboardServer(ThreadingHTTPServer):
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{port}/"
         self.hosts = {f"{shown}:{port}"}
-        if _is_loopback(host):
+        if is_loopback(host):
             self.hosts |= {f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")}
         elif host in ("0.0.0.0", "::"):
             self.hosts = set()  # told to answer on every address: any name may be right
@@ -217,15 +217,6 @@ class _Handler(BaseHTTPRequestHandler):
             return  # the page was closed
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def make_server(folder: str | Path, host: str = "127.0.0.1", port: int = 0, *, title: str | None = None,
                 remote: bool = False, interval: float = 1.0) -> DashboardServer:
     """A server that is bound but not yet answering (call ``serve_forever``). ``port`` 0 takes a free one; ``interval``
@@ -237,7 +228,7 @@ def make_server(folder: str | Path, host: str = "127.0.0.1", port: int = 0, *, t
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the folder of runs to serve.")
-    if not remote and not _is_loopback(host):
+    if not remote and not is_loopback(host):
         raise UserError(f"{host} can be reached from other machines, which could then read every record: allow it "
                         f"with --remote, or use 127.0.0.1.")
     try:

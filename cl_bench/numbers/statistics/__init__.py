@@ -6,8 +6,10 @@ p-value that n can give, so that "not significant" is never mistaken for "equal"
 
 from __future__ import annotations
 
+from .aggregate import Aggregate, aggregate, interquartile_mean, performance_profile, probability_of_improvement
+from .effects import main_effects
 from .images import ImageTest, image_test
-from .intervals import BOOTSTRAP_FROM, Interval, bca_interval, seeds_to_decide, t_bands, t_interval
+from .intervals import BOOTSTRAP_FROM, Interval, bca_interval, seeds_to_decide, t_bands, t_interval, t_quantile
 from .paired import (
     PairedTest,
     cliffs_delta,
@@ -22,7 +24,9 @@ from .paired import (
 )
 from .ranks import RankTest, average_ranks, cliques, friedman, nemenyi_critical_difference, nemenyi_p_values
 
-__all__ = ["BOOTSTRAP_FROM", "ImageTest", "Interval", "PairedTest", "RankTest", "average_ranks", "bca_interval", "cliffs_delta",
-           "cliffs_magnitude", "cliques", "compare_pair", "friedman", "holm", "image_test", "indistinguishable_from_best",
-           "nemenyi_critical_difference", "nemenyi_p_values", "pair", "seeds_to_decide", "sign_flip_test", "smallest_p",
-           "t_bands", "t_interval", "wilcoxon_test"]
+__all__ = ["BOOTSTRAP_FROM", "Aggregate", "ImageTest", "Interval", "PairedTest", "RankTest", "aggregate", "average_ranks",
+           "bca_interval", "cliffs_delta", "cliffs_magnitude", "cliques", "compare_pair", "friedman", "holm", "image_test",
+           "indistinguishable_from_best", "interquartile_mean", "main_effects", "nemenyi_critical_difference",
+           "nemenyi_p_values", "pair", "performance_profile", "probability_of_improvement", "seeds_to_decide", "sign_flip_test",
+           "smallest_p",
+           "t_bands", "t_interval", "t_quantile", "wilcoxon_test"]

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["BOOTSTRAP_FROM", "Interval", "bca_interval", "seeds_to_decide", "t_bands", "t_interval"]
+__all__ = ["BOOTSTRAP_FROM", "Interval", "bca_interval", "seeds_to_decide", "t_bands", "t_interval", "t_quantile"]
 
 
 BOOTSTRAP_FROM = 8  # with fewer runs the bootstrap covers less than it says
@@ -42,6 +42,11 @@ def _quantile(freedom: int, p: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, p))
+
+
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """Student's t that ``confidence`` of the distribution lies within, on both sides."""
+    return _quantile(freedom, 0.5 + confidence / 2)
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

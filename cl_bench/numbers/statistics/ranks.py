@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -74,6 +75,7 @@ def _range_tail(q: float, k: int) -> float:
     return float(1 - np.sum((inside[1:] + inside[:-1]) / 2 * np.diff(z)))
 
 
+@lru_cache(maxsize=256)
 def nemenyi_critical_difference(k: int, scenarios: int, alpha: float = 0.05) -> float:
     """Mean ranks further apart than this differ: q_alpha sqrt(k (k + 1) / 6N), q from the studentised range over
     sqrt(2). Raises ValueError for fewer than two methods or one scenario."""

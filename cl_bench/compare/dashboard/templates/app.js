@@ -2,6 +2,8 @@
 
 const MAIN = document.getElementById("main");
 
+const ORDER = ["leaderboard", "matrices", "forgetting", "anytime", "stream", "balance", "cost", "statistics", "duel", "sweep", "runs", "differences"];
+
 let printing = false;  // paper is white, whatever the screen is
 function setTheme() {
   const wanted = printing ? "light" : state.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -15,8 +17,8 @@ function drawFrame() {
   const parts = [plural(finished, "finished run"), running ? `${running} unfinished` : "", failed ? `${failed} failed` : "", plural(DATA.methods.length, "method"),
     plural(new Set(DATA.groups.map((g) => g.scenario)).size, "scenario"), DATA.problems.length ? `${DATA.problems.length} unreadable` : ""].filter(Boolean);
   document.getElementById("facts").replaceChildren(parts.join(" · "), DATA.live ? el("span", { class: "badge live", id: "live", style: { marginLeft: "10px" } }, "live") : "");
-  document.getElementById("views").replaceChildren(...Object.entries(VIEWS).map(([key, view]) => el("a", { href: stateLink({ view: key, run: "", q: "", all: "" }), id: "view-" + key,
-    "aria-current": key === state.view ? "page" : null }, view.title)));
+  document.getElementById("views").replaceChildren(...ORDER.map((key) => [key, VIEWS[key]]).map(([key, view]) => el("a", { href: stateLink({ view: key, run: "", q: "", all: "", of: "", what: "" }), id: "view-" + key,
+    "aria-current": key === state.view ? "page" : null }, view.nav || view.title)));
   const current = document.getElementById("view-" + state.view), nav = document.getElementById("views");
   if (current && nav.scrollWidth > nav.clientWidth) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
   const next = dark() ? "light" : "dark";
@@ -37,6 +39,7 @@ function draw() {
   clearCharts(MAIN);
   const content = DATA.groups.length || state.view === "runs" ? VIEWS[state.view].build() : emptyNote("There is no run yet.");
   MAIN.replaceChildren(...[content].flat(Infinity).filter(Boolean));
+  roving();
   const [again, sideways] = opened();
   for (const [key, node] of again) if (details.get(key)) node.open = true;
   for (const [key, node] of sideways) if (scrolled.get(key)) node.scrollLeft = scrolled.get(key);
@@ -96,6 +99,7 @@ let wasNarrow = narrow();
 addEventListener("resize", () => { if (narrow() !== wasNarrow) { wasNarrow = narrow(); draw(); } });
 for (const [event, starts] of [["beforeprint", true], ["afterprint", false]]) addEventListener(event, () => { printing = starts; draw(); });
 
+MAIN.addEventListener("keydown", followArrows);
 readState();
 draw();
 follow();

@@ -24,7 +24,7 @@ function layoutOf(extra = {}) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: cssVar("--faint"), activecolor: cssVar("--text") }, ...extra };
 }
 
-function chart(label, traces, layout, note, numbers) {
+function chart(label, traces, layout, note, numbers, open = null) {
   const div = el("div", { class: "plot", role: "img", "aria-label": label });
   div.style.minHeight = (layout.height || 380) + "px";
   waiting.push(() => {
@@ -32,6 +32,7 @@ function chart(label, traces, layout, note, numbers) {
     div.drawn.then(() => {
       div.on("plotly_hover", (event) => emphasise(event.points[0].data.meta));
       div.on("plotly_unhover", () => emphasise(null));
+      if (open) div.on("plotly_click", (event) => { const { data, pointIndex } = event.points[0]; if (data.meta !== undefined) { history.pushState(null, "", open(data.meta, pointIndex)); readState(); draw(); scrollTo(0, 0); } });
     });
   });
   return el("figure", {}, div, note ? el("figcaption", {}, note) : null, numbers || null);
@@ -90,9 +91,11 @@ function endLabels(series, range, plotHeight) {
   }
   for (const { members, middle } of blocks) members.forEach((end, i) => { end.at = middle + (i - (members.length - 1) / 2) * gap; });
   return ends.map((end) => ({ xref: "paper", x: 1, xanchor: "left", xshift: 10, yref: "y", y: end.y, yshift: end.at - end.px,
-    text: escapeText(shorten(end.s.name, 20)), showarrow: false, font: { size: 12.5, color: labelColor(end.s.style) } }));
+    text: escapeText(middle(end.s.name, 22)), showarrow: false, font: { size: 12.5, color: labelColor(end.s.style) } }));
 }
 
+/* Long names lose their middle: beginnings and ends tell settings of one method apart. */
+const middle = (text, n) => (text.length > n ? `${text.slice(0, Math.ceil((n - 1) / 2))}…${text.slice(text.length - Math.floor((n - 1) / 2))}` : text);
 const shorten = (text, n) => (text.length > n ? text.slice(0, n - 1) + "…" : text);
 
 /* series: [{name, method, style, mean, low, high, partial, marks}] over common x. */
@@ -134,9 +137,9 @@ function lineChart(label, x, series, options) {
     yaxis: axis(o.yTitle, { range, automargin: false }), shapes: o.shapes || [],
     annotations: [...(ends ? endLabels(series, range, height - top - bottom) : []), ...(o.annotations || [])] });
   const numbers = numbersTable(label, ["", ...x], series.map((s) => [s.name, ...s.mean.map((v, i) =>
-    fixed(v, 2) + (isNumber((s.low || [])[i]) ? ` ± ${fixed((s.high[i] - s.low[i]) / 2, 2)}` : ""))]));
-  const note = [o.note, cut ? "Wide bands are cut at the chart's edge." : ""].filter(Boolean).join(" ");
-  return chart(label, traces, layout, note, o.numbers === false ? null : numbers);
+    fixed(v, 2) + (isNumber((s.low || [])[i]) ? ` ± ${fixed((s.high[i] - s.low[i]) / 2, 2)}` : ""))]), o.open && ((row, i) => series[row].method !== undefined && o.open(series[row].method, i - 1)));
+  const note = [o.note, cut ? "Wide bands are cut at the chart's edge." : "", o.open ? "A point leads to its runs." : ""].filter(Boolean).join(" ");
+  return chart(label, traces, layout, note, o.numbers === false ? null : numbers, o.open);
 }
 
 const bandNote = (series) => [!series.some((s) => s.low.some(isNumber)) ? "One run each: no band." : series.length <= BANDS ? "Band: 95 % t-interval over runs."
@@ -154,7 +157,7 @@ function scatterChart(label, points, options) {
   const size = [room() - margin.l - margin.r, o.height - margin.t - margin.b];
   const place = labelSides(points, o, size);
   const traces = points.map((p, i) => ({ x: [p.x], y: [p.y], type: "scatter", mode: place[i] ? "markers+text" : "markers", meta: p.method,
-    text: [escapeText(shorten(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 }, cliponaxis: false,
+    text: [escapeText(middle(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 }, cliponaxis: false,
     marker: { color: p.style.color, symbol: p.style.symbol, size: 11,
       line: { width: p.style.symbol.endsWith("-open") ? 2 : 0, color: p.style.color } },
     error_x: bar(p.x, p.xl, p.xh, p.style.color), error_y: bar(p.y, p.yl, p.yh, p.style.color),
@@ -163,8 +166,9 @@ function scatterChart(label, points, options) {
     xaxis: axis(o.xTitle, { type: o.log ? "log" : "linear", automargin: false, ...(o.log ? { dtick: 1, minor: { ticks: "outside",
       ticklen: 3, tickcolor: cssVar("--strong-line") } } : {}), range: o.xRange }),
     yaxis: axis(o.yTitle, { range: o.yRange, automargin: false }), shapes: o.shapes || [], annotations: o.annotations || [] });
-  const numbers = numbersTable(label, ["", o.xTitle, o.yTitle], points.map((p) => [p.name, fixed(p.x, 2), fixed(p.y, 2)]));
-  return chart(label, [...(o.behind || []), ...traces], layout, o.note, numbers);
+  const open = o.group ? (method) => evidenceLink(o.group, method, o.what) : null;
+  const numbers = numbersTable(label, ["", o.xTitle, o.yTitle], points.map((p) => [p.name, fixed(p.x, 2), fixed(p.y, 2)]), open && ((row) => open(points[row].method)));
+  return chart(label, [...(o.behind || []), ...traces], layout, [o.note, open ? "A point leads to its runs." : ""].filter(Boolean).join(" "), numbers, open);
 }
 
 function bar(v, low, high, color) {

@@ -6,7 +6,8 @@ let DATA = JSON.parse(document.getElementById("data").textContent);
 
 const DEFAULTS = {
   view: "leaderboard", group: "", off: "", sort: "", q: "", since: "best", ref: "", seed: "", cost: "passes",
-  log: "", task: "", pair: "", run: "", a: "", b: "", all: "", theme: "",
+  log: "", task: "", pair: "", run: "", a: "", b: "", all: "", theme: "", of: "", what: "", ticked: "", rsort: "", cols: "",
+  panel: "", m1: "", m2: "", base: "", param: "",
 };
 const state = { ...DEFAULTS };
 
@@ -201,10 +202,10 @@ function scroller(label, ...children) {
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
 }
 
-function numbersTable(caption, head, rows) {
+function numbersTable(caption, head, rows, link = null) {
   return el("details", {}, el("summary", {}, "The numbers"), scroller(caption, el("table", { class: "data" },
     el("thead", {}, el("tr", {}, head.map((h, i) => el("th", { scope: "col", class: i ? null : "left" }, h)))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, i) => i ? el("td", {}, cell)
+    el("tbody", {}, rows.map((row, r) => el("tr", {}, row.map((cell, i) => i ? el("td", {}, link && link(r, i) ? el("a", { class: "ev", href: link(r, i), tabindex: -1 }, cell) : cell)
       : el("th", { scope: "row", class: "left" }, cell))))))));
 }
 

@@ -1,6 +1,6 @@
 /* What a method gains and what it costs: stability against plasticity, accuracy against cost with the Pareto front. */
 
-VIEWS.balance = { title: "Stability & plasticity", build() {
+VIEWS.balance = { title: "Stability & plasticity", nav: "Stability", build() {
   const { group, field } = pickGroup((g) => g.learn);
   if (!group) return emptyNote("No run shown here has an accuracy matrix, from which stability and plasticity are computed.");
   const points = group.rows.map((r) => r.method).filter((m) => shown(m) && group.learn.methods[m]).map((m) => {
@@ -16,7 +16,7 @@ VIEWS.balance = { title: "Stability & plasticity", build() {
     dash: "dot" }, layer: "below" }];
   return [tools, chips, el("section", {}, heading("Stability against plasticity", group.title), scatterChart(
     `Stability against plasticity on ${group.title}, in percent`, points, { xTitle: "plasticity: accuracy right after learning (%)",
-      yTitle: "stability: last accuracy (%)", xRange: range, yRange: range, shapes, square: true, height: 560,
+      yTitle: "stability: last accuracy (%)", xRange: range, yRange: range, shapes, square: true, height: 560, group, what: "backward_transfer",
       note: "Both over the test sets learned before the last experience, on one scale: how far a point lies below the dotted diagonal is exactly what it lost " +
         "since learning (minus its backward transfer). Up and to the right is better. Bars: 95 % t-intervals over runs." }), notesList(significance(group, "forgetting")), ailing(group))];
 } };
@@ -45,7 +45,7 @@ VIEWS.cost = { title: "Cost", build() {
   const title = `${metric.label} against ${c.label}`;
   return [tools, methodChips(indices), el("section", {}, heading(title[0].toUpperCase() + title.slice(1), group.title),
     points.length ? scatterChart(`${title} on ${group.title}`, points, { xTitle: `${c.label} (${c.unit})`, yTitle:
-      `${metric.label} (${metric.unit})`, log, xRange, yRange, front, behind: [frontTrace(front)], height: 500,
+      `${metric.label} (${metric.unit})`, log, xRange, yRange, front, behind: [frontTrace(front)], height: 500, group, what: cost,
     note: `${contended ? "No Pareto front: these times cannot be compared. " : "Dotted line: Pareto front, methods that no other beats in both. "}${c.note ? c.note[0].toUpperCase() + c.note.slice(1) + ". " : ""}Bars: 95 % t-intervals.` })
       : emptyNote("No finished run to show."), contended ? notesList([contended]) : null, ailing(group)), costTable(group, front)];
 } };
@@ -71,5 +71,5 @@ function costTable(group, front) {
     el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "method"), [group.primary, ...costs].map((c) =>
       el("th", { scope: "col" }, DATA.metrics[c].label, el("span", { class: "unit" }, DATA.metrics[c].unit))),
     el("th", { scope: "col" }, "on the front"))),
-    el("tbody", {}, rows.map((r) => el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(r.method)), [group.primary, ...costs].map((c) => el("td", {}, r.cells[c][0])), el("td", {}, best.has(r.method) ? "yes" : "")))))));
+    el("tbody", {}, rows.map((r) => el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(r.method)), [group.primary, ...costs].map((c) => el("td", {}, evidence(group, r.method, c, r.cells[c][0]))), el("td", {}, best.has(r.method) ? "yes" : "")))))));
 }

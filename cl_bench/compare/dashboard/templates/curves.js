@@ -35,7 +35,7 @@ VIEWS.forgetting = { title: "Forgetting", build() {
   return [tools, methodChips(indices), el("section", {}, heading("Average forgetting", group.title),
     series.length ? lineChart(`Average forgetting of ${group.title}, in points, after each experience`, group.learn.phases.slice(1),
       series.map((s) => ({ ...s, mean: s.mean.slice(1), low: s.low.slice(1), high: s.high.slice(1) })),
-      { yTitle: "forgetting (points)", xTitle: phaseTitle, unit: "points", note: `Mean over the test sets learned earlier: ${SINCE[since]} minus accuracy now. ` + bandNote(series) })
+      { open: (m, i) => evidenceLink(group, m, i === group.learn.phases.length - 2 ? { best: "forgetting", learned: "forgetting_learned", best_any: "forgetting_best_any" }[since] : `row:${i + 1}`), yTitle: "forgetting (points)", xTitle: phaseTitle, unit: "points", note: `Mean over the test sets learned earlier: ${SINCE[since]} minus accuracy now. ` + bandNote(series) })
       : emptyNote("Forgetting needs at least two experiences, and test sets that say which experience teaches them."),
     notesList(significance(group, { best: "forgetting", learned: "forgetting_learned", best_any: "forgetting_best_any" }[since])), ailing(group)),
   group.anatomy ? el("section", {}, heading("Where lost images went", "% of each test set, mean over runs"), el("p", { class: "lede" },
@@ -52,7 +52,7 @@ function anatomyCard(group, method) {
   const { to, after, back, n } = group.anatomy.methods[method], sets = group.learn.sets, old = sets.map((_, j) => j).filter((j) => to[j].some(isNumber));
   const when = (j) => after[j].map((v, t) => (isNumber(v) && (v || back[j][t]) ? `${group.learn.phases[t]}: ${fixed(v)} % lost, ${fixed(back[j][t])} % regained` : "")).filter(Boolean).join("; ");
   const table = heatTable([methodLabel(method, el("span", { class: "family" }, plural(n, "run")))], old.map((j) => sets[j]), group.anatomy.experiences, old.map((j) => to[j]),
-    { color: rampColor, text: (v) => (v ? fixed(v) : ""), diagonal: group.anatomy.experiences.map((_, k) => old.indexOf(k)), say: (v) => fixed(v, 1) + " % of its images" });
+    { color: rampColor, text: (v) => (v ? fixed(v) : ""), link: (i) => evidenceLink(group, method, `cell:${group.learn.phases.length - 1},${old[i]}`), diagonal: group.anatomy.experiences.map((_, k) => old.indexOf(k)), say: (v) => fixed(v, 1) + " % of its images" });
   table.querySelectorAll("tbody tr").forEach((row, i) => row.querySelectorAll("td").forEach((cell) => { cell.title = cell.title.replace(/^after /, "lost of ").replace(", on ", ", to ") + (when(old[i]) ? `. ${when(old[i])}` : ""); }));
   table.querySelectorAll("tbody th").forEach((head, i) => { head.textContent = shorten(sets[old[i]], 14); });
   return scroller(`Where lost images of ${nameOf(method)} went`, table);
@@ -74,26 +74,26 @@ function taskKey(group) {
 
 function taskChart(group, method) {
   const { phases, sets, learned } = group.learn, matrix = group.learn.methods[method].matrix;
-  const series = sets.map((name, j) => ({ name, style: { color: taskColor(j, sets.length), dash: "solid", symbol: "circle" },
+  const series = sets.map((name, j) => ({ name, method, style: { color: taskColor(j, sets.length), dash: "solid", symbol: "circle" },
     mean: phases.map((_, i) => (learned[j] === null || i >= learned[j] ? matrix[i][j] : null)) }));
   return el("div", {}, el("h3", {}, methodLabel(method)),
     lineChart(`${nameOf(method)}: accuracy on each test set`, phases.map((p) => p.replace(/^(classes|class|task|experience) /, "")), series,
-      { height: 220, labels: false, range: [0, 103], yTitle: "", bottom: 30, markerSize: 5, ticks: 6, numbers: false }));
+      { open: (_, i) => evidenceLink(group, method, `row:${i}`), height: 220, labels: false, range: [0, 103], yTitle: "", bottom: 30, markerSize: 5, ticks: 6, numbers: false }));
 }
 
-VIEWS.anytime = { title: "Anytime accuracy", build() {
+VIEWS.anytime = { title: "Anytime accuracy", nav: "Anytime", build() {
   const { group, field } = pickGroup((g) => g.learn);
   if (!group) return emptyNote("No run shown here has an accuracy matrix, from which anytime accuracy is computed.");
   const series = seriesOf(group.learn.methods, (e) => e.anytime);
   return [field ? el("div", { class: "bar" }, field) : null, methodChips(Object.keys(group.learn.methods).map(Number)),
     el("section", {}, heading("Anytime accuracy", group.title),
       series.length ? lineChart(`Average accuracy of ${group.title} after each experience, in percent`, group.learn.phases, series,
-        { yTitle: "average accuracy (%)", xTitle: phaseTitle, ceiling: 100, floor: 0, height: 440,
+        { open: (m, i) => evidenceLink(group, m, `row:${i}`), yTitle: "average accuracy (%)", xTitle: phaseTitle, ceiling: 100, floor: 0, height: 440,
           note: "A_t: mean accuracy over the test sets learned so far. " + bandNote(series) }) : emptyNote("Nothing has been measured yet."),
       notesList(significance(group, "average_incremental_accuracy")), ailing(group))];
 } };
 
-VIEWS.stream = { title: "Test-time streams", build() {
+VIEWS.stream = { title: "Test-time streams", nav: "Streams", build() {
   const { group, field } = pickGroup((g) => g.stream);
   if (!group) return emptyNote("No run shown here has a test-time stream.");
   const { entries, methods } = group.stream;
@@ -111,7 +111,7 @@ VIEWS.stream = { title: "Test-time streams", build() {
   return [field ? el("div", { class: "bar" }, field) : null, methodChips(Object.keys(methods).map(Number)),
     el("section", {}, heading("Online error per domain", `${group.title} · in stream order`),
       series.length ? lineChart(`Online error of ${group.title} per domain in stream order, in percent`, names, series,
-        { yTitle: "online error (%)", shapes, annotations, height: 480, bottom: 118, angle: -50, ticks: 32, markerSize: 5,
+        { open: (m, i) => evidenceLink(group, m, `domain:${i}`), yTitle: "online error (%)", shapes, annotations, height: 480, bottom: 118, angle: -50, ticks: 32, markerSize: 5,
           floor: 0, ceiling: 100, note: bandNote(series) + (collapses.length ? " × marks a domain in which a model collapsed: one class takes 95 % of its predictions." : "") })
         : emptyNote("Nothing has been measured yet."),
       notesList(collapses.map((s) => `${s.name} collapsed in ${plural(s.marks.length, "domain")} (in at least one run), first in ${names[s.marks[0]]}, ` +
@@ -125,7 +125,7 @@ function visitChart(group) {
   const series = seriesOf(methods, (e) => e.visit_error).map((s) => ({ ...s }));
   return el("section", { style: { margin: 0 } }, heading("Recurring visits", "mean error (%) per visit"),
     lineChart("Mean error at each visit, in percent", visits.map((v) => `visit ${v}`), series, { yTitle: "mean error (%)", height: 340,
-      floor: 0, ceiling: 100 }));
+      floor: 0, ceiling: 100, open: (m) => evidenceLink(group, m, "mean_error") }));
 }
 
 /* Error on the clean source test set before and after the stream: what adapting cost. */
@@ -147,10 +147,10 @@ function sourceChart(group) {
   const values = rows.flatMap((m) => [get(m, "after", 0), get(m, "before", 0)]), around = rows.flatMap((m) => [get(m, "after", 1), get(m, "after", 2)]);
   const layout = layoutOf({ height: 60 + 34 * rows.length + 40, margin: { l: narrow() ? 90 : 120, r: 20, t: 10, b: 48 },
     xaxis: axis("error on the clean source (%)", { range: rangeOf(values, around, 0, 100) }), yaxis: axis("", { tickmode: "array", tickvals:
-      rows.map((_, i) => i), ticktext: rows.map((m) => escapeText(shorten(shortOf(m), 18))), showgrid: false, range: [-0.7, rows.length - 0.3],
+      rows.map((_, i) => i), ticktext: rows.map((m) => escapeText(middle(shortOf(m), 18))), showgrid: false, range: [-0.7, rows.length - 0.3],
     automargin: false }) });
   const numbers = numbersTable("Source error before and after", ["", "before (%)", "after (%)"], [...rows].reverse().map((m) =>
     [nameOf(m), fixed(get(m, "before", 0), 2), fixed(get(m, "after", 0), 2)]));
   return el("section", { style: { margin: 0 } }, heading("Source after the stream", "what adapting cost"),
-    chart("Error on the clean source before and after the stream", traces, layout, "Tick: before the stream. Marker: after it, with 95 % interval.", numbers));
+    chart("Error on the clean source before and after the stream", traces, layout, "Tick: before the stream. Marker: after it, with 95 % interval. A point leads to its runs.", numbers, (m) => evidenceLink(group, m, "source_error_after")));
 }

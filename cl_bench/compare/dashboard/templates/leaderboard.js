@@ -15,14 +15,15 @@ function markOf(row, metric) {
 VIEWS.leaderboard = { title: "Leaderboard", build() {
   const indices = [...new Set(DATA.groups.flatMap((g) => g.rows.map((r) => r.method)))].sort((a, b) => a - b);
   const picked = DATA.groups.filter((g) => !state.group || keyOf(g) === state.group || g.title === state.group);
+  const [files, panel] = saving();
   const tools = el("div", { class: "bar" },
     DATA.groups.length > 1 ? selectField("group", "Scenario", [["", "all"], ...DATA.groups.map((g) => [keyOf(g), g.title])],
       picked.length === 1 ? keyOf(picked[0]) : "", (value) => setState({ group: value })) : null,
     el("span", { class: "field" }, el("label", { for: "filter" }, "Filter"), el("input", { type: "search", id: "filter",
       value: state.q, placeholder: "method or family", on: { input: (event) => setState({ q: event.target.value }) } })),
-    el("span", { class: "spring" }), exportButtons());
+    el("span", { class: "spring" }), files);
   const groups = picked.length ? picked : DATA.groups;
-  return [tools, methodChips(indices), picked.length > 1 ? overviews() : null, groups.map((group) => boardSection(group)), legend()];
+  return [visitNote(), tools, panel, methodChips(indices), picked.length > 1 ? overviews() : null, groups.map((group) => boardSection(group)), legend()];
 } };
 
 /* Methods x scenarios, the table of most papers: for each leading metric that two scenarios or more share a method in. */
@@ -36,29 +37,19 @@ function overviews() {
     const m = DATA.metrics[metric], ranks = DATA.ranks.find((r) => r.metric === metric && r.ranks);
     const rankOf = (method) => (ranks && ranks.methods.includes(method) ? ranks.ranks[ranks.methods.indexOf(method)] : null);
     const order = [...cells.keys()].sort((a, b) => (rankOf(a) ?? Infinity) - (rankOf(b) ?? Infinity) || a - b);
-    const cell = (row) => {
+    const cell = (group, row) => {
       if (!row) return el("td", { class: "hole" }, "–");
       const mark = markOf(row, metric);
       return el("td", { class: mark.kind === "best" ? "num lead best" : "num", title: mark.title }, el("span", { class: "mark faint" }, mark.sign,
-        mark.said ? el("span", { class: "sr" }, ` ${mark.said} `) : null), row.cells[metric][0], row.cells[metric][1] ? el("span", { class: "pm" }, "± " + row.cells[metric][1]) : null,
+        mark.said ? el("span", { class: "sr" }, ` ${mark.said} `) : null), evidence(group, row.method, metric, row.cells[metric][0]), row.cells[metric][1] ? el("span", { class: "pm" }, "± " + row.cells[metric][1]) : null,
       row.flags.length ? el("span", { class: "badge bad", title: row.flags.map((f) => f[1]).join("; ") }, "!") : null);
     };
     return el("section", {}, heading(`${m.label[0].toUpperCase()}${m.label.slice(1)} on all scenarios`, `${m.unit} ${m.arrow}`.trim()), scroller(`${m.label} on all scenarios`,
       el("table", { class: "data overview" }, el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "left" }, "method"), groups.map((g) => el("th", { scope: "col" }, g.scenario,
         el("span", { class: "unit" }, [g.backbone, g.apart].filter(Boolean).join(" · ")))), ranks ? el("th", { scope: "col" }, "mean rank", el("span", { class: "unit" }, plural(ranks.scenarios.length, "scenario"))) : null)),
       el("tbody", {}, order.map((method) => el("tr", {}, el("th", { scope: "row", class: "left" }, methodLabel(method)),
-        groups.map((g) => cell(cells.get(method)[keyOf(g)])), ranks ? el("td", {}, fixed(rankOf(method), 2)) : null))))));
+        groups.map((g) => cell(g, cells.get(method)[keyOf(g)])), ranks ? el("td", {}, fixed(rankOf(method), 2)) : null))))));
   });
-}
-
-function exportButtons() {
-  const save = (ending, type) => el("button", { class: "small", type: "button", id: "save-" + ending, on: { click: () => {
-    const url = URL.createObjectURL(new Blob([DATA.exports[ending]], { type }));
-    el("a", { href: url, download: `comparison.${ending}` }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 5000);
-  } } }, { csv: "CSV", md: "Markdown", tex: "LaTeX" }[ending]);
-  return el("span", { class: "exports" }, "Download", save("csv", "text/csv"), save("md", "text/markdown"),
-    save("tex", "application/x-tex"));
 }
 
 function legend() {
@@ -100,12 +91,13 @@ function boardSection(group) {
       const flip = { ascending: "descending", descending: "ascending" };
       setState({ sort: `${key}:${key === active ? flip[direction] : first}` });
     } } }, label, unit ? el("span", { class: "unit" }, unit) : null));
-  const lead = group.metrics.includes(active) ? active : group.primary, leading = DATA.metrics[lead];
-  const columns = group.metrics;
+  const wanted = state.cols ? state.cols.split(",") : group.metrics, fitting = group.metrics.filter((n) => wanted.includes(n));
+  const columns = fitting.length ? fitting : [group.primary];
+  const lead = columns.includes(active) ? active : columns.includes(group.primary) ? group.primary : columns[0], leading = DATA.metrics[lead];
   const spread = new Map(columns.map((name) => [name, Math.max(0, ...rows.map((row) => row.cells[name][1].length))]));
   const hasForest = rows.some((row) => isNumber((row.cells[lead] || [])[2]));
   const span = forestRange(rows, lead);
-  const table = el("table", { class: "data leader" + (columns.length < 5 ? " few" : ""), "data-group": group.title },
+  const table = el("table", { class: "data leader" + (columns.length < 5 ? " few" : columns.length > 7 ? " many" : ""), "data-group": group.title },
     el("thead", {}, el("tr", {}, header("method", "method", "", "left"), header("n", "n", "runs"),
       columns.flatMap((name) => {
         const m = DATA.metrics[name];
@@ -113,7 +105,7 @@ function boardSection(group) {
         return name === lead && hasForest ? [head, el("th", { scope: "col", class: "left" }, "interval",
           el("span", { class: "unit" }, `${fixed(span[0], 0)} to ${fixed(span[1], 0)} ${leading.unit}`))] : [head];
       }))),
-    el("tbody", {}, sorted.map((row) => boardRow(row, columns, spread, lead, hasForest && span))));
+    el("tbody", {}, sorted.map((row) => boardRow(group, row, columns, spread, lead, hasForest && span))));
   const sub = [`protocol ${group.fingerprint}`, plural(group.rows.reduce((n, r) => n + r.n, 0), "finished run")].join(" · ");
   const hidden = group.rows.length - rows.length;
   return el("section", { "aria-label": group.title }, heading(group.title, sub), verdictBlock(group),
@@ -131,12 +123,12 @@ function verdictBlock(group) {
 const definitions = (group) => group.metrics.filter((n) => n.startsWith("forgetting") || n === "source_forgetting").map((n) =>
   `${DATA.metrics[n].label}: ${DATA.metrics[n].note}.`);
 
-function boardRow(row, columns, spreads, lead, span) {
+function boardRow(group, row, columns, spreads, lead, span) {
   const mark = markOf(row, lead);
   const states = [[row.failed, "failed", "bad"], [row.unfinished, "unfinished", "live"]].filter(([n]) => n);
   const cell = (name) => {
     const [mean, spread] = row.cells[name];
-    const out = [el("td", { class: name === lead ? "num lead" : "num", "data-metric": name }, mean,
+    const out = [el("td", { class: name === lead ? "num lead" : "num", "data-metric": name }, mean === "–" ? mean : evidence(group, row.method, name, mean),
       spreads.get(name) ? el("span", { class: "pm", style: { minWidth: spreads.get(name) + 3.2 + "ch" } }, spread ? "± " + spread : "") : null)];
     if (name === lead && span) out.push(el("td", { class: "left" }, forest(row, name, span)));
     return out;
@@ -145,8 +137,8 @@ function boardRow(row, columns, spreads, lead, span) {
     el("th", { scope: "row", class: "left" }, el("span", { class: "method" }, el("span", { class: mark.kind === "undecided" ? "mark faint" : "mark", title: mark.title },
       mark.sign, mark.said ? el("span", { class: "sr" }, ` ${mark.said}`) : null), methodLabel(row.method, [
       el("span", { class: "family" }, DATA.methods[row.method].reference || DATA.methods[row.method].family), states.map(([n, word, kind]) =>
-        el("span", { class: "badge " + kind }, `${n} ${word}`)), row.flags.map(([badge, sentence]) => el("span", { class: "badge bad", title: sentence }, badge))]))),
-    el("td", {}, row.n), columns.flatMap(cell));
+        el("span", { class: "badge " + kind }, `${n} ${word}`)), row.flags.map(([badge, sentence]) => el("span", { class: "badge bad", title: sentence }, badge)), rankBadge(group, row.method), newBadge(group, row.method)]))),
+    el("td", {}, row.n ? evidence(group, row.method, "", row.n) : row.n), columns.flatMap(cell));
 }
 
 function forestRange(rows, name) {

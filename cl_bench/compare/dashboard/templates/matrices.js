@@ -22,7 +22,7 @@ function ramp(stops, low, high) {
 }
 
 /* rows x columns of numbers as a heat map; color(v) -> rgb, text(v) -> what the cell says. */
-function heatTable(caption, rows, columns, values, { color, text, diagonal, say }) {
+function heatTable(caption, rows, columns, values, { color, text, diagonal, say, link }) {
   const dense = columns.length > 12;
   const after = (name) => (name.startsWith("after ") ? "" : "after ");
   return el("table", { class: "heat" + (dense ? " dense" : columns.length > 6 ? " close" : "") }, el("caption", {}, caption),
@@ -35,7 +35,7 @@ function heatTable(caption, rows, columns, values, { color, text, diagonal, say 
       if (!isNumber(v)) return el("td", { class: "hole", title }, el("span", { class: "sr" }, "not measured"));
       const rgb = color(v);
       return el("td", { class: diagonal && diagonal[j] === i ? "diagonal" : null, title, style: { background: css(rgb),
-        color: inkOn(rgb) } }, text(v));
+        color: inkOn(rgb) } }, link ? el("a", { class: "ev", href: link(i, j), tabindex: -1, "aria-label": title }, text(v) || "·") : text(v));
     })))));
 }
 
@@ -44,12 +44,12 @@ function matrixOf(group, method) {
   const entry = group.learn.methods[method];
   if (!state.seed) return entry && { values: entry.matrix, entry };
   const run = DATA.runs.find((r) => r.group === group.index && r.method === method && r.matrix && seedKey(r) === state.seed);
-  return run && { values: run.matrix.r, entry: { n: 1, partial: run.status !== "finished" } };
+  return run && { values: ratesOf(run), entry: { n: 1, partial: run.status !== "finished" } };
 }
 
 const seedKey = (run) => `seed ${run.seed}` + (run.order === null ? "" : `, order ${run.order}`);
 
-VIEWS.matrices = { title: "Accuracy matrices", build() {
+VIEWS.matrices = { title: "Accuracy matrices", nav: "Matrices", build() {
   const { group, field } = pickGroup((g) => g.learn);
   if (!group) return emptyNote("No run shown here has an accuracy matrix: test-time streams have errors per domain instead.");
   const indices = Object.keys(group.learn.methods).map(Number);
@@ -91,11 +91,12 @@ function matrixCard(group, method, base, reference, limit) {
     !own ? "no such run" : state.seed ? state.seed : own.entry.partial ? "unfinished" : plural(own.entry.n, "run"))), " ",
   base || reference === undefined || method !== reference ? null : el("span", { class: "badge" }, "reference: accuracy")];
   if (!own) return el("div", {}, el("p", { class: "cap" }, caption), el("p", { class: "empty" }, "Not measured."));
+  const link = (i, j) => evidenceLink(group, method, `cell:${i},${j}`);
   const values = base ? own.values.map((row, i) => row.map((v, j) => {
     const other = (base.values[i] || [])[j];
     return isNumber(v) && isNumber(other) ? v - other : null;
   })) : own.values;
   return scroller(`Accuracy matrix of ${nameOf(method)}`, heatTable(caption, group.learn.phases, group.learn.sets, values, base
-    ? { color: (v) => divergeColor(v, limit), text: (v) => signed(v), say: (v) => signed(v, 2) + " points" }
-    : { color: rampColor, text: (v) => fixed(v), diagonal: group.learn.learned, say: (v) => fixed(v, 2) + " %" }));
+    ? { color: (v) => divergeColor(v, limit), text: (v) => signed(v), say: (v) => signed(v, 2) + " points", link }
+    : { link, color: rampColor, text: (v) => fixed(v), diagonal: group.learn.learned, say: (v) => fixed(v, 2) + " %" }));
 }

@@ -7,6 +7,7 @@ VIEWS.statistics = { title: "Statistics", build() {
   group ? el("section", {}, heading("Paired tests over images", group.title), imageBlock(group)) : null,
   el("section", {}, heading("Critical difference over scenarios", "Friedman's test with Nemenyi's critical difference"),
     DATA.ranks.length ? DATA.ranks.map(rankBlock) : emptyNote("No finished run to rank.")),
+  DATA.ranks.some((r) => r.aggregate) ? el("section", {}, heading("Aggregates over scenarios", "rliable: interquartile mean, probability of improvement, performance profile"), DATA.ranks.map(aggregateBlock)) : null,
   DATA.groups.some((g) => g.choices.length) ? el("section", {}, heading("Label-free selection", "what scorers that see no label would choose, and its gap to the oracle"),
     DATA.groups.filter((g) => g.choices.length).map(choiceBlock)) : null];
 } };
@@ -84,7 +85,7 @@ function diagram(entry) {
     parts.push(svg("polyline", { class: "leg", points: `${x(entryOf.rank)},${top} ${x(entryOf.rank)},${y} ${edge},${y}` }),
       svg("circle", { cx: x(entryOf.rank), cy: top, r: 4, fill: style.color }),
       svg("text", { x: onLeft ? edge - 8 : edge + 8, y: y + 4, "text-anchor": onLeft ? "end" : "start" },
-        `${shorten(shortOf(entryOf.method), 22)}  ${fixed(entryOf.rank, 2)}`));
+        `${middle(shortOf(entryOf.method), 22)}  ${fixed(entryOf.rank, 2)}`));
   });
   return svg("svg", { class: "cd", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Critical-difference diagram; the mean ranks are in the table below" }, parts);
 }
@@ -124,7 +125,7 @@ function pairBlock(group, field) {
     metric, (value) => setState({ pair: value }))), methodChips([...pairs.methods].sort((a, b) => a - b)),
   el("p", { class: "lede" }, `Row minus column in ${m.unit === "%" ? "points" : m.unit} of ${m.label}, over paired runs. Blue: the row is better; orange: the column is better. Bold: p ≤ 0.05 (sign-flip permutation, Holm).`),
   few ? notesList(notes.slice(0, 1)) : null, scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
-    shorten(shortOf(c.method), 10))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, shorten(shortOf(row.method), 18)),
+    middle(shortOf(c.method), 12))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, middle(shortOf(row.method), 20)),
     order.map((column) => cell(row, column))))))), notesList(few ? notes.slice(1) : notes), ailing(group),
   numbersTable("Paired tests", ["pair", "n", "difference", "95 % t-interval", "95 % BCa bootstrap", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
     order.flatMap((row, a) => order.slice(a + 1).map((column) => { const t = test(row.i, column.i); return [`${nameOf(row.method)} − ${nameOf(column.method)}`, t.n,
