@@ -64,6 +64,7 @@ def main(runs: Path | None, out: Path) -> None:
             page.set_viewport_size({"width": width, "height": height or 800})
             chosen = {key: first[key] if value in ("first", "group") else value for key, value in state.items()}
             page.evaluate("hash => { location.hash = hash; readState(); draw(); scrollTo(0, 0); }", urlencode(chosen))
+            page.evaluate("flushCharts(true)")
             page.evaluate("() => Promise.all([...document.querySelectorAll('.plot')].map(d => d.drawn))")
             page.wait_for_timeout(300)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=height is None))).convert("RGB")

@@ -19,7 +19,8 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CL_BENCH_CHROMIUM") or next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 IN_A_BROWSER = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
-VIEWS = ("leaderboard", "matrices", "forgetting", "anytime", "stream", "balance", "cost", "statistics", "runs", "differences")
+VIEWS = ("leaderboard", "matrices", "forgetting", "anytime", "stream", "balance", "cost", "statistics", "duel", "sweep", "runs",
+         "differences")
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,11 @@ def test_every_view_draws_in_both_themes_and_on_a_phone(page, view):
     for theme, width in (("light", 1280), ("dark", 1280), ("light", 375)):
         page.set_viewport_size({"width": width, "height": 740})
         show(page, view, theme=theme)
-        assert page.locator("main h2").count() >= 1
+        assert page.locator("main h2").count() >= 1 or view == "sweep"  # no method of the suite has two settings
         assert page.locator('nav a[aria-current="page"]').get_attribute("id") == f"view-{view}"
         assert page.evaluate("document.documentElement.dataset.theme") == theme
         charts = page.locator(".plot .main-svg").count()
-        assert charts > 0 or view in ("leaderboard", "matrices", "statistics", "runs", "differences")
+        assert charts > 0 or view in ("leaderboard", "matrices", "statistics", "duel", "sweep", "runs", "differences")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
 
 
@@ -168,7 +168,7 @@ def test_hostile_names_are_text(other, tmp_path):
     assert other.locator("main img, main script, main b").count() == 0
 
 
-@pytest.mark.parametrize("theme,views", [("light", VIEWS), ("dark", ("leaderboard", "matrices", "statistics", "runs"))])
+@pytest.mark.parametrize("theme,views", [("light", VIEWS), ("dark", ("leaderboard", "matrices", "statistics", "duel", "runs"))])
 def test_accessibility(page, theme, views):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for view in views:

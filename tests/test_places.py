@@ -28,6 +28,7 @@ from cl_bench.records.results import load_all
     ("sqlite:////srv/runs/mlflow.db", "…/mlflow.db"), ("weights=/srv/w.pt, seed 1", "weights=…/w.pt, seed 1"),
     ("cannot read /srv/a/run-1/run.json (gone)", "cannot read …/run-1/run.json (gone)"),
     ("--scenario.root '/srv/d' --seed 1", "--scenario.root '…/d' --seed 1"), ("/mnt", "…/mnt"),
+    ("--scenario./srv/key 1", "--scenario.…/key 1"),
     ("https://example.org/a/b", "https://example.org/a/b"), ("a/b and/or 1/2", "a/b and/or 1/2"),
     ("seed / order", "seed / order"),
     ("train/0", "train/0"), ("vit: a/b", "vit: a/b"), ("", ""), ("/", "/")])

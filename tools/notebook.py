@@ -21,9 +21,9 @@ from typing import Any
 __all__ = ["run_cells"]
 
 
-def run_cells(notebook: dict[str, Any], module: str = "__notebook__") -> Iterator[tuple[dict[str, Any], str, Any]]:
+def run_cells(notebook: dict[str, Any], module: str = "__main__") -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Run the code cells one after another in a module of their own; yields (cell, what it printed, its last value)."""
-    space = types.ModuleType(module)
+    space, before = types.ModuleType(module), sys.modules.get(module)
     sys.modules[module] = space
     try:
         for k, cell in enumerate(c for c in notebook["cells"] if c["cell_type"] == "code"):
@@ -40,6 +40,8 @@ def run_cells(notebook: dict[str, Any], module: str = "__notebook__") -> Iterato
             yield cell, said.getvalue(), value
     finally:
         del sys.modules[module]
+        if before is not None:
+            sys.modules[module] = before
 
 
 def _shown(value: Any) -> dict[str, Any]:

@@ -172,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
                          "page's); their names are those in run.json")
     compare.add_argument("--overall", action="store_true", help="one table of methods x scenarios with mean ranks instead of a "
                          "table per scenario, here and in --export; --columns says of which metrics")
+    compare.add_argument("--images", action="store_true", help="with --html: pictures of images that runs lost, where the data "
+                         "are at hand; never embedded otherwise")
     compare.add_argument("--by", choices=["scenario", "fingerprint"], default="scenario",
                          help="one table per scenario (different protocols are refused), or one per protocol fingerprint")
     compare.add_argument("--mix", action="store_true", help="allow runs of different protocols in one table, and say so")

@@ -207,6 +207,8 @@ def compare(o: argparse.Namespace, rest: list[str]) -> int:
 
     if o.html is not None:
         _page(o.html)
+    elif o.images:
+        raise UserError("--images puts pictures into the page: name it with --html FILE.")
     for file in o.export:
         if file.suffix not in WRITERS:
             raise UserError(f"--export {file}: a table's file ends in {', '.join(WRITERS)}, which names its format.")
@@ -218,7 +220,8 @@ def compare(o: argparse.Namespace, rest: list[str]) -> int:
         if file.stem not in TIDY or file.suffix != ".csv":
             raise UserError(f"--tidy {file}: the file's name says what it holds: {', '.join(f'{k}.csv' for k in TIDY)}.")
     made = _tables(given_folders(o), html=o.html, exports=o.export, by=o.by, mix=o.mix,
-                   choose=lambda runs: chosen(runs, o.methods), columns=o.columns, over=o.overall)
+                   choose=lambda runs: chosen(runs, o.methods), columns=o.columns, over=o.overall,
+                   images=o.images)
     for file in o.tidy:
         print(f"{file.stem}: {write_tidy(made, file.stem, file)}")
     return 0
@@ -270,7 +273,7 @@ def ui(o: argparse.Namespace, rest: list[str]) -> int:
 
 def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Sequence[Path] = (), by: str = "scenario",
             mix: bool = False, title: str = "cl-bench", say_page: bool = True, choose: Callable[[Any], Any] | None = None,
-            columns: Sequence[str] = (), over: bool = False) -> Any:
+            columns: Sequence[str] = (), over: bool = False, images: bool = False) -> Any:
     from ..compare.comparison import compare
     from ..compare.exports import with_columns
     from ..compare.overall import print_overall
@@ -288,7 +291,12 @@ def _tables(folders: Sequence[Path], *, html: Path | None = None, exports: Seque
     if html is not None:
         from ..compare.dashboard import render
 
-        render(comparison, html, title=title)
+        pictures = None
+        if images:
+            from .thumbnails import thumbnails
+
+            pictures = thumbnails(comparison, lambda text: print(text, file=sys.stderr))
+        render(comparison, html, title=title, pictures=pictures)
         if say_page:
             print(f"page: {html.resolve()}")
     return comparison

@@ -63,7 +63,7 @@ def show(kind: str, *, backbone: str | None = None, as_json: bool = False) -> No
     from rich.markup import escape
     from rich.table import Table
 
-    from ..compare.tables import terminal, trimmed
+    from ..compare.terminal import terminal, trimmed
 
     console = terminal(Console())
     columns = ["name", *[c for c in ("family", "needs", "gives", "parameters", "mergeable", "paper", "summary")

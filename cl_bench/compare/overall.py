@@ -140,7 +140,7 @@ def print_overall(comparison: Comparison, columns: Sequence[str] = (), console: 
     from rich.markup import escape
     from rich.table import Table
 
-    from .tables import terminal, trimmed
+    from .terminal import terminal, trimmed
 
     made = overall(comparison, columns)
     console = console if console is not None else terminal(Console())

@@ -15,7 +15,7 @@ _PART = r"[^\s/\\\"'<>|:;,()\[\]{}]+"
 # slashes follow letters and a colon; "and/or", "1/2" and "train/0" have no slash at the beginning.
 _INSIDE = re.compile(
     rf"(?:(?:file|sqlite)(?::|%3A)/{{2,}}|(?:(?<=^)|(?<=[\s\"'=(\[{{,;|>]))(?:~[\w.-]*/|/)|(?<=local-dir:)(?:~[\w.-]*/|/)|"
-    rf"(?<=\w:)(?:~[\w.-]*/|/)(?!/)|(?<![A-Za-z])[A-Za-z]:(?:\\\\?|/)(?!/))(?:{_PART}(?:\\\\?|/)+)*{_PART}/?")
+    rf"(?<=\w[:.])(?:~[\w.-]*/|/)(?!/)|(?<![A-Za-z])[A-Za-z]:(?:\\\\?|/)(?!/))(?:{_PART}(?:\\\\?|/)+)*{_PART}/?")
 _OWN = ("run.json", "events.jsonl", "arrays.npz", "DONE", "LOCK")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WHOLE = re.compile(r"(?:~[\w.-]*[/\\]|/(?=[^/\s])|[A-Za-z]:[/\\]|(?:file|sqlite):/{2,})[^\n]*")

@@ -80,7 +80,7 @@ def print_choices(comparison: Comparison, source: str = "source") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from .tables import terminal, trimmed
+    from .terminal import terminal, trimmed
 
     console = terminal(Console())
     found = [made for group in comparison.groups if (made := choices(group, source))]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from ..numbers.metrics import COST, all_metrics
 from .comparison import Comparison, Group, Row
+from .terminal import PIPE, terminal, trimmed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AILING", "LEGEND", "REFERENCE", "cell_text", "footer", "head_of", "mark_of", "print_tables", "state_of", "terminal",
-           "trimmed"]
+__all__ = ["AILING", "LEGEND", "REFERENCE", "cell_text", "footer", "head_of", "mark_of", "print_tables", "state_of"]
 
 MARKS = {"best": "●", "tied": "○", "undecided": "◌", "behind": "", "": ""}
 REFERENCE = "†"
@@ -38,9 +38,6 @@ def mark_of(row: Row) -> str:
 
 
 LABEL_WIDTH = 26  # a method's label with its changed arguments may be long; it is folded, not the numbers left out
-
-
-PIPE = 4000  # columns where nothing limits them
 
 
 def state_of(row: Row) -> str:
@@ -82,23 +79,6 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
         console.print(escape(line), style="dim", highlight=False)
     for problem in comparison.problems:
         console.print(f"Left out: {escape(problem)}", style="yellow", highlight=False)
-
-
-def terminal(console: Console) -> Console:
-    """The console itself, or for a log or a pipe, which have no width of their own, one on which each row is one line."""
-    from rich.console import Console
-
-    return console if console.is_terminal else Console(file=console.file, width=PIPE)
-
-
-def trimmed(console: Console, table: object) -> None:
-    """Print a table; into a file or pipe without blanks at the ends of lines."""
-    if console.is_terminal:
-        console.print(table)
-        return
-    with console.capture() as caught:
-        console.print(table)
-    console.file.write("".join(f"{line.rstrip()}\n" for line in caught.get().splitlines()))
 
 
 def head_of(name: str) -> list[str]:

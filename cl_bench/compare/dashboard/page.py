@@ -39,7 +39,7 @@ def data_json(data: dict[str, Any]) -> str:
 
 
 def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", live: bool = False,
-            beside: Path | None = None) -> str:
+            beside: Path | None = None, pictures: dict[str, Any] | None = None) -> str:
     """The page as text, of a comparison or of its data; ``live``: it is served and follows its folder; ``beside``: the folder
     of the file that it becomes, below which it finds records. Every name in it is
     data: nothing a run is called can become markup or script."""
@@ -53,18 +53,20 @@ def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", li
     return environment.get_template("page.html").render(
         title=hide_places(title), live=live, styles=Markup("\n".join(map(inline, STYLES))),
         library=Markup(_chart_library()), scripts=Markup("\n".join(map(inline, SCRIPTS))),
-        data=Markup(data_json(payload(comparison, title, beside=beside) if isinstance(comparison, Comparison) else comparison)))
+        data=Markup(data_json(payload(comparison, title, beside=beside, pictures=pictures) if isinstance(comparison, Comparison)
+                              else comparison)))
 
 
 def render(runs: Iterable[Run] | Comparison, out: str | Path, title: str = "cl-bench", *, by: str = "scenario",
-           mix: bool = False) -> Path:
+           mix: bool = False, pictures: dict[str, Any] | None = None) -> Path:
     """Write the page of ``runs`` (see :func:`cl_bench.compare.comparison.compare` for ``by`` and ``mix``) to the file ``out``.
+    ``pictures``: of lost images, per table; none is embedded without being asked for.
 
     Raises UserError for no runs, for protocols that cannot stand in one table, and where ``out`` cannot be written.
     """
     comparison = runs if isinstance(runs, Comparison) else compare(runs, by=by, mix=mix)
     out = Path(out)
-    text = html_of(comparison, title, beside=out.parent)
+    text = html_of(comparison, title, beside=out.parent, pictures=pictures)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())

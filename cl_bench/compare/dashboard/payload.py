@@ -276,7 +276,8 @@ def _methods(groups: Iterable[Group]) -> list[dict[str, str]]:
     return out
 
 
-def payload(comparison: Comparison, title: str, root: Path | None = None, beside: Path | None = None) -> dict[str, Any]:
+def payload(comparison: Comparison, title: str, root: Path | None = None, beside: Path | None = None,
+            pictures: dict[str, Any] | None = None) -> dict[str, Any]:
     """The page's data. ``root``: the page is served from this (real) folder and follows the runs in it; ``beside``: the page
     is a file in this folder, and finds the records that lie below it."""
     base = ("files/", root) if root is not None else ("", beside.resolve()) if beside is not None else None
@@ -300,7 +301,9 @@ def payload(comparison: Comparison, title: str, root: Path | None = None, beside
             "pairs": _pairs(group, methods), "images": _images(group, methods),
             "anatomy": _anatomy(group, methods),
             "verdict": [[s.text, s.command] for s in verdict(group)], "choices": _choices(group, methods),
-            "sweeps": _sweeps(group, methods, differing)})
+            "sweeps": _sweeps(group, methods, differing),
+            "lost": [{**entry, "method": methods[entry["method"]]} for entry in (pictures or {}).get(
+                f"{group.title}#{group.fingerprint}", [])]})
         for run in group.runs:
             what = ("page", number, group.primary, methods[run.method], base)
             shown, refers = kept([run], what, lambda w=what, run=run: _run(run, w[1], w[2], w[3], w[4]))  # type: ignore[misc]

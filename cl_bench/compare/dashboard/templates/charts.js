@@ -27,14 +27,14 @@ function layoutOf(extra = {}) {
 function chart(label, traces, layout, note, numbers, open = null) {
   const div = el("div", { class: "plot", role: "img", "aria-label": label });
   div.style.minHeight = (layout.height || 380) + "px";
-  waiting.push(() => {
+  waiting.push({ div, job: () => {
     div.drawn = Plotly.newPlot(div, traces, layout, { responsive: true, displaylogo: false, displayModeBar: false });
     div.drawn.then(() => {
       div.on("plotly_hover", (event) => emphasise(event.points[0].data.meta));
       div.on("plotly_unhover", () => emphasise(null));
       if (open) div.on("plotly_click", (event) => { const { data, pointIndex } = event.points[0]; if (data.meta !== undefined) { history.pushState(null, "", open(data.meta, pointIndex)); readState(); draw(); scrollTo(0, 0); } });
     });
-  });
+  } });
   return el("figure", {}, div, note ? el("figcaption", {}, note) : null, numbers || null);
 }
 
@@ -50,11 +50,21 @@ function emphasise(method) {
 /* A chart may still be drawing when the reader goes on: it is cleared once it is done. */
 function clearCharts(root) {
   waiting.length = 0;
+  seen.disconnect();
   for (const div of root.querySelectorAll(".plot")) if (div.drawn) div.drawn.then(() => Plotly.purge(div));
 }
 
-function flushCharts() {
-  for (const job of waiting.splice(0)) job();
+/* A chart is drawn when it is seen, or will be soon; on paper all of them are. */
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) if (isIntersecting && target.draw) { seen.unobserve(target); target.draw(); delete target.draw; }
+}, { rootMargin: "400px" });
+
+function flushCharts(all = printing) {
+  for (const { div, job } of waiting.splice(0)) {
+    if (all || div.getBoundingClientRect().top < innerHeight + 400) job();
+    else { div.draw = job; seen.observe(div); }
+  }
+  if (all) for (const div of MAIN.querySelectorAll(".plot")) if (div.draw) { seen.unobserve(div); div.draw(); delete div.draw; }
 }
 
 /* Range of the values with some air; never outside [low, high]. ``around`` (ends of intervals) widens it too, but by no

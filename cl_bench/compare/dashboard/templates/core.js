@@ -135,9 +135,9 @@ const shortOf = (index) => DATA.methods[index].short;  // for charts and chips, 
 /* A method's mark and name; the arguments that the short name leaves out below it, or in a tooltip. */
 function methodLabel(index, more = [], detail = true) {
   const method = DATA.methods[index];
-  return el("span", { class: "method", title: method.name === method.short ? null : method.name }, swatch(index),
-    el("span", { class: "who" }, el("span", { class: "name" }, method.short), more,
-      detail && method.detail ? el("span", { class: "detail" }, method.detail) : null));
+  return el("span", { class: "method", title: method.name }, swatch(index),
+    el("span", { class: "who" }, el("span", { class: "name" }, middle(method.short, 40)), more,
+      detail && method.detail ? el("span", { class: "detail" }, middle(method.detail, 60)) : null));
 }
 
 /* Methods switched off by the reader, kept by name: names survive an update of the data. */
@@ -155,7 +155,7 @@ function methodChips(indices) {
         setState({ off: [...off].join("\u001f") });
       },
       mouseenter: () => emphasise(on ? index : null), mouseleave: () => emphasise(null),
-      focus: (event) => emphasise(on && event.target.matches(":focus-visible") ? index : null), blur: () => emphasise(null) } }, swatch(index), el("span", {}, shortOf(index)));
+      focus: (event) => emphasise(on && event.target.matches(":focus-visible") ? index : null), blur: () => emphasise(null) } }, swatch(index), el("span", {}, middle(shortOf(index), 30)));
   }));
 }
 

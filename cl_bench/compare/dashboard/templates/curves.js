@@ -13,11 +13,12 @@ function seriesOf(entries, pick) {
 /* What the tests over runs say of a column, in words: who is best and who cannot be told from it. */
 function significance(group, metric) {
   const rows = group.rows.filter((r) => shown(r.method) && isNumber((r.cells[metric] || [])[2]) && r.standings[metric]);
-  const named = (word) => rows.filter((r) => r.standings[metric][0] === word).map((r) => shortOf(r.method) + (word === "behind" ? ` (${pEquals(r.standings[metric][1])})` : ""));
+  const some = (names) => (names.length > 8 ? [...names.slice(0, 8), `${names.length - 8} more`] : names);
+  const named = (word) => rows.filter((r) => r.standings[metric][0] === word).map((r) => middle(shortOf(r.method), 30) + (word === "behind" ? ` (${pEquals(r.standings[metric][1])})` : ""));
   const best = rows.find((r) => r.standings[metric][0] === "best"), m = DATA.metrics[metric];
   if (!best) return [];
   const bounds = rows.filter((r) => DATA.methods[r.method].reference).map((r) => `${shortOf(r.method)} ${r.cells[metric][0]}`);
-  const part = (names, text) => (names.length ? ` ${text}: ${names.join(", ")}.` : "");
+  const part = (names, text) => (names.length ? ` ${text}: ${some(names).join(", ")}.` : "");
   return [`${m.higher ? "Highest" : "Lowest"} ${m.label}: ${shortOf(best.method)}, ${best.cells[metric][0]} ${m.unit}.` + part(named("behind"), "Significantly behind it")
     + part(named("tied"), "Not distinguishable from it") + part(named("undecided"), "Too few pairs of runs to tell from it") + part(bounds, "Bounds, no competitors")];
 }
@@ -42,6 +43,7 @@ VIEWS.forgetting = { title: "Forgetting", build() {
     "Rows: test sets. Columns: the experience whose class an image is taken for at the end, among images that were right just after learning and are wrong now. Outlined: confused with " +
     "a class of its own experience. Point at a cell for when they were lost."), el("div", { class: "grid", style: { "--card": `${gridWidth(group.anatomy.experiences.length)}px` } },
     group.rows.map((r) => r.method).filter((m) => group.anatomy.methods[m] && shown(m)).map((m) => anatomyCard(group, m)))) : null,
+  group.lost.length ? el("section", {}, heading("Images that were lost", "right just after learning, wrong at the end"), group.lost.filter((entry) => shown(entry.method)).map((entry) => lostImages(group, entry))) : null,
   el("section", {}, heading("Each test set on its own", "accuracy (%) after each experience, mean over runs"),
     taskKey(group), el("div", { class: "grid" }, group.rows.map((r) => r.method).filter((m) => group.learn.methods[m] && shown(m))
       .map((m) => taskChart(group, m))))];
@@ -56,6 +58,13 @@ function anatomyCard(group, method) {
   table.querySelectorAll("tbody tr").forEach((row, i) => row.querySelectorAll("td").forEach((cell) => { cell.title = cell.title.replace(/^after /, "lost of ").replace(", on ", ", to ") + (when(old[i]) ? `. ${when(old[i])}` : ""); }));
   table.querySelectorAll("tbody th").forEach((head, i) => { head.textContent = shorten(sets[old[i]], 14); });
   return scroller(`Where lost images of ${nameOf(method)} went`, table);
+}
+
+/* Pictures of the images that a method's first run lost, test set by test set. */
+function lostImages(group, { method, run, seed, images }) {
+  const sets = [...new Set(images.map((image) => image.set))];
+  return el("details", { class: "lost" }, el("summary", {}, `${shortOf(method)}, seed ${seed}`), sets.map((name) => el("div", {}, el("h3", {}, name), el("div", { class: "pictures" }, images.filter((image) => image.set === name).map((image) =>
+    el("figure", { title: `lost after ${image.after}` }, el("img", { src: image.src, alt: `an image of class ${image.truth} that is taken for class ${image.said}`, width: 48 }), el("figcaption", {}, `${image.truth} → ${image.said}`)))))));
 }
 
 /* Test sets in their order of learning: one hue from light to dark, so that old and new are seen at once. */

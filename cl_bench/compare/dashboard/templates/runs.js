@@ -27,7 +27,7 @@ VIEWS.runs = { title: "Runs", build() {
   if (chosen) return detail(chosen);
   const asked = DATA.methods.findIndex((m) => m.name === state.of), place = DATA.groups.findIndex((g) => keyOf(g) === state.group || g.title === state.group);
   const words = state.q.toLowerCase().split(/\s+/).filter(Boolean), behind = state.of && asked >= 0 && place >= 0;
-  const rows = sortedRuns(DATA.runs.filter((run) => { const text = [run.id, nameOf(run.method), DATA.methods[run.method].family, DATA.groups[run.group].title, run.status, "seed " + run.seed, ...run.warnings].join(" ").toLowerCase();
+  const rows = sortedRuns(DATA.runs.filter((run) => { const text = [run.id, nameOf(run.method), DATA.methods[run.method].family, DATA.groups[run.group].title, run.status, "seed " + run.seed, run.error || "", ...run.warnings].join(" ").toLowerCase();
     return words.every((word) => text.includes(word)) && (!behind || (run.method === asked && run.group === place)); }));
   const ticked = new Set(tickedRuns()), limit = state.all ? rows.length : 40;
   const tools = el("div", { class: "bar" }, el("span", { class: "field" }, el("label", { for: "filter" }, "Filter"), el("input", { type: "search", id: "filter",
