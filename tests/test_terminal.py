@@ -44,9 +44,9 @@ def test_a_pipe_gets_a_line_per_experience_with_accuracy_elapsed_and_time_left()
         bar("experience", {"name": f"classes {step}", "step": step, "accuracy": 90.25 - step})
     lines = out.getvalue().splitlines()
     assert lines[0] == "split_digits lora: 5 steps"
-    assert lines[1] == "[1/5] classes 0: accuracy 90.2 %, 30 s, about 2 min 0 s left"
-    assert lines[4] == "[4/5] classes 3: accuracy 87.2 %, 2 min 0 s, about 30 s left"
-    assert lines[5] == "[5/5] classes 4: accuracy 86.2 %, 2 min 30 s"
+    assert lines[1] == "[1/5] classes 0: accuracy 90.2 %, 30 s, about 2 min left"
+    assert lines[4] == "[4/5] classes 3: accuracy 87.2 %, 2 min, about 30 s left"
+    assert lines[5] == "[5/5] classes 4: accuracy 86.2 %, 2 min"
 
 
 def test_a_resumed_run_reckons_from_where_it_began() -> None:
@@ -63,6 +63,8 @@ def test_a_suite_says_the_result_of_each_run_and_what_was_skipped(tmp_path) -> N
     clock, out = Clock(), io.StringIO()
     bar = _listening(progress.SuiteProgress("quick", 4), out, clock)
     bar("skip", {"label": "split_digits ncm seed 0", "message": "skipped, finished earlier"})
+    bar("start", {"label": "split_digits lora seed 0"})
+    bar("start", {"label": "split_digits osft seed 0"})
     clock.now += 20
     bar("finish", {"label": "split_digits lora seed 0", "message": None, "folder": str(folder)})
     bar("error", {"label": "split_digits osft seed 0", "message": "out of memory"})
@@ -72,7 +74,7 @@ def test_a_suite_says_the_result_of_each_run_and_what_was_skipped(tmp_path) -> N
     lines = out.getvalue().splitlines()
     assert lines[0] == "[1/4] split_digits ncm seed 0: skipped, finished earlier"
     assert lines[1] == (f"[2/4] split_digits lora seed 0: average accuracy {metrics['average_accuracy']:.2f} %, forgetting "
-                        f"{metrics['forgetting']:.2f} points, 8 s (20 s, about 40 s left)")
+                        f"{metrics['forgetting']:.2f} points, 8 s (1 running, 1 left, 1 skipped, ETA 40 s)")
     assert lines[2] == "failed split_digits osft seed 0: out of memory"
 
 

@@ -12,22 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .estimate import Expected, duration
 
-__all__ = ["RunProgress", "SuiteProgress", "result_line", "spoken"]
-
-
-def spoken(seconds: float) -> str:
-    """``8 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+__all__ = ["RunProgress", "SuiteProgress", "result_line"]
 
 
 def _left(elapsed: float, done: int, of: int | None) -> str:
-    """``, about 2 min 5 s left``, from the mean of what was done here; nothing where that says nothing."""
-    return f", about {spoken(elapsed / done * (of - done))} left" if of and 0 < done < of else ""
+    """``, about 2 min left``, from the mean of what was done here; nothing where that says nothing."""
+    return f", about {duration(elapsed / done * (of - done))} left" if of and 0 < done < of else ""
 
 
 def result_line(run: Any) -> str:
@@ -39,7 +29,7 @@ def result_line(run: Any) -> str:
     values = [(m, m.read(run.metrics, run.record)) for m in ranking]
     said = [f"{m.label} {m.text(v)} {m.unit}" for m, v in values if v == v][:2]
     seconds = ((run.record.get("cost") or {}).get("seconds") or {}).get("total")
-    return ", ".join([*said, *([spoken(seconds)] if isinstance(seconds, (int, float)) else [])])
+    return ", ".join([*said, *([duration(seconds)] if isinstance(seconds, (int, float)) else [])])
 
 
 class _Bar:
@@ -89,13 +79,13 @@ class RunProgress(_Bar):
                 self.first = step - 1 if self.first is None else self.first  # a resumed run begins in the middle
                 took = self.clock() - self.began
                 rest = _left(took, step - self.first, self.total and self.total - self.first)
-                self.say(f"[{step}/{self.total or '?'}] {note}, {spoken(took)}{rest}")
+                self.say(f"[{step}/{self.total or '?'}] {note}, {duration(took)}{rest}")
         elif kind == "warning":
             self.console.print(f"[yellow]warning[/yellow] {facts['message']}", highlight=False)
 
 
 class SuiteProgress(_Bar):
-    """Over the runs of a suite: a bar with how many were skipped, failed, run and are left, and the result of each that ends."""
+    """Over the runs of a suite: a bar with how many were skipped, failed and are left, and the result of each that ends."""
 
     def __init__(self, name: str, total: int) -> None:
         super().__init__(f"suite {name}" if name else "runs", total)
