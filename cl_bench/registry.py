@@ -192,7 +192,7 @@ def _shelf() -> str:
 
 
 def name_of(group: str, target: type) -> str:
-    """The registered name of a class, or ``module:Class`` when it has none."""
+    """The registered name of a class, or ``module:Class`` when it has none; a class typed into a notebook is called as it is."""
     path = f"{target.__module__}:{target.__qualname__}"
     for entry in entries(group).values():
         if entry.target == path:
@@ -200,7 +200,7 @@ def name_of(group: str, target: type) -> str:
     file = getattr(sys.modules.get(target.__module__), "__file__", None)
     if target.__module__.startswith("cl_bench_user_") and file:
         return f"{Path(file).name}:{target.__qualname__}"
-    return path
+    return target.__qualname__ if target.__module__ == "__main__" else path
 
 
 @cache

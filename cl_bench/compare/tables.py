@@ -73,7 +73,7 @@ def print_tables(comparison: Comparison, console: Console | None = None) -> None
         if hidden := [all_metrics()[n].label for n in group.metrics if n not in columns]:
             notes.append(f"Not shown in this width: {', '.join(hidden)}.")
         for note in notes:
-            console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim", highlight=False)
+            trimmed(console, Padding(Text(note, style="dim"), (0, 0, 0, 2)))
         console.print()
     for line in LEGEND:
         console.print(escape(line), style="dim", highlight=False)
