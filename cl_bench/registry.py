@@ -192,7 +192,7 @@ def _shelf() -> str:
 
 
 def name_of(group: str, target: type) -> str:
-    """The registered name of a class, or ``module:Class`` when it has none; a class typed into a notebook is called as it is."""
+    """The registered name of a class, or ``module:Class`` when it has none; one typed into a notebook is called as it is."""
     path = f"{target.__module__}:{target.__qualname__}"
     for entry in entries(group).values():
         if entry.target == path:

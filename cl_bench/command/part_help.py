@@ -103,7 +103,9 @@ def _usage(root: str, name: str, target: Any) -> list[str]:
         deploys = target.deploy is not Method.deploy or target.adapts
         line = f"cl-bench run --scenario {'digits_c' if deploys else 'split_digits'} {here}"
     elif isinstance(target, type) and issubclass(target, Scenario):
-        learns = target.experiences is not Scenario.experiences
+        wraps = "of" in inspect.signature(target).parameters
+        learns = target.experiences is not Scenario.experiences and not wraps
+        here += f" --{root}.of digits_c" if wraps else ""
         root_given = f" --{root}.root FOLDER" if "root" in inspect.signature(target).parameters else ""
         line = f"cl-bench run --method {'finetune' if learns else 'source'} {here}{root_given}"
     else:

@@ -31,9 +31,10 @@ def thumbnails(comparison: Comparison, say: Callable[[str], None]) -> dict[str, 
                 found.append((row.method, run, lost))
         if not found or left <= 0:
             continue
+        entries: list[dict[str, Any]] = []
         try:
-            entries = [{"method": method, "run": run.id, "seed": run.seed, "images": _pictures(group, run, lost)}
-                       for method, run, lost in found]
+            for method, run, lost in found:
+                entries.append({"method": method, "run": run.id, "seed": run.seed, "images": _pictures(group, run, lost)})
         except UserError as fault:
             say(f"no pictures of {group.title}: {fault}")
             continue
