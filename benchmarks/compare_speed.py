@@ -47,12 +47,34 @@ def seconds(*command: str) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def served(runs: Path) -> tuple[float, float, int]:
+    """Processor seconds of a server's first view of a folder and of an update after one record has changed (the smallest of
+    five), and the bytes that an update sends."""
+    from cl_bench.compare.dashboard.live import Live
+    from cl_bench.compare.dashboard.page import html_of
+
+    version = [0]
+    live = Live(runs, "speed", lambda: version[0])
+    started = time.process_time()
+    html_of(live.whole(), "speed", live=True)
+    first, updates = time.process_time() - started, []
+    record = next(runs.glob("*/run.json"))
+    for _ in range(5):
+        record.write_bytes(record.read_bytes() + b" ")
+        version[0] += 1
+        started = time.process_time()
+        sent = len(live.changes(version[0] - 1))
+        updates.append(time.process_time() - started)
+    return first, min(updates), sent
+
+
 def main() -> None:
     """Measure and write the table."""
     command = [sys.executable, "-m", "cl_bench.command.cli", "compare"]
     lines = [
         "# What comparing costs", "", "    python benchmarks/compare_speed.py", "",
-        f"Synthetic records; whole commands, start included, the smaller of two. {os.cpu_count()} cores, "
+        f"Synthetic records; whole commands, start included, the smaller of two; of a server the first view "
+        f"and updates. {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, load", f"{os.getloadavg()[0]:.1f} at the start.", "",
         "| runs | command | wall s | processor s | page MB |", "|---:|---|---:|---:|---:|",
     ]
@@ -65,6 +87,10 @@ def main() -> None:
                 size = f"{page.stat().st_size / 1e6:.2f}" if more else "–"
                 lines.append(f"| {made} | {name} | {wall:.2f} | {work:.2f} | {size} |")
                 print(lines[-1], flush=True)
+            first, update, sent = served(runs)
+            lines.append(f"| {made} | served: first view | – | {first:.2f} | – |")
+            lines.append(f"| {made} | served: an update, one record changed | – | {update:.3f} | {sent / 1e6:.2f} |")
+            print("\n".join(lines[-2:]), flush=True)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

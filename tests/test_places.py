@@ -115,9 +115,9 @@ def test_labels_that_are_none_are_refused(argv, said, capsys, tmp_path) -> None:
 
 
 def test_a_label_is_recorded_and_repeated_by_the_command() -> None:
-    from cl_bench.command.config import _named, parse
+    from cl_bench.command.config import named, parse
 
     config = parse(["--scenario", "digits_c", "--method", "source", "--label", "plain model"])
-    assert config["label"] == "plain model" and _named(config, "method")["label"] == "plain model"
+    assert config["label"] == "plain model" and named(config, "method")["label"] == "plain model"
     assert "label" not in parse(["--scenario", "digits_c", "--method", "source"]), "keys of runs without one stay"
     assert main(["suite", "quickstart", "--label", "x"]) == 2

@@ -60,8 +60,12 @@ def part_help(root: str, name: str, target: Any, width: int = WIDTH) -> str:
     doc = inspect.cleandoc(target.__doc__ or "")
     about = re.split(r"\n\s*(?:Args|Raises|Attributes|Returns):\n", doc)[0]
     for paragraph in re.split(r"\n\s*\n", about):
-        if re.search(r"^\s+\S", paragraph, re.M):  # a layout of folders, a formula: line breaks are meant
-            out += [*(f"  {_plain(line)}".rstrip() for line in paragraph.splitlines()), ""]
+        if re.search(r"^\s+\S|^[-*] ", paragraph, re.M):  # a list, a layout of folders, a formula: line breaks are meant
+            for line in paragraph.splitlines():
+                text, indent = _plain(line), " " * (len(line) - len(line.lstrip()) + 2)
+                out += textwrap.wrap(text.strip(), width, initial_indent=indent, subsequent_indent=indent + "  ",
+                                     break_on_hyphens=False, break_long_words=False)
+            out.append("")
         else:
             out += [*textwrap.wrap(_plain(" ".join(paragraph.split())), width, break_on_hyphens=False), ""]
     facts = [("paper", getattr(target, "paper", "")), ("needs", _list(target, "needs")), ("gives", _list(target, "gives")),

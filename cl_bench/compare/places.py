@@ -6,6 +6,7 @@ file is meant, and neither whose machine it was nor how its disks are laid out.
 
 from __future__ import annotations
 
+import json
 import re
 
 __all__ = ["hide_places", "hide_places_in_json"]
@@ -17,7 +18,7 @@ _INSIDE = re.compile(
     rf"(?:(?:file|sqlite)(?::|%3A)/{{2,}}|(?:(?<=^)|(?<=[\s\"'=(\[{{,;|>]))(?:~[\w.-]*/|/)|(?<=local-dir:)(?:~[\w.-]*/|/)|"
     rf"(?<=\w[:.])(?:~[\w.-]*/|/)(?!/)|(?<![A-Za-z])[A-Za-z]:(?:\\\\?|/)(?!/))(?:{_PART}(?:\\\\?|/)+)*{_PART}/?")
 _OWN = ("run.json", "events.jsonl", "arrays.npz", "DONE", "LOCK")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_STRING = re.compile(r'"[^"\\/]*(?:\\.|/)(?:[^"\\]|\\.)*"')  # strings of JSON that hold a slash of either kind
 _WHOLE = re.compile(r"(?:~[\w.-]*[/\\]|/(?=[^/\s])|[A-Za-z]:[/\\]|(?:file|sqlite):/{2,})[^\n]*")
 
 
@@ -42,10 +43,6 @@ def hide_places_in_json(text: str) -> str:
     """The same of every string, keys too, in JSON text; strings without a path stay byte for byte."""
     def one(found: re.Match[str]) -> str:
         held = found[0]
-        if "/" not in held and "\\" not in held:
-            return held
-        import json
-
         said = json.loads(held)
         short = hide_places(said)
         return held if short == said else json.dumps(short, ensure_ascii=False)

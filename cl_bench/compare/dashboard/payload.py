@@ -30,7 +30,7 @@ from ...numbers.statistics import (
     pair,
     t_quantile,
 )
-from ...records.results import Run, utc_now
+from ...records.results import Run, plain, utc_now
 from ..anatomy import anatomy
 from ..comparison import Comparison, Group, Key, value_of, values_of
 from ..images import BY_IMAGE, group_evidence
@@ -234,16 +234,19 @@ def _run(run: Run, group: int, primary: str, method: int, base: tuple[str, Path]
            "command": shared.add(command_of(run, seed="SEED")),
            "config": {k: shared.add(v) for k, v in sorted((r.get("config") or {}).items())},
            "parts": {k: shared.add(r.get(k)) for k in ("scenario", "method", "backbone", "fingerprint", "environment")},
-           "metrics": {name: _num(value, 6) for name, value in values_of(run).items()},
+           "metrics": {name: round(value, 5) for name, value in values_of(run).items() if math.isfinite(value)},
            "cost": r.get("cost") or {}, "warnings": r.get("warnings") or [], "losses": losses, "tail": tail}
     if (at := _at(run.folder, base)) is not None:
         out["at"], out["has"] = at, [name for name in FILES if (run.folder / name).exists()]
     if run.matrix.total.any():
         m = run.matrix
-        out["matrix"] = {"rows": m.rows, "columns": m.columns, "learned": m.learned, "correct": m.correct.tolist(),
-                         "total": m.total.tolist()}
+        frame = {"rows": m.rows, "columns": m.columns, "learned": m.learned, "total": m.total.tolist()}
+        out["matrix"] = {"frame": shared.add(plain(frame)), "correct": m.correct.tolist()}
     if len(run.stream):
-        out["stream"] = [[e.name, e.correct, e.total, int(e.collapsed), e.domain, e.visit] for e in run.stream.entries]
+        entries = run.stream.entries
+        frame_of = shared.add([[e.name, e.total, e.domain, e.visit] for e in entries])
+        out["stream"] = {"frame": frame_of, "correct": [e.correct for e in entries],
+                         "collapsed": [k for k, e in enumerate(entries) if e.collapsed]}
     return out, shared
 
 

@@ -61,6 +61,7 @@ function merge({ at, order, parts }) {
   const shared = Object.fromEntries(order.shared.map((key) => [key.slice(7), key in parts ? parts[key] : DATA.shared[key.slice(7)]]));
   const rest = Object.fromEntries(Object.entries(parts).filter(([key]) => !/^(group|run|shared) /.test(key)));
   DATA = { ...DATA, ...rest, at, groups: order.groups.map(get), runs: order.runs.map(get), shared };
+  expand(DATA);
 }
 
 /* What the reader has opened and scrolled stays so when the page is drawn anew. */

@@ -4,6 +4,19 @@
 
 let DATA = JSON.parse(document.getElementById("data").textContent);
 
+/* What runs share (names of rows and domains, sizes of test sets) is stored once; here each run gets its own view of it. */
+function expand(data) {
+  for (const run of data.runs) {
+    if (run.matrix && run.matrix.frame in data.shared) run.matrix = { ...data.shared[run.matrix.frame], correct: run.matrix.correct };
+    if (run.stream && run.stream.frame in data.shared) {
+      const { frame, correct, collapsed } = run.stream, bad = new Set(collapsed);
+      run.stream = data.shared[frame].map(([name, total, domain, visit], k) => [name, correct[k], total, bad.has(k) ? 1 : 0, domain, visit]);
+    }
+  }
+  return data;
+}
+expand(DATA);
+
 const DEFAULTS = {
   view: "leaderboard", group: "", off: "", sort: "", q: "", since: "best", ref: "", seed: "", cost: "passes",
   log: "", task: "", pair: "", run: "", a: "", b: "", all: "", theme: "", of: "", what: "", ticked: "", rsort: "", cols: "",

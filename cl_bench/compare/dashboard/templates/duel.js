@@ -47,11 +47,13 @@ function duelMetrics(group, a, b, pairs) {
     ["over images", "95 %, given these runs"], ["over new runs", "95 %, runs and images"], ["better", "", "left"]].map(([head, unit, side]) => el("th", { scope: "col", class: side }, head, unit ? el("span", { class: "unit" }, unit) : null)))),
   el("tbody", {}, names.map((name) => { const m = DATA.metrics[name], of = pairedInterval(pairs.map((p) => (isNumber(p.a.metrics[name]) && isNumber(p.b.metrics[name]) ? p.a.metrics[name] - p.b.metrics[name] : null)));
     if (!of.n) return null;
-    const images = byImage(name), sure = clear(of) || (images && images.found[5] !== null && images.found[5] <= 0.05);
+    // Of new runs the interval over them decides; where only these runs are told apart, that is said.
+    const images = byImage(name), over = images && { low: images.found[6], high: images.found[7] };
+    const doubt = clear(over || of) ? "" : images && clear({ low: images.found[3], high: images.found[4] }) ? ", for these runs" : ", not beyond doubt";
     const winner = of.mean === 0 ? "" : (of.mean > 0) === m.higher ? a : b;
     return el("tr", {}, el("th", { scope: "row", class: "left" }, m.label, el("span", { class: "unit" }, `${m.unit} ${m.arrow}`.trim())), [a, b].map((method) => el("td", {}, evidence(group, method, name, (rowOf(method).cells[name] || ["–"])[0]))),
       el("td", {}, el("strong", {}, signed(of.mean, m.decimals))), el("td", {}, intervalText(of)), el("td", {}, images ? ends(images.flip, images.found[3], images.found[4]) : "–"),
-      el("td", {}, images ? ends(images.flip, images.found[6], images.found[7]) : "–"), el("td", { class: "left" }, winner === "" ? "equal" : `${shortOf(winner)}${sure ? "" : ", not beyond doubt"}`)); }))));
+      el("td", {}, images ? ends(images.flip, images.found[6], images.found[7]) : "–"), el("td", { class: "left" }, winner === "" ? "equal" : `${shortOf(winner)}${doubt}`)); }))));
 }
 
 function duelMatrices(group, a, b) {

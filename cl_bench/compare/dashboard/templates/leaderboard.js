@@ -153,7 +153,7 @@ function forest(row, name, [low, high]) {
   const [, , mean, from, to] = row.cells[name], width = 120, pad = 5;
   const x = (v) => pad + (Math.min(Math.max(v, low), high) - low) / (high - low) * (width - 2 * pad);
   const color = methodStyle(row.method).color;
-  return svg("svg", { class: "forest", width, height: 16, viewBox: `0 0 ${width} 16`, preserveAspectRatio: "none", "aria-hidden": "true" },
+  return svg("svg", { class: "forest", width, height: 16, viewBox: `0 0 ${width} 16`, "aria-hidden": "true" },
     svg("line", { x1: 0, x2: width, y1: 8, y2: 8, stroke: "var(--line)" }),
     isNumber(from) ? svg("line", { x1: x(from), x2: Math.max(x(to), x(from) + 0.5), y1: 8, y2: 8, stroke: color,
       "stroke-width": 3, opacity: 0.5 }) : null,
