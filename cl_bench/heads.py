@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -216,24 +217,31 @@ class TextHead(Head):
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 3.1.
 
-    Embeddings of a frozen encoder are kept by names and templates, so that a stream encodes its classes once; after the
-    encoder has changed or was thawed, :meth:`refresh` drops them. Of an encoder that can be trained nothing is kept.
+    Embeddings are kept by names and templates, so that a stream encodes its classes once. Where ``version`` says what the
+    encoder is, they are dropped when that changes; without it those of a frozen encoder are kept until :meth:`refresh`, and
+    of an encoder that can be trained nothing is kept.
 
     Args:
         num_features: length of a feature and of an embedding.
         encode: (names, templates) -> (C, num_features), e.g. ``backbone.encode_text`` or a module of prompts.
         templates: read where a label space brings none; each has ``{}`` where the name goes.
         scale: of the cosine; CLIP's models were trained with about 100 (``backbone.logit_scale``).
+        version: something that is another value after every change of the encoder (``backbone.text_version``).
     """
 
+    WIRING: ClassVar[frozenset[str]] = frozenset({"kept", "kept_of"})  # follows from the encoder, and is no state of its own
     scale: Tensor
+    kept: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor]
+    kept_of: int
 
     def __init__(self, num_features: int, encode: Callable[[tuple[str, ...], tuple[str, ...]], Tensor],
-                 templates: tuple[str, ...] = ("a photo of a {}.",), scale: float | Tensor = 100.0) -> None:
+                 templates: tuple[str, ...] = ("a photo of a {}.",), scale: float | Tensor = 100.0,
+                 version: Callable[[], Any] | None = None) -> None:
         super().__init__(num_features)
         self.encode, self.templates = encode, tuple(templates)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).detach().clone())
-        self.kept: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        self.version = version
+        self.refresh()
 
     def grow(self, space: LabelSpace) -> None:
         """Take classes in; nothing is drawn or trained for them.
@@ -251,19 +259,28 @@ class TextHead(Head):
 
     def refresh(self) -> None:
         """Forget the embeddings: the encoder is not what it was."""
-        self.kept.clear()
+        self.kept, self.kept_of = {}, 0
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the embeddings that are kept."""
+        return sum(t.numel() * t.element_size() for t in self.__dict__.get("kept", {}).values())
 
     def embeddings(self, space: LabelSpace) -> Tensor:
         """Unit embeddings of the classes of ``space`` (C, num_features)."""
         key = (space.names, space.templates or self.templates)
-        if key in self.kept:
+        now = 0 if self.version is None else hash(self.version())
+        if "kept" not in self.__dict__ or now != self.kept_of:
+            self.kept, self.kept_of = {}, now
+        if key in self.kept and not (self.version is not None and torch.is_grad_enabled()):
             return self.kept[key]
         with torch.enable_grad():  # only so does it show whether the encoder is trained
             found = F.normalize(self.encode(*key), dim=-1)
         if found.shape != (len(space), self.num_features):
             raise ValueError(f"the encoder made {tuple(found.shape)} of {len(space)} names, not (names, {self.num_features})")
-        if found.requires_grad:
+        if found.requires_grad and (torch.is_grad_enabled() or self.version is None):
             return found if torch.is_grad_enabled() else found.detach()
+        found = found.detach()
         if not torch.is_inference_mode_enabled():
             self.kept[key] = found
         return found

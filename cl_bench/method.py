@@ -138,11 +138,16 @@ class Method(LightningModule):
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         """Logits (N, len(space)) for images ``x``; a test-time method overrides it: adapt and answer, one step."""
-        return align_columns(self(x), self.head.space, space)
+        return self._plainly(x, space)
 
     def answer(self, x: Tensor, space: LabelSpace) -> Tensor:
         """Like :meth:`predict` but never adapting: used where a stream is too fast for the method. A test-time method
         answers from its current state."""
+        return self._plainly(x, space)
+
+    def _plainly(self, x: Tensor, space: LabelSpace) -> Tensor:
+        if not set(space.ids) <= set(self.head.space.ids) and self.head.can_answer(space):  # one that reads names
+            return self.head.over(self.backbone.forward_features(x), space)
         return align_columns(self(x), self.head.space, space)
 
     def feedback(self, x: Tensor, y: Tensor) -> None:

@@ -34,9 +34,9 @@ class Vectors:
         return float(self.arrays[key])
 
 
-def draws(shared: Path, name: str) -> list[Vectors]:
+def draws(shared: Path, name: str, kind: str = "continual") -> list[Vectors]:
     """Every draw of one kind: ``NAME.npz`` and, where there are more seeds, ``NAME_<seed>.npz``."""
-    folder = shared / "reference" / "golden" / "continual"
+    folder = shared / "reference" / "golden" / kind
     found = [p for p in sorted(folder.glob(f"{name}*.npz")) if re.fullmatch(rf"{name}(_?(seed)?_?\d+)?", p.stem)]
     if not found:
         pytest.skip(f"no golden vectors {name} in {folder}")

@@ -290,6 +290,10 @@ class TestTimeMethod(Method):
         have = self.model.space
         if space.ids == have.ids:
             return
+        if not set(space.ids) <= set(self.model.head.space.ids) and self.model.head.can_answer(space):  # it reads names
+            for module in self.modules():
+                if isinstance(module, Deployed):
+                    module.head.grow(space)
         wanted = {i for i in space.ids if i in self.model.head.space}
         if wanted and wanted != set(have.ids):
             self.model.narrow(space)

@@ -7,66 +7,19 @@ Radford et al., "Learning transferable visual models from natural language super
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from ..data.files import check_magic, existing_folder, file_digest
 from ..errors import UserError
 from ..ranges import Seed, Text, bounded
 from ..rng import seeded
 from ._classifier import first_line
-from .base import Backbone, Preprocess
+from .base import Preprocess
 from .checkpoints import check_finite, read_weights
+from .vision_language import VisionLanguageBackbone, root_logger_kept
 
 __all__ = ["open_clip_model"]
-
-
-class VisionLanguageBackbone(Backbone):
-    """A backbone that also places texts among its features.
-
-    Attributes:
-        language: the text side (and logit_scale) of the model; its image side is `model`.
-    """
-
-    def __init__(self, clip: nn.Module, *, context_name: str, **facts: Any) -> None:
-        super().__init__(clip.visual, **facts)
-        # One owner per module: otherwise copies and state dicts would hold the image tower twice.
-        clip.visual = nn.Identity()
-        self.language = clip
-        self._context_name = context_name
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """Factor of the cosine that the model was trained with (the exponential of its parameter)."""
-        return self.language.logit_scale.exp()
-
-    def encode_text(self, names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
-        """Class names -> (C, num_features), unit length; the mean over `templates` (prompt ensembling, Radford et
-        al., 3.1.4).
-
-        Compare with `F.normalize(forward_features(x), dim=1)`.
-        """
-        import open_clip
-
-        try:
-            tokenize = open_clip.get_tokenizer(self._context_name)
-        except (OSError, ImportError) as error:
-            raise UserError(
-                f'The tokenizer of "{self._context_name}" cannot be read ({error}): fetch it where there is a network.'
-            ) from error
-        device = self.mean.device
-        vectors = []
-        for template in templates:
-            tokens = tokenize([template.format(n) for n in names]).to(device)
-            vectors.append(F.normalize(self.language.encode_text(tokens), dim=-1))
-        return F.normalize(torch.stack(vectors).mean(0), dim=-1)
 
 
 @bounded
@@ -108,6 +61,12 @@ def open_clip_model(
     if local:
         info |= {"sha256": _check_folder(name.removeprefix("local-dir:")), "source": name}
     tag: dict[str, Any] = {} if local or not pretrained else dict(get_pretrained_cfg(name, pretrained) or {})
+    known_gelu = _model_cfg(name).get("quick_gelu", False) if local else tag.get("quick_gelu", False) if tag else None
+    if None not in (quick_gelu, known_gelu) and quick_gelu != bool(known_gelu):
+        raise UserError(
+            f'"{name if local else pretrained}" was trained {"with" if known_gelu else "without"} QuickGELU: '
+            f"leave quick_gelu out, or say {str(bool(known_gelu)).lower()}."
+        )
     if tag:
         quick_gelu = bool(tag.get("quick_gelu", False)) if quick_gelu is None else quick_gelu
         info["source"] = f"open_clip tag {pretrained}"
@@ -124,7 +83,7 @@ def open_clip_model(
             f'"{name}" has QuickGELU but weights "{pretrained}" were trained without: use the name without it.'
         )
     try:
-        with seeded(seed), _root_logger_kept():
+        with seeded(seed), root_logger_kept():
             clip = open_clip.create_model(
                 name,
                 pretrained=None if local else pretrained,
@@ -145,28 +104,24 @@ def open_clip_model(
     how = Preprocess(
         int(size), tuple(cfg["mean"]), tuple(cfg["std"]), cfg["interpolation"], cfg["resize_mode"] == "squash"
     )
-    width = _embed_dim(name)
-    return VisionLanguageBackbone(clip, context_name=name, num_features=width, preprocess=how, info=info).eval()
+    config = {**_model_cfg(name), **({"quick_gelu": quick_gelu} if quick_gelu is not None else {})}
+    facts = {"num_features": int(config["embed_dim"]), "preprocess": how, "info": info}
+    whole = {"model_cfg": config, "preprocess_cfg": dict(cfg)}
+    return VisionLanguageBackbone(clip, context_name=name, config=whole, **facts).eval()
 
 
-def _embed_dim(name: str) -> int:
+def _model_cfg(name: str) -> dict[str, Any]:
     import open_clip
 
     if name.startswith("local-dir:"):
-        text = (Path(name.removeprefix("local-dir:")) / "open_clip_config.json").read_text(encoding="utf-8")
-        return int(json.loads(text)["model_cfg"]["embed_dim"])
-    return int(open_clip.get_model_config(name)["embed_dim"])
-
-
-@contextmanager
-def _root_logger_kept() -> Iterator[None]:
-    """OpenCLIP logs through the root logger, whose first message would install a handler for the whole process."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
+        file = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8"))["model_cfg"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'OpenCLIP cannot make "{name}": "{file}" is no configuration of it ({first_line(error)}); write it anew.'
+            ) from error
+    return dict(open_clip.get_model_config(name) or {})
 
 
 def _check_folder(folder: str) -> str:

@@ -28,6 +28,7 @@ from .tensor import TensorData
 
 LETTERS: tuple[str, ...] = tuple(string.ascii_uppercase + string.ascii_lowercase)
 DIGITS: tuple[str, ...] = tuple(string.digits)
+PUNCTUATION: tuple[str, ...] = tuple("!?&#%@+*$=")
 
 # Held out of every pretraining, one or two from each family, so that "accuracy on unseen fonts" means unseen fonts.
 HELD_OUT_FONTS: tuple[str, ...] = (
@@ -132,11 +133,13 @@ class Atlas(NamedTuple):
 
 
 def characters(classes: str) -> tuple[str, ...]:
-    """The characters of "digits" (10), "letters" (52) or "all" (62); a label is a position in this tuple."""
+    """The characters of "digits" (10), "letters" (52), "all" (62) or "punctuation" (10); a label is a position in this
+    tuple.
+    """
     try:
-        return {"digits": DIGITS, "letters": LETTERS, "all": DIGITS + LETTERS}[classes]
+        return {"digits": DIGITS, "letters": LETTERS, "all": DIGITS + LETTERS, "punctuation": PUNCTUATION}[classes]
     except KeyError:
-        raise UserError(f'Unknown glyph classes "{classes}": use "letters", "digits" or "all".') from None
+        raise UserError(f'Unknown glyph classes "{classes}": use "letters", "digits", "all" or "punctuation".') from None
 
 
 def fonts_for(classes: str, fonts: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -148,6 +151,8 @@ def fonts_for(classes: str, fonts: Sequence[str] | None = None) -> tuple[str, ..
     kept = tuple(
         f for f in (fonts or FONTS) if not needs_digits or _STYLES.get(f.partition(":")[2], (0, 0))[1] is not None
     )
+    if classes == "punctuation":  # further alphabets have none, and the fonts of TeX keep them elsewhere
+        kept = tuple(f for f in kept if ":" not in f and not f.startswith("cm"))
     if not kept:
         raise UserError(
             f'None of the fonts {", ".join(fonts or ())} holds the characters "{classes}": name another font.'
@@ -277,20 +282,45 @@ def glyphs(
 def render(table: Atlas, font: Tensor, label: Tensor, size: int, rng: torch.Generator, how: Variation) -> Tensor:
     """Draw the characters (font[i], label[i]) with random variation: float32 (N, 3, size, size) in [0, 1]."""
     count = len(label)
+    ink_at = coverage(table, font, label, size, rng, how)
+    cast = torch.randn(count, 3, 1, 1, generator=rng) * how.tint
+    pattern = F.interpolate(
+        torch.rand(count, 1, 3, 3, generator=rng), size=(size, size), mode="bicubic", align_corners=True
+    )
+    behind = _uniform(rng, count, how.ground) + _uniform(rng, count, (0.0, how.texture)) * pattern
+    ink = _uniform(rng, count, how.ink) + cast
+    noise = torch.randn(count, 3, size, size, generator=rng) * _uniform(rng, count, how.noise)
+    return (behind + ink_at * (ink - behind) + noise).clamp_(0.0, 1.0)
 
-    def uniform(pair: tuple[float, float], *shape: int) -> Tensor:
-        return torch.empty(count, *(shape or (1, 1, 1))).uniform_(*pair, generator=rng)
 
-    def chance(share: float) -> Tensor:
-        return torch.rand(count, 1, 1, 1, generator=rng) < share
+def coverage(
+    table: Atlas,
+    font: Tensor,
+    label: Tensor,
+    size: int,
+    rng: torch.Generator,
+    how: Variation,
+    turn: Tensor | None = None,
+    scale: Tensor | None = None,
+    pen: Tensor | None = None,
+) -> Tensor:
+    """How much of each pixel is ink: float32 (N, 1, size, size) in [0, 1].
+
+    `turn` (degrees) and `scale` (N,) are added to the drawn rotation and multiply the drawn height; `pen` (N,) bool says
+    who is drawn from the skeleton in place of a draw by `how.pen`.
+    """
+    count = len(label)
 
     # Where each output pixel looks in the atlas cell: affine map of the output grid, plus a smooth displacement.
-    angle = uniform((-how.rotation, how.rotation), 1).deg2rad()
-    slant, height, aspect = uniform((-how.shear, how.shear), 1), uniform(how.height, 1), uniform(how.aspect, 1)
+    degrees = _uniform(rng, count, (-how.rotation, how.rotation), 1)
+    angle = (degrees if turn is None else degrees + turn[:, None]).deg2rad()
+    slant, height = _uniform(rng, count, (-how.shear, how.shear), 1), _uniform(rng, count, how.height, 1)
+    aspect = _uniform(rng, count, how.aspect, 1)
+    height = height if scale is None else height * scale[:, None]
     body = _BODY / _CELL
     up, across = body / height, body / (height * aspect)
     cos, sin = angle.cos(), angle.sin()
-    moved = uniform((-2 * how.shift, 2 * how.shift), 2)
+    moved = _uniform(rng, count, (-2 * how.shift, 2 * how.shift), 2)
     affine = torch.stack(
         [
             torch.cat([across * (cos + slant * sin), across * (slant * cos - sin), moved[:, :1]], 1),
@@ -302,20 +332,19 @@ def render(table: Atlas, font: Tensor, label: Tensor, size: int, rng: torch.Gene
     bend = torch.randn(count, 2, 4, 4, generator=rng) * (2 * how.elastic)
     grid = grid + F.interpolate(bend, size=(size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
-    by_pen = chance(how.pen)
+    by_pen = _chance(rng, count, how.pen) if pen is None else pen.view(-1, 1, 1, 1)
     cells = torch.where(by_pen, table.skeleton[font, label][:, None], table.outline[font, label][:, None])
     distance = F.grid_sample(cells, grid, padding_mode="border", align_corners=False) / _CELL
-    reach = torch.where(by_pen, uniform(how.pen_width), uniform(how.weight))
-    coverage = (0.5 + (distance + reach) / uniform(how.softness).clamp_min(1.0 / size)).clamp(0.0, 1.0)
+    reach = torch.where(by_pen, _uniform(rng, count, how.pen_width), _uniform(rng, count, how.weight))
+    ink = (0.5 + (distance + reach) / _uniform(rng, count, how.softness).clamp_min(1.0 / size)).clamp(0.0, 1.0)
 
-    small = F.interpolate(F.adaptive_avg_pool2d(coverage, 8), size=(size, size), mode="bicubic", align_corners=False)
-    coverage = torch.where(chance(how.low_resolution), small.clamp(0.0, 1.0), coverage)
+    small = F.interpolate(F.adaptive_avg_pool2d(ink, 8), size=(size, size), mode="bicubic", align_corners=False)
+    return torch.where(_chance(rng, count, how.low_resolution), small.clamp(0.0, 1.0), ink)
 
-    cast = torch.randn(count, 3, 1, 1, generator=rng) * how.tint
-    pattern = F.interpolate(
-        torch.rand(count, 1, 3, 3, generator=rng), size=(size, size), mode="bicubic", align_corners=True
-    )
-    behind = uniform(how.ground) + uniform((0.0, how.texture)) * pattern
-    ink = uniform(how.ink) + cast
-    noise = torch.randn(count, 3, size, size, generator=rng) * uniform(how.noise)
-    return (behind + coverage * (ink - behind) + noise).clamp_(0.0, 1.0)
+
+def _uniform(rng: torch.Generator, count: int, pair: tuple[float, float], *shape: int) -> Tensor:
+    return torch.empty(count, *(shape or (1, 1, 1))).uniform_(*pair, generator=rng)
+
+
+def _chance(rng: torch.Generator, count: int, share: float) -> Tensor:
+    return torch.rand(count, 1, 1, 1, generator=rng) < share

@@ -137,7 +137,7 @@ def needs_source(plan: Plan) -> bool:
     Raises:
         UserError: where the weights bring no classifier for the stream's classes and there is no source to train one on.
     """
-    if head_fits(plan.backbone, plan.scenario):
+    if head_fits(plan.backbone, plan.scenario) or (plan.backbone.reads_names and plan.scenario.space.names):
         return False
     if plan.scenario.source is not None:
         return True

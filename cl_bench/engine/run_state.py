@@ -29,6 +29,7 @@ from .stream import SegmentPosition, StreamState
 __all__ = ["Listener", "Position", "RunState"]
 
 Listener = Callable[[str, Mapping[str, Any]], None]
+BEFORE = "before learning"  # the row of the matrix that is measured first, where a method can answer without learning
 DEAR = 20  # a checkpoint is written where its cost is at most this part of the time since the last one
 
 
@@ -99,7 +100,7 @@ class RunState:
         taught = {e.name: p.rows.index(e.name) for e in self.scenario.experiences() if e.name in p.rows}
         return AccuracyMatrix.from_json({
             "rows": p.rows, "columns": [t.name for t in self.tests], "correct": p.correct, "total": p.total,
-            "learned": [taught.get(t.of) for t in self.tests],
+            "learned": [taught.get(t.of) for t in self.tests], "before": p.rows[:1] == [BEFORE],
         })
 
     def write(self, **changes: Any) -> None:

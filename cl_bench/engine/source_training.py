@@ -50,6 +50,11 @@ class _SourceTraining(Method):
     """The working default of a method, trained for nothing but the source."""
 
 
+def answers_by_name(backbone: Backbone, scenario: Scenario) -> bool:
+    """Whether class names alone make a classifier of ``backbone``: it has a text side, and the classes have names."""
+    return backbone.reads_names and bool(scenario.space.names)
+
+
 def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe, compute: Compute, seed: int, *,
                    fits: bool, cache: Path) -> Backbone:
     """A copy of ``backbone`` with the head that a run starts from.
@@ -64,7 +69,7 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
         return ready
     ready.head = None
     source = scenario.source
-    if source is None or len(scenario.experiences()):
+    if source is None or len(scenario.experiences()) or answers_by_name(ready, scenario):
         return ready
     kept = _Kept(cache, ready, source, recipe, compute, seed)
     head = LinearHead(ready.num_features)

@@ -22,7 +22,7 @@ from ..types import Experience, LabelSpace, StreamFacts, TestSet
 from .fit import FitPosition, fit, shown
 from .measure import measure
 from .meter import optimised_parameters, parameter_counts
-from .run_state import RunState
+from .run_state import BEFORE, RunState
 from .seeding import derive, seeded
 from .stream import SegmentPosition, stream_step
 
@@ -51,6 +51,9 @@ class Handler:
 def learn(run: RunState, method: Method, exp: Experience) -> None:
     """Fit an experience, then one row of the matrix."""
     p = run.position
+    if not (p.rows or p.fitted or p.inside or p.step) and _knows_all(run, method):
+        measure_row(run, method, BEFORE, LabelSpace())
+        run.save(method)
     if not p.fitted:
         at, p.inside = p.inside, None
         assert at is None or isinstance(at, FitPosition)
@@ -75,13 +78,19 @@ def learn(run: RunState, method: Method, exp: Experience) -> None:
               column=next((k for k, t in enumerate(run.tests) if t.of == exp.name), None))
 
 
+def _knows_all(run: RunState, method: Method) -> bool:
+    """Whether there is something to measure before any learning: a head that reads names, and names."""
+    return method.backbone.reads_names and bool(run.tests) and all(method.head.can_answer(t.space) for t in run.tests)
+
+
 def _grew(run: RunState, method: Method, name: str) -> None:
     """What the method holds now. Images are counted where they are found, not only where the method says so; what is
     neither parameter nor memory is ``other_bytes``, and said where it goes on growing."""
     first = next((part.data[0][0] for part in _parts(run)), None)
     found = 0 if first is None or KEPT in method.exempt else stored_images(method, tuple(torch.as_tensor(first).shape))
     memories = [m for m in method.modules() if m is not method and hasattr(m, "samples")]
-    whole, told = size_bytes(method), method.stored_samples()
+    whole = size_bytes(method) + sum(getattr(m, "cache_bytes", 0) for m in method.modules())
+    told = method.stored_samples()
     if found > told:
         run.warn(f"{type(method).__name__} keeps {found} images and counts {told} (stored_samples); the record counts {found}.")
     own = size_bytes(list(method.parameters()))

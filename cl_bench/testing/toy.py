@@ -8,11 +8,16 @@ from typing import Literal
 import torch
 
 from ..data import TensorData, as_float
-from ..data.digits import digits
+from ..data.digits import DIGIT_NAMES, digits
 from ..scenario import Scenario
 from ..types import Experience, LabelSpace, TestSet
 
 __all__ = ["ToyScenario"]
+
+
+def class_names(classes: tuple[int, ...]) -> tuple[str, ...]:
+    """What the toy's classes are called, for methods that read names."""
+    return tuple(f"digit {DIGIT_NAMES[c]}" for c in classes)
 
 
 class ToyScenario(Scenario):
@@ -37,7 +42,7 @@ class ToyScenario(Scenario):
         return data.subset(rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))])
 
     def _space(self, classes: tuple[int, ...]) -> LabelSpace:
-        return LabelSpace(classes, tuple(str(c) for c in classes))
+        return LabelSpace(classes, class_names(classes))
 
     @property
     def source(self) -> Experience | None:

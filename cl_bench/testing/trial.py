@@ -21,7 +21,7 @@ from ..registry import find
 from ..types import Experience, LabelSpace, TestSet
 from . import _engine as engine
 from .report import pressed
-from .toy import ToyScenario
+from .toy import ToyScenario, class_names
 from .walk import Gallery, held
 from .world import changed, code, opened, own_state, patched, unusual, world
 
@@ -70,7 +70,7 @@ class Trial:
         self.streams = streams(cls)
         self.scenario = ToyScenario(learns=not self.streams, answers=(
             "all" if self.streams else "task" if "task_id" in cls.needs else "seen"))
-        self.space = LabelSpace((0, 1, 2, 3), ("0", "1", "2", "3"))
+        self.space = LabelSpace((0, 1, 2, 3), class_names((0, 1, 2, 3)))
         self.watched: dict[str, list[str]] = {kind: [] for kind in ("world", "code", "own", "files", "data")}
         self.sizes: list[int] = []
         self.draws: dict[str, list[tuple[str, ...]]] = {}
@@ -90,7 +90,7 @@ class Trial:
     @cached_property
     def base(self) -> Backbone:
         """The first backbone on which the method can be built and begun; its own sentence where none is."""
-        names = _BACKBONES[::-1] if self.cls.adapts else _BACKBONES
+        names = [*(_BACKBONES[::-1] if self.cls.adapts else _BACKBONES), "glyph_clip"]  # for those that must read names
         makers = [self._backbone] if self._backbone is not None else [find("cl_bench.backbones", n) for n in names]
         refusals = []
         for make in makers:

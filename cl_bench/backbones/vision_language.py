@@ -1,0 +1,227 @@
+"""A backbone with a text side: contrastive vision-language models (Radford et al., ICML 2021) as OpenCLIP builds them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..heads import Head, TextHead
+from .base import Backbone
+
+__all__: list[str] = []
+
+
+class VisionLanguageBackbone(Backbone):
+    """A backbone that also places texts among its features.
+
+    Attributes:
+        language: the text side (and logit_scale) of the model; its image side is `model`.
+    """
+
+    def __init__(self, clip: nn.Module, *, context_name: str, config: Mapping[str, Any] | None = None, **facts: Any) -> None:
+        self_keys = tuple(clip.state_dict())
+        super().__init__(clip.visual, **facts)
+        # One owner per module: otherwise copies and state dicts would hold the image tower twice.
+        clip.visual = nn.Identity()
+        self.language = clip
+        self._context_name, self._keys, self._config = context_name, self_keys, dict(config or {})
+        self._config_source = _config_text(context_name)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Factor of the cosine that the model was trained with (the exponential of its parameter)."""
+        return self.language.logit_scale.exp()
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the text side reads, those of start and end among them."""
+        return int(getattr(self._text, "context_length", 0) or self.language.context_length)
+
+    def make_head(self) -> Head:
+        """The head that reads names: it answers for any named space, and follows every change of the text side."""
+        return TextHead(self.num_features, self.encode_text, scale=self.logit_scale, version=self.text_version)
+
+    def text_version(self) -> tuple[int, ...]:
+        """Numbers that change whenever a weight of the text side is written, or is another tensor."""
+        return tuple(n for p in self.language.parameters() for n in (p.data_ptr(), p._version))
+
+    # ------------------------------------------------------------------ texts
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> tokens int64 (N, context_length) where the weights are.
+
+        Raises:
+            UserError: a text is longer than the context, or the tokenizer cannot be read.
+        """
+        tokenizer = self.tokenizer()
+        limit = self.context_length
+        for text in texts:
+            if (length := _length(tokenizer, text)) > limit:
+                raise UserError(
+                    f'"{text[:60]}" is {length} tokens long where {self.info["name"]} reads {limit}: '
+                    "shorten the name or template."
+                )
+        return tokenizer(list(texts), context_length=limit).to(self.mean.device)
+
+    def tokenizer(self) -> Any:
+        """OpenCLIP's tokenizer of this model."""
+        try:
+            with root_logger_kept():
+                return _tokenizer(self._context_name, self._config_source)
+        except (OSError, ImportError) as error:
+            raise UserError(
+                f'The tokenizer of "{self._context_name}" cannot be read ({error}): fetch it where there is a network.'
+            ) from error
+
+    @property
+    def _text(self) -> nn.Module:
+        """Who owns the parts of the text side: the model itself (CLIP), or its `text` (CustomTextCLIP)."""
+        text = getattr(self.language, "text", None)
+        return text if isinstance(text, nn.Module) else self.language
+
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether learned vectors can stand in the place of words: a causal text tower of OpenCLIP's own."""
+        tower = self._text
+        plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
+        return isinstance(getattr(tower, "token_embedding", None), nn.Module) and plain
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, L) -> the vectors that the text tower reads, before positions (N, L, width)."""
+        if not self.takes_embeddings:
+            raise UserError(f"{self.info['name']} has no text tower that takes learned vectors; use one of OpenCLIP's own.")
+        return self._text.token_embedding(tokens)  # type: ignore[operator]
+
+    def encode_tokens(self, tokens: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """Tokens (N, L) -> features (N, num_features), not normalised; `embedded` (N, L, width) in place of the vectors
+        of the tokens, which then only say where a text ends.
+
+        A causal tower that is read at the end token computes no more positions than the longest text has: exact, and a
+        fraction of the work.
+        """
+        if not self.takes_embeddings:
+            if embedded is not None:
+                self.embed_tokens(tokens)
+            return self.language.encode_text(tokens)  # type: ignore[operator]
+        from open_clip.transformer import text_global_pool
+
+        tower: Any = self._text
+        pool = getattr(tower, "text_pool_type", None) or tower.pool_type
+        eos = getattr(tower, "text_eos_id", None) if hasattr(tower, "text_eos_id") else tower.eos_id
+        mask = tower.attn_mask
+        if pool == "argmax" and mask is not None:
+            last = int(tokens.argmax(-1).max()) + 1
+            tokens, embedded = tokens[:, :last], None if embedded is None else embedded[:, :last]
+        x = tower.token_embedding(tokens) if embedded is None else embedded
+        length = x.shape[1]
+        x = x + tower.positional_embedding[:length].to(x)
+        x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+        x = text_global_pool(tower.ln_final(x), tokens, pool, eos_token_id=eos)
+        if tower.text_projection is None:
+            return x
+        return tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection
+
+    def encode_text(self, names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
+        """Class names -> (C, num_features), unit length; the mean over `templates` (prompt ensembling, Radford et
+        al., 3.1.4).
+
+        Compare with `F.normalize(forward_features(x), dim=1)`.
+        """
+        vectors = [
+            F.normalize(self.encode_tokens(self.tokenize([t.format(n.replace("_", " ")) for n in names])), dim=-1)
+            for t in templates
+        ]
+        return F.normalize(torch.stack(vectors).mean(0), dim=-1)
+
+    # ------------------------------------------------------------------ plain files
+    def whole_state(self) -> dict[str, Tensor]:
+        """Both towers under OpenCLIP's names, adapters of weights that are in use included as what they make of them.
+
+        Raises:
+            UserError: something is attached that no plain weight can hold.
+        """
+        found = _plain(self.language) | {f"visual.{k}": v for k, v in _plain(self.model).items()}
+        state = {name: found[name] for name in self._keys if name in found}
+        if len(state) != len(self._keys) or len(found) != len(self._keys):
+            raise UserError("adapters that wrap layers are no change of weights: a plain OpenCLIP file cannot hold them.")
+        return state
+
+    def save_open_clip(self, folder: str | Path) -> Path:
+        """Write weights, configuration and tokenizer so that OpenCLIP alone loads them:
+        `open_clip.create_model("local-dir:FOLDER")` and `open_clip.get_tokenizer("local-dir:FOLDER")`."""
+        from safetensors.torch import save_file
+
+        where = Path(folder)
+        where.mkdir(parents=True, exist_ok=True)
+        config = json.loads(json.dumps(self._config))
+        options = config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {})
+        if options.get("bpe_path"):
+            source = _beside(self._context_name, options["bpe_path"])
+            target = (where / source.name).resolve()
+            if source.resolve() != target:
+                copyfile(source, target)
+            options["bpe_path"] = str(target)  # OpenCLIP takes it as it is, from wherever it runs
+        save_file({k: v.contiguous().clone() for k, v in self.whole_state().items()}, where / "open_clip_model.safetensors")
+        (where / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        return where
+
+
+def _plain(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, parametrized ones as what they are now."""
+    found: dict[str, Tensor] = {}
+    for name, part in module.named_modules():
+        if "parametrizations" in name.split("."):
+            continue
+        held = {**part._parameters, **{k: v for k, v in part._buffers.items() if k not in part._non_persistent_buffers_set}}
+        held |= {k: getattr(part, k) for k in getattr(part, "parametrizations", {})}
+        found |= {f"{name}.{k}" if name else k: v.detach() for k, v in held.items() if v is not None}
+    return found
+
+
+@contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """OpenCLIP logs through the root logger, whose first message would install a handler for the whole process."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+def _length(tokenizer: Any, text: str) -> int:
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(text)) + 2
+    inner = getattr(tokenizer, "tokenizer", None)
+    return len(inner(text)["input_ids"]) if callable(inner) else 0
+
+
+def _beside(name: str, path: str) -> Path:
+    """A file that a configuration names, beside which it lies."""
+    return Path(name.removeprefix("local-dir:")) / path if name.startswith("local-dir:") else Path(path)
+
+
+def _config_text(name: str) -> str:
+    """The configuration of a folder, so that another one in its place has another tokenizer."""
+    where = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+    return where.read_text(encoding="utf-8") if name.startswith("local-dir:") else ""
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(name: str, config: str) -> Any:
+    import open_clip
+
+    text = json.loads(config)["model_cfg"].get("text_cfg", {}) if config else {}
+    path = (text.get("tokenizer_kwargs") or {}).get("bpe_path")
+    return open_clip.get_tokenizer(name, **({"bpe_path": str(_beside(name, path))} if path else {}))

@@ -1,0 +1,69 @@
+"""Distillation of image-text similarities, which ZSCL and LwF-VR share, and what they distil on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_bench import TensorData, UserError
+from cl_bench.backbones.vision_language import VisionLanguageBackbone
+from cl_bench.data.described import described, sentences
+from cl_bench.data.files import existing_file, existing_folder
+
+
+def frozen_copy(backbone: VisionLanguageBackbone) -> VisionLanguageBackbone:
+    """A teacher: its weights are its own and stay."""
+    teacher = copy.deepcopy(backbone).eval()
+    return teacher.requires_grad_(False)
+
+
+def similarity_losses(student: Tensor, teacher: Tensor, text: Tensor, scale: Tensor | float, temperature: float
+                      ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Image and text loss of Zheng et al. (finetune.py, helpers.py): cross-entropy of the softened similarities of
+    student images (N, d) against those of teacher images, both to the teacher's texts (M, d); by rows and by columns.
+
+    No gradient reaches a text tower: both matrices have the teacher's texts.
+    """
+    text = F.normalize(text, dim=-1)
+    ours, theirs = (scale * F.normalize(v, dim=-1) @ text.T for v in (student, teacher))
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        return temperature**2 * F.cross_entropy(a / temperature, (b / temperature).softmax(1))
+
+    return loss(ours, theirs.detach()), loss(ours.T, theirs.T.detach())
+
+
+def reference_pairs(count: int, images: str, captions: str, rng: torch.Generator) -> tuple[TensorData, list[str]]:
+    """Images and sentences that stand for all that the model knows: a folder and a text file, or without them embedded
+    ones (rendered characters and textures with sentences about others of their kind).
+
+    Raises:
+        UserError: a place is missing or empty.
+    """
+    x, facts = described(count, rng)
+    data = TensorData(x.mul(255).round_().to(torch.uint8), torch.zeros(count, dtype=torch.int64))
+    texts, _ = sentences(facts[torch.randperm(count, generator=rng)], rng)
+    if images:
+        data = _pictures(images, count)
+    if captions:
+        lines = existing_file(captions, "it should hold one sentence per line.").read_text(encoding="utf-8").splitlines()
+        texts = [line.strip() for line in lines if line.strip()]
+        if not texts:
+            raise UserError(f'"{captions}" holds no sentence: put one on each line.')
+    return data, texts
+
+
+def _pictures(folder: str, count: int, size: int = 224) -> TensorData:
+    from PIL import Image, ImageOps
+    from torchvision.transforms.functional import pil_to_tensor
+
+    where = existing_folder(folder, "it should hold images.")
+    files = sorted(f for f in Path(where).rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))[:count]
+    if not files:
+        raise UserError(f'"{folder}" holds no JPEG or PNG image: name a folder that does.')
+    made = [pil_to_tensor(ImageOps.fit(Image.open(f).convert("RGB"), (size, size), Image.Resampling.BICUBIC)) for f in files]
+    return TensorData(torch.stack(made), torch.zeros(len(made), dtype=torch.int64))
