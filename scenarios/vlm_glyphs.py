@@ -103,11 +103,11 @@ class VlmGlyphs(Scenario):
 
     def protocol(self) -> Mapping[str, Any]:
         return {
-            "data": {d: digest_of(self._data(d, False)) for d in self.ordered},
+            "data": {d: digest_of(self._data(d, False)) for d in sorted(self.ordered)},
             "shots": self.shots,
             "draw": "few-shot by seed",
             "order_policy": order_policy(self.order),
-            "names": [*self.space.names],
+            "names": {d: [*self._spaces[d].names] for d in sorted(self.ordered)},
             "templates": list(TEMPLATES),
         }
 

@@ -1,0 +1,140 @@
+"""MTIL, X-TAIL and the embedded sequence of domains with names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cl_bench import UserError
+from cl_bench.data.described import described, sentences, true_of
+from cl_bench.data.tensor import labels_of
+from cl_bench.registry import find
+
+
+def scenario(name: str, **options: object) -> object:
+    return find("cl_bench.scenarios", name)(**options)
+
+
+def picture(file: Path, shade: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 10), (shade, 0, 255 - shade)).save(file)
+
+
+def test_glyph_domains_have_label_spaces_of_their_own_and_the_same_images_each_time() -> None:
+    s, twin = scenario("vlm_glyphs", shots=2, domains=4), scenario("vlm_glyphs", shots=2, domains=4)
+    assert [len(e.space) for e in s.experiences()] == [26, 26, 10, 10]
+    for a, b in zip([*s.experiences(), *s.test_sets()], [*twin.experiences(), *twin.test_sets()], strict=True):
+        assert a.data.digest() == b.data.digest()
+        assert set(a.data.y.tolist()) == set(a.space.ids)
+    assert [len(e.data) for e in s.experiences()] == [52, 52, 20, 20]
+    assert s.experiences()[0].data.digest() != scenario("vlm_glyphs", shots=2, seed=1).experiences()[0].data.digest()
+    assert s.test_sets()[0].data.digest() == scenario("vlm_glyphs", seed=1).test_sets()[0].data.digest()
+    whole = scenario("vlm_glyphs")
+    assert len(whole.space) == 90 and whole.space.names[0] == "capital letter a"
+    by_name = {e.name: e.space for e in whole.experiences()}
+    assert by_name["handwriting"].ids == by_name["corrupted digits"].ids
+    with pytest.raises(UserError, match="7 domains"):
+        scenario("vlm_glyphs", domains=8)
+
+
+def test_sentences_are_true_of_their_images_and_claims_decide_the_others() -> None:
+    rng = torch.Generator().manual_seed(0)
+    _, facts = described(64, rng)
+    texts, claims = sentences(facts, rng)
+    true = true_of(claims, facts)
+    assert true.diagonal().all() and not true.all()
+    for row, text in enumerate(texts):
+        if "capital" in text:
+            assert int(facts[row, 2]) == 0
+        for column in range(64):  # an image of another thing is not what the sentence names
+            if int(claims[row, 0]) >= 0 and facts[column, 0] != facts[row, 0]:
+                assert not true[column, row]
+
+
+@pytest.fixture
+def eurosat(tmp_path: Path) -> Path:
+    for k, name in enumerate(("Forest", "SeaLake")):
+        for i in range(10):
+            picture(tmp_path / "eurosat" / "2750" / name / f"{name}_{i}.jpg", 20 * k + i)
+    return tmp_path
+
+
+def test_mtil_splits_and_names_as_published(eurosat: Path) -> None:
+    s = scenario("mtil", root=str(eurosat), sets=["eurosat"], size=8)
+    (exp,), (test,) = s.experiences(), s.test_sets()
+    assert (len(exp.data), len(test.data)) == (16, 4)
+    assert exp.space.names == ("forest", "lake or sea") and len(exp.space.templates) == 3
+    expected = torch.utils.data.random_split(range(20), [16, 4], torch.Generator().manual_seed(42))
+    assert labels_of(test.data).tolist() == [i // 10 for i in expected[1].indices]
+    x, y = test.data[0]
+    assert x.shape == (3, 8, 8) and x.dtype == torch.uint8 and y == expected[1].indices[0] // 10
+    few = scenario("mtil", root=str(eurosat), sets=["eurosat"], shots=2, size=8).experiences()[0]
+    assert sorted(labels_of(few.data).tolist()) == [0, 0, 1, 1]
+    assert s.protocol()["names"] == {"eurosat": ["forest", "lake or sea"]}
+
+
+def test_mtil_has_both_orders_and_as_many_sentences_as_published() -> None:
+    cls = find("cl_bench.scenarios", "mtil")
+    assert cls.orders["II"] == tuple(cls.orders["I"][k] for k in (9, 6, 7, 8, 5, 10, 0, 1, 3, 4, 2))
+    counts = {n: len(set(cls.templates(None, n))) for n in cls.orders["I"]}
+    assert list(counts.values()) == [2, 34, 18, 8, 3, 1, 1, 1, 1, 9, 2]
+    assert cls.templates(None, "cars")[0] == "a photo of a {}, a type of car."
+
+
+def test_missing_data_are_told_before_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="FGVCAircraft is not complete"):
+        scenario("mtil", root=str(tmp_path)).experiences()
+    with pytest.raises(UserError, match="set root"):
+        scenario("mtil")
+    with pytest.raises(UserError, match="use some of"):
+        scenario("x_tail", root=str(tmp_path), sets=["dtd", "birds"])
+    with pytest.raises(UserError, match="CoOp"):
+        scenario("x_tail", root=str(tmp_path), sets=["dtd"]).experiences()
+
+
+@pytest.fixture
+def coop(tmp_path: Path) -> Path:
+    for folder, file, images in (("dtd", "split_zhou_DescribableTextures.json", "images"),
+                                 ("eurosat", "split_zhou_EuroSAT.json", "2750")):  # fmt: skip
+        items = []
+        for k, name in enumerate(("first_one", "second")):
+            for i in range(6):
+                picture(tmp_path / folder / images / name / f"{i}.jpg", 10 * k + i)
+                items.append([f"{name}/{i}.jpg", k, name])
+        held = {"train": items[::2], "val": [], "test": items[1::2]}
+        (tmp_path / folder / file).write_text(json.dumps(held))
+    return tmp_path
+
+
+def test_x_tail_answers_among_all_classes_in_their_sets_sentences(coop: Path) -> None:
+    s = scenario("x_tail", root=str(coop), sets=["dtd", "eurosat"], shots=2, size=8)
+    assert s.space.names == ("first one texture.", "second texture.", "a centered satellite photo of first one.",
+                             "a centered satellite photo of second.")  # fmt: skip
+    assert s.space.templates == ("{}",)
+    first, second = s.experiences()
+    assert sorted(labels_of(second.data).tolist()) == [2, 2, 3, 3] and len(first.data) == 4
+    assert s.space_for(s.test_sets()[0], s.space).ids == (0, 1, 2, 3)
+    generic = scenario("x_tail", root=str(coop), sets=["dtd", "eurosat"], prompts="generic", size=8)
+    assert generic.space.names[2] == "first one satellite location" and generic.space.templates == ("a photo of a {}.",)
+
+
+def test_a_split_file_of_another_data_set_is_refused(coop: Path) -> None:
+    wrong = coop / "dtd" / "split_zhou_DescribableTextures.json"
+    wrong.write_text(json.dumps({"train": [["bird/1.jpg", 0, "bird"]], "test": [["bird/2.jpg", 0, "bird"]]}))
+    with pytest.raises(UserError, match="is it the split of this data set"):
+        scenario("x_tail", root=str(coop), sets=["dtd"]).experiences()
+    wrong.write_text(json.dumps({"train": [["a", 0, "x"], ["b", 0, "y"]], "test": []}))
+    with pytest.raises(UserError, match=r'"x" and "y"|does not hold'):
+        scenario("x_tail", root=str(coop), sets=["dtd"]).experiences()
+
+
+def test_the_stream_has_the_test_sets_shuffled_and_cut() -> None:
+    s = scenario("vlm_glyphs_stream", per_domain=9, domains=3, corruption="contrast", severity=2)
+    assert [len(t.data) for t in s.stream()] == [9, 9, 9] and not s.experiences()
+    assert s.space_for(s.stream()[1], s.space).ids == s.stream()[1].space.ids
+    with pytest.raises(UserError, match="no corruption"):
+        scenario("vlm_glyphs_stream", corruption="rain")
