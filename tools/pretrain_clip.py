@@ -206,10 +206,10 @@ def write_card(found: dict[str, tuple[int, float]], size: int) -> None:
 | input | 32 x 32 pixels (bilinear), mean 0.5, std 0.5; at most 40 tokens, byte pairs of `glyph_clip/merges.txt.gz` |
 | data | `cl_bench.data.described`: {letters} |
 | recipe | 1,000 steps of {BATCH} pairs, then 150 of {BATCH // 2}; AdamW, weight decay {DECAY}, learning rate {LR} (the first \
-part of a one-cycle over 2,200 steps), then {0.65 * LR} falling to 0; {loss} |
+part of a one-cycle over 2,200 steps), then {0.65 * LR:g} falling to 0; {loss} |
 | seeds | 0, then 1 |
 | command | `python tools/pretrain_clip.py --steps 2200 --until 1000`, then `--go-on --seed 1 --steps 150` |
-| made with | PyTorch {torch.__version__.split("+")[0]}, {platform.machine()}, one thread, about 11 minutes of processor time |
+| made with | PyTorch {torch.__version__.split("+")[0]}, {platform.machine()}, one thread, about ten minutes of processor time |
 
 | zero-shot accuracy | classes | % | chance, % |
 |---|---|---|---|
