@@ -44,20 +44,11 @@ class Rail(Clip):
         "the dual form keeps features, as published"
     }
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        form: Literal["primal", "dual"] = "primal",
-        batch_size: Count = 128,
-        hidden: Whole = 15000,
-        ridge: Positive | None = None,
-        gamma: Positive = 0.1,
-        fusion: Share = 0.8,
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, form: Literal["primal", "dual"] = "primal", batch_size: Count = 128,
+                 hidden: Whole = 15000, ridge: Positive | None = None, gamma: Positive = 0.1,
+                 fusion: Share = 0.8) -> None:  # fmt: skip
         super().__init__(backbone, lr=0.0, batch_size=batch_size, iterations=1)
-        self.form, self.hidden, self.gamma, self.fusion = form, hidden, gamma, fusion
-        self.ridge = ridge
+        self.form, self.hidden, self.gamma, self.fusion, self.ridge = form, hidden, gamma, fusion, ridge
         self.strength = ridge or (0.1 if form == "primal" else 0.001)
         self.backbone.requires_grad_(False)
         self.expansion = torch.zeros(0, 0)
