@@ -61,6 +61,10 @@ def open_clip_model(
     if local:
         info |= {"sha256": _check_folder(name.removeprefix("local-dir:")), "source": name}
     tag: dict[str, Any] = {} if local or not pretrained else dict(get_pretrained_cfg(name, pretrained) or {})
+    if quick_gelu is False and "quickgelu" in name.lower():
+        raise UserError(
+            f'"{name}" has QuickGELU but weights "{pretrained}" were trained without: use the name without it.'
+        )
     known_gelu = _model_cfg(name).get("quick_gelu", False) if local else tag.get("quick_gelu", False) if tag else None
     if None not in (quick_gelu, known_gelu) and quick_gelu != bool(known_gelu):
         raise UserError(
@@ -78,10 +82,6 @@ def open_clip_model(
         info["source"] = pretrained
     if quick_gelu is not None:
         info["args"]["quick_gelu"] = quick_gelu
-    if quick_gelu is False and "quickgelu" in name.lower():
-        raise UserError(
-            f'"{name}" has QuickGELU but weights "{pretrained}" were trained without: use the name without it.'
-        )
     try:
         with seeded(seed), root_logger_kept():
             clip = open_clip.create_model(

@@ -112,18 +112,13 @@ class Rail(Clip):
         u = torch.cat([u.reshape(h, -1), root * self.strength**0.5], 1)
         self.factor = u if u.shape[1] < h else (torch.eye(h).to(u) - u @ u.T) / self.strength
 
-    def inverse(self) -> Tensor:
-        """The regularised inverse second moment (h, h)."""
-        return self._inverse_times(torch.eye(len(self.factor)).to(self.factor))
-
     @torch.no_grad()
     def regress(self, features: Tensor) -> Tensor:
         """The ridge's answers (n, classes learned)."""
         x = self.expand(features)
         if self.form == "primal":
             return x @ self.weight.to(x)
-        points, labels = self.kept
-        points = points.to(x)
+        points, labels = self.kept[0].to(x), self.kept[1]
         if not self.weight.numel():
             target = F.one_hot(labels, int(labels.max()) + 1).to(x)
             kernel = gaussian(points, points, self.gamma)
