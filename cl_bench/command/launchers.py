@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ __all__ = ["Launcher", "Result", "cores", "local"]
 Config = Mapping[str, Any]
 Result = tuple[str, str | None]  # (folder, None), or ("", one sentence)
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_STARTS = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 GRACE = 30.0  # seconds that a stopped worker has for its last record
 
 
@@ -153,15 +154,36 @@ def _started(config: Config, idle: list[_Worker], run: Callable[[Config], Result
     return worker
 
 
+def prepare(workers: int) -> None:
+    """Begin to import, in a process of its own, what every worker needs: they are forked from there, each import done once.
+
+    That process runs nothing and has no threads; a fork of this one would keep locks of threads that are not there.
+    """
+    if workers != 1 and _STARTS == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        context = get_context(_STARTS)
+        context.set_forkserver_preload(["cl_bench.engine.runner", "cl_bench.command.config"])
+        with _surroundings({name: str(max(1, cores() // (workers or cores()))) for name in _POOLS if name not in os.environ}):
+            ensure_running()
+
+
+local.prepare = prepare  # type: ignore[attr-defined]
+
+
 class _Worker:
-    """One process that runs what is sent to it. "spawn": a forked torch keeps locks of threads that are not there."""
+    """One process that runs what is sent to it."""
 
     def __init__(self, run: Callable[[Config], Result], place: str, share: int) -> None:
-        context = get_context("spawn")
+        prepare(0)
+        context = get_context(_STARTS)
         self.place, self.cores = place, 1
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, run), daemon=False)
-        with _surroundings(place, share):
+        given = dict.fromkeys((name for name in _POOLS if name not in os.environ), str(share))
+        if place:
+            given["CUDA_VISIBLE_DEVICES"] = place
+        self.process = context.Process(target=_serve, args=(theirs, run, given), daemon=False)
+        with _surroundings(given):
             self.process.start()
         theirs.close()  # else the end of the process would not show here
 
@@ -183,11 +205,8 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _surroundings(gpus: str, threads: int) -> Iterator[None]:
+def _surroundings(wanted: Mapping[str, str]) -> Iterator[None]:
     """What a process that starts now finds: its GPUs, and no more threads in libraries than its share of the cores."""
-    wanted = dict.fromkeys((name for name in _POOLS if name not in os.environ), str(threads))
-    if gpus:
-        wanted["CUDA_VISIBLE_DEVICES"] = gpus
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -225,8 +244,9 @@ def _end(workers: list[_Worker], orderly: bool) -> None:
 # -- inside a worker --------------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, run: Callable[[Config], Result]) -> None:
+def _serve(pipe: Connection, run: Callable[[Config], Result], given: Mapping[str, str]) -> None:
     """Run what comes until nothing comes any more. An interrupt is the parent's to handle: it terminates its workers."""
+    os.environ.update(given)  # a forked process has those of the one that it was forked from; no GPU was looked for yet
     state = {"busy": False, "stopped": False}
 
     def stop(*_: object) -> None:

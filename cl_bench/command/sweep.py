@@ -48,6 +48,7 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, k
         before: told what is to come, once everything has been checked and before the first run starts.
     """
     say = progress if progress is not None else lambda kind, facts: None
+    getattr(getattr(launcher, "func", launcher), "prepare", lambda workers: None)(jobs)  # while everything is checked
     configs, rehearsal = _resolved(suite.jobs, overrides, elsewhere)  # a mistake in any run is told before the first starts
     earlier = Earlier(runs, keep, again)
     outcome, folders, first = Outcome(), dict.fromkeys(range(len(configs)), Path()), dict[str, int]()
