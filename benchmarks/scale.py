@@ -115,8 +115,8 @@ def main() -> None:
     text = "\n".join([
         f"# {o.runs:,} records", "", f"Made by `python benchmarks/scale.py --runs {o.runs}`: synthetic records of small runs, "
         f"{len(files):,} files, {size / 1e6:.0f} MB.", "",
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f} of this and other work, Python "
-        f"{platform.python_version()}, {date.today()}: processor time is the fairer column.", "",
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f} of this and other work, "
+        f"Python {platform.python_version()}, {date.today()}: processor time is the fairer column.", "",
         "| command | wall s | processor s | peak MiB |", "|---|---|---|---|", *rows, ""])
     out = HERE / "results" / "scale" / f"records_{o.runs}.md"
     out.parent.mkdir(parents=True, exist_ok=True)

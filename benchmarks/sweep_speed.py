@@ -50,8 +50,8 @@ def main() -> None:
         "# A sweep of 24 small runs", "",
         "Made by `python benchmarks/sweep_speed.py`: `finetune` on Split-Digits, four learning rates x two batch sizes x three "
         "seeds, through `cl-bench suite`, start of the interpreter and page included.", "",
-        f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {date.today()}. `load`: of the machine in the "
-        "minute before; above 0.5 other work shared the cores.", "",
+        f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {date.today()}. `load`: of the machine in "
+        "the minute before; above 0.5 other work shared the cores.", "",
         "| processes | wall s | s of one run | of serial | load |", "|---|---|---|---|---|", *rows, ""])
     out = HERE / "results" / "speed" / "sweep.md"
     out.write_text(text)

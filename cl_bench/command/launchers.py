@@ -176,7 +176,7 @@ class _Worker:
 
     def __init__(self, run: Callable[[Config], Result], place: str, share: int) -> None:
         prepare(0)
-        context = get_context(_STARTS)
+        context: Any = get_context(_STARTS)
         self.place, self.cores = place, 1
         self.pipe, theirs = context.Pipe()
         given = dict.fromkeys((name for name in _POOLS if name not in os.environ), str(share))
