@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.layouts import WNIDS, classes_of, synthetic
 from ..errors import UserError, told
 from ..registry import GROUPS, name_of
 from .parts import NESTED, class_of
@@ -70,6 +69,8 @@ class Copies:
 
     def of(self, scenario: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options that name the copy of a scenario's data."""
+        from ..data.layouts import synthetic
+
         key = f"{scenario} {options.get('corruptions')} {options.get('severity')}"
         if key not in self.made:
             self.made[key] = synthetic(scenario, self.folder / f"data{len(self.made)}", options)
@@ -88,6 +89,8 @@ def cut(config: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
 
 
 def _scenario(part: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
+    from ..data.layouts import classes_of
+
     given = dict(part.get("init_args") or {})
     if isinstance(given.get("of"), Mapping):
         return {**part, "init_args": {**given, "of": _scenario(given["of"], copies)}}
@@ -117,6 +120,8 @@ def _shortened(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stand_in(config: Mapping[str, Any]) -> dict[str, Any]:
     """A network of the same kind as the config's; with a head where the stream is answered by that of the weights."""
+    from ..data.layouts import WNIDS
+
     part, scenario = config["backbone"], config["scenario"]
     while isinstance(inner := (scenario.get("init_args") or {}).get("of"), Mapping):
         scenario = inner
