@@ -28,8 +28,8 @@ def as_uint8(x: Tensor) -> Tensor:
 class Memory(nn.Module):
     """At most ``size`` stored ``x`` (n, ...), images as uint8, with labels ``y`` (n,) and named ``extras`` (n, ...).
 
-    Extras (a network's answers at insertion, say) are float buffers ``extra_<name>``; one that grows wider over time
-    (logits of a growing head) is padded with NaN.
+    Extras (a network's answers at insertion, say) are buffers ``extra_<name>``, float32 or, given so, float64; one that
+    grows wider over time (logits of a growing head) is padded with NaN.
 
     Raises:
         ValueError: if ``size`` is not positive.
@@ -80,8 +80,9 @@ class Memory(nn.Module):
         self.x = _write(self.x if len(self.y) else x.new_zeros(0), at, x)
         self.y = _write(self.y, at, y)
         for name, value in extras.items():
-            written = _write(getattr(self, f"extra_{name}"), at, value.detach().float(), grows=value.ndim == 2)
-            setattr(self, f"extra_{name}", written)
+            kept = value.detach() if value.dtype == torch.float64 else value.detach().float()
+            old = getattr(self, f"extra_{name}")
+            setattr(self, f"extra_{name}", _write(old if len(old) else old.to(kept), at, kept, grows=value.ndim == 2))
 
     def _check(self, extras: dict[str, Tensor]) -> None:
         if set(extras) != set(self.extras):

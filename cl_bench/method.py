@@ -48,6 +48,8 @@ class Method(LightningModule):
         shares_batches: declared by each class for itself: several processes may share its batches. Its loss is a mean over
             the rows of a batch (beside terms that no row enters), what it keeps of a batch is of ``whole(batch)``, and what it
             adds to one is ``share``d.
+        presets: published values for other data than the defaults', by name: ``{"imagenet": {"lr": 2.5e-4}}``; a suite or
+            ``--method.preset NAME`` chooses one, and the record says which.
         exempt: checks of :mod:`cl_bench.testing` that do not apply, each with its reason; printed by the checker.
         backbone: images (N, 3, H, W) in [0, 1] to features (N, num_features).
         head: features to logits over ``head.space``.
@@ -61,6 +63,7 @@ class Method(LightningModule):
     paper: ClassVar[str] = ""
     reference: ClassVar[str] = ""
     shares_batches: ClassVar[bool] = False
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
     exempt: ClassVar[dict[str, str]] = {}
     WIRING: ClassVar[frozenset[str]]
 

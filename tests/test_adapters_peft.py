@@ -90,21 +90,32 @@ def test_we_read_what_peft_writes(tmp_path, kind: str) -> None:
     assert torch.allclose(model(x), expected, atol=1e-4)
 
 
-def test_convolutions_keep_their_shape(tmp_path) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora", "adalora", "pissa", "soma", "corda", "sora"])
+@pytest.mark.parametrize("r", [2, 4])  # with a rank of 4 a folded start has more ranks than the second weight
+def test_convolutions_keep_their_shape(tmp_path, kind: str, r: int) -> None:
     def net() -> nn.Module:
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3))
+        return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(1), nn.LazyLinear(5))
 
     model, x = net(), images()
-    adapters = attach(model, "lora", r"[02]", r=2)
+    model(x)
+    plain = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def fresh() -> nn.Module:
+        other = net()
+        other(x)
+        other.load_state_dict(plain)
+        return other
+
+    adapters = attached(model, kind, r"[024]", r=r)
     stir(adapters)
     expected = model(x)
     save_peft(adapters, tmp_path)
-    read = peft.PeftModel.from_pretrained(net(), str(tmp_path))
-    assert torch.allclose(read(x), expected, atol=1e-5)
-    again = net()
+    again = fresh()
     load_peft(again, tmp_path)
     assert torch.allclose(again(x), expected, atol=1e-5)
+    read = peft.PeftModel.from_pretrained(fresh(), str(tmp_path)).eval()
+    assert torch.allclose(read(x), expected, atol=1e-5)
 
 
 def test_what_cannot_be_written_or_read_says_so(tmp_path) -> None:

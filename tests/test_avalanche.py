@@ -111,6 +111,43 @@ def test_same_accuracy_matrix_as_avalanches_own_loop(strategy: str, args: dict[s
     assert stored[-1] == (40 if strategy == "Replay" else 0), "what the strategy stores is counted"
 
 
+@pytest.mark.parametrize("strategy, args, stored", [
+    ("Naive", {}, [0, 0]), ("Replay", {"mem_size": 20}, [20, 20]), ("GEM", {"patterns_per_exp": 7}, [7, 14]),
+    ("AGEM", {"patterns_per_exp": 6, "sample_size": 4}, [6, 12]), ("GDumb", {"mem_size": 10}, [10, 10]),
+    ("Cumulative", {}, [40, 80]), ("DER", {"mem_size": 16}, [16, 16]), ("ER_ACE", {"mem_size": 16}, [16, 16]),
+])
+def test_what_a_strategy_holds_is_counted_and_nothing_else_is_kept(strategy: str, args: Any, stored: list[int]) -> None:
+    """The numbers follow from the strategies' own arguments, experiences of 40 images each; a walk over everything finds as
+    many, by shape and by pixels."""
+    from cl_toys import learn, tiny_backbone, toy
+
+    from cl_bench.state import stored_images
+    from cl_bench.testing.trial import kept
+
+    torch.manual_seed(0)
+    m = find("cl_bench.methods", "avalanche_strategy")(tiny_backbone(), strategy=strategy, args=args, epochs=1)
+    assert m.stored_samples() == 0
+    experiences = toy((0, 1)), toy((2, 3))
+    for exp, want in zip(experiences, stored, strict=True):
+        learn(m, exp)
+        assert m.stored_samples() == want == stored_images(m, (3, 8, 8)), strategy
+    assert len(kept(m, torch.cat([e.data.x for e in experiences]))) == want  # type: ignore[attr-defined]
+
+
+def test_images_that_strategies_keep_as_plain_tensors_are_counted() -> None:
+    """GSS has one table for its whole memory, iCaRL a list with a tensor per class; gradients and scores are no images."""
+    from types import SimpleNamespace
+
+    from avalanche.training.plugins import GSS_greedyPlugin
+    from avalanche.training.supervised.icarl import _ICaRLPlugin
+    from cl_bench_methods.continual._avalanche import held_images
+
+    icarl = _ICaRLPlugin(memory_size=10)
+    icarl.x_memory = [torch.zeros(3, 3, 8, 8), torch.zeros(2, 3, 8, 8)]
+    both = SimpleNamespace(plugins=[GSS_greedyPlugin(mem_size=12, input_size=[3, 8, 8]), icarl])
+    assert held_images(both, (3, 8, 8)) == 17
+
+
 def test_a_copy_of_a_strategy_goes_on_alone() -> None:
     from cl_bench.engine.fit import fit
 
@@ -140,6 +177,10 @@ def test_unknown_strategy_is_one_sentence() -> None:
     m = find("cl_bench.methods", "avalanche_strategy")(backbone(), strategy="Replayy")
     with pytest.raises(UserError, match="Replayy"):
         m.begin(scenario().experiences()[0])
+    for name, args in (("ICaRL", None), ("Replay", {"mem_sizes": 3})):
+        m = find("cl_bench.methods", "avalanche_strategy")(backbone(), strategy=name, args=args)
+        with pytest.raises(UserError, match=f"{name} takes other arguments"):
+            m.begin(scenario().experiences()[0])
 
 
 # ---------------------------------------------------------------------------------------------- the other way

@@ -95,6 +95,23 @@ def test_lwf_warms_up_the_new_rows_alone() -> None:
     assert m.head.weight.grad[:2].abs().max() == 0 < m.head.weight.grad[2:].abs().max()  # type: ignore[union-attr, index]
 
 
+def test_lwf_in_mammoths_setting_asks_the_network_after_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aimagelab/mammoth, models/lwf.py: cross-entropy over all classes seen; the old answers are those after the warm-up."""
+    m = learn(method("lwf", variant="mammoth", strength=0.5, epochs=1), A)
+    m.begin(B)
+    x, y = images(B)
+    with torch.no_grad():
+        m.head.bias[:2] += torch.tensor([1.0, -1.0])  # type: ignore[union-attr, index] # what a warm-up may have moved
+    monkeypatch.setattr(type(m), "current_epoch", m.warmup)
+    m.on_train_epoch_start()
+    before = m(x).detach()
+    with torch.no_grad():
+        m.head.weight += 0.1  # type: ignore[union-attr, operator]
+    now = m(x)
+    kept = -((before[:, :2] / 2).softmax(1) * (now[:, :2] / 2).log_softmax(1)).sum(1).mean()
+    assert torch.allclose(m.training_step(Batch(x, y), 0), F.cross_entropy(now, y) + 0.5 * kept, atol=1e-6)
+
+
 def test_lwf_warm_up_leaves_old_rows_and_the_trunks_norms_alone() -> None:
     m = learn(method("lwf", tiny_backbone(norm=True), epochs=1), A)
     before = {k: v.clone() for k, v in m.state_dict().items() if k.startswith(("backbone", "head"))}

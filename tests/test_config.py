@@ -171,3 +171,35 @@ def test_every_shipped_suite_is_valid(file: Path) -> None:
             if built:
                 preflight(config)
         seen.add(key)
+
+
+# ---------------------------------------------------------------------------- presets
+def test_a_preset_is_published_values_that_options_may_change_and_the_record_names() -> None:
+    from cl_bench.command.parts import read_part
+    from cl_bench.method import Method
+
+    part = read_part("method", Method, {"class_path": "cotta", "preset": "imagenet"})
+    args = part["init_args"]
+    assert part["preset"] == "imagenet"
+    official = {"lr": 1e-2, "optimizer": "sgd", "restore": 1e-3, "threshold": 0.1, "symmetric": True}  # cfgs/imagenet_c/cotta
+    assert {k: args[k] for k in official} == official
+    assert read_part("method", Method, part) == part, "what was read once means the same when it is read again"
+    changed = read_part("method", Method, {"class_path": "cotta", "init_args": {"preset": "imagenet", "lr": 0.5}})
+    assert changed["init_args"] == {**args, "lr": 0.5}
+    assert "preset" not in read_part("method", Method, "cotta")
+    for name, given in (("cotta", "imagenett"), ("ncm", "imagenet")):
+        with pytest.raises(UserError, match="has no preset 'image"):
+            read_part("method", Method, {"class_path": name, "preset": given})
+
+
+def test_every_preset_is_one_of_options_that_the_method_takes() -> None:
+    from cl_bench.command.parts import read_part
+    from cl_bench.method import Method
+    from cl_bench.registry import entries, find
+
+    named = [(name, preset) for name in entries("cl_bench.methods") for preset in find("cl_bench.methods", name).presets]
+    assert len(named) >= 15
+    for name, preset in named:
+        given = find("cl_bench.methods", name).presets[preset]
+        args = read_part("method", Method, {"class_path": name, "preset": preset})["init_args"]
+        assert {k: args[k] for k in given} == given, (name, preset)

@@ -122,3 +122,10 @@ def test_images_are_kept_as_uint8_and_read_as_float() -> None:
     memory.add(images(3).float() / 255, torch.arange(3), torch.Generator().manual_seed(0))
     assert memory.x.dtype == torch.uint8 and torch.equal(memory.x, images(3))
     assert torch.equal(memory.read(torch.arange(3)).x, images(3).float() / 255)
+
+
+def test_answers_in_double_precision_stay_in_it() -> None:
+    memory, g = Reservoir(4, extras=("logits",)), torch.Generator().manual_seed(0)
+    third = torch.full((2, 3), 1 / 3, dtype=torch.float64)
+    memory.add(torch.zeros(2, 5, dtype=torch.float64), torch.tensor([0, 1]), g, logits=third)
+    assert torch.equal(memory.extra("logits", torch.arange(2)), third)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ._attach import AdapterSet, attach, layer_names, trunk_of
 from ._base import Adapter, WeightSite
+from .adalora import AdaLoRA
 from .peft_tuner import LINEAR, Peft
 
 __all__ = ["load_peft", "save_peft"]
@@ -26,7 +27,8 @@ def save_peft(adapters: AdapterSet, folder: str | Path, name: str = "default") -
     """Write one adapter of a low-rank kind so that ``peft.PeftModel.from_pretrained(model, folder)`` reads it.
 
     LoRA, DoRA, AdaLoRA and PEFT's own tuners keep their tensors; gates, scales and singular starts of the other low-rank
-    kinds are folded into a plain LoRA of the same update. Row groups of a fused projection become one LoRA of the summed
+    kinds are folded into a plain LoRA of the same update, and so is AdaLoRA where it sits on a convolution, for which PEFT
+    has no AdaLoRA. Row groups of a fused projection become one LoRA of the summed
     rank.
 
     Raises:
@@ -43,6 +45,7 @@ def save_peft(adapters: AdapterSet, folder: str | Path, name: str = "default") -
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     extra: dict[str, Any] = {}
+    keeps = adapters.kind is not AdaLoRA or all(isinstance(layer, nn.Linear) for layer in adapters.layers.values())
     for at, site in adapters.sites.items():
         layer = adapters.layers[at]
         parts = list(site.adapters(name))
@@ -50,7 +53,7 @@ def save_peft(adapters: AdapterSet, folder: str | Path, name: str = "default") -
             raise UserError(f"{adapters.kind.__name__} is no low-rank update: PEFT has no layout for it.")
         if not isinstance(layer, (nn.Linear, nn.Conv2d)) or at.endswith("out_proj"):
             raise UserError(f"{at} is inside nn.MultiheadAttention, whose adapters PEFT stores in its own wrapper.")
-        own = parts[0].peft_tensors() if len(parts) == 1 else None  # type: ignore[operator]
+        own = parts[0].peft_tensors() if keeps and len(parts) == 1 else None  # type: ignore[operator]
         if own is not None:
             found, r, alphas[at], extra = own
         else:
@@ -115,8 +118,10 @@ def _folded(site: WeightSite, parts: list[Adapter], out: int) -> tuple[Tensor, T
 
 
 def _shaped(value: Tensor, key: str, layer: nn.Module) -> Tensor:
-    if not isinstance(layer, nn.Conv2d) or value.ndim != 2:
+    if not isinstance(layer, nn.Conv2d):
         return value
+    if value.ndim == 1:
+        return value.reshape(1, -1, 1, 1)  # DoRA's magnitudes
     if key.startswith("lora_A"):
         return value.reshape(-1, layer.in_channels // layer.groups, *layer.kernel_size)
     return value.reshape(layer.out_channels, -1, 1, 1)
@@ -196,7 +201,20 @@ def _read(kind: type[Adapter], config: dict[str, Any], at: str, found: dict[str,
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.search(rf"(^|\.)({pattern})$", at) or pattern == at:
             alpha = float(value)
+    most = min(weight.flatten(1).shape)
+    if r > most and kind is not AdaLoRA:  # more ranks than the weight has: the same update in as many as it has
+        found, narrow = _narrowed(found), most / r
+        r, alpha = most, alpha * (narrow**0.5 if config.get("use_rslora") else narrow)
     adapter = kind(weight.flatten(1), r=r, alpha=alpha, **({"rslora": True} if config.get("use_rslora") else {}))
     adapter = adapter.to(weight)
     adapter.read_peft(found)  # type: ignore[operator]
     return adapter
+
+
+def _narrowed(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same product of two factors with no more ranks than its smaller side."""
+    a, b = found["lora_A.weight"], found["lora_B.weight"]
+    update = b @ a
+    eye = torch.eye(min(update.shape), dtype=update.dtype, device=update.device)
+    a, b = (update, eye) if len(update) <= update.shape[1] else (eye, update)
+    return {**found, "lora_A.weight": a, "lora_B.weight": b}

@@ -150,6 +150,8 @@ def named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
         label = config.get("label") or label
     facts = {"name": name_of(_ROOTS[root], cls), "class_path": part["class_path"], "args": dict(part.get("init_args") or {}),
              "label": label, "source_digest": source_digest(*map(_class, class_paths(part)))}
+    if "preset" in part:
+        facts["preset"] = part["preset"]
     if root == "method":
         facts.update(family=cls.family, paper=cls.paper, reference=vars(cls).get("reference", ""),
                      summary=" ".join((cls.__doc__ or "").split("\n\n")[0].split()))

@@ -116,6 +116,9 @@ def takes(target: Any, group: str) -> dict[str, Parameter]:
 def read_part(name: str, base: type, given: Any) -> dict[str, Any]:
     """``{"class_path": ..., "init_args": {...}}`` with every option, from a name or a mapping of the same form.
 
+    A ``preset`` beside them, or among the options, stands for published values that the class names so (``presets``); options
+    that are given count for more, and the part keeps the preset's name.
+
     Args:
         name: where it stands, such as ``scenario.of``.
         base: the class that it must be of.
@@ -132,7 +135,7 @@ def read_part(name: str, base: type, given: Any) -> dict[str, Any]:
     form = f"{name} must be a name, or a mapping with class_path and init_args, not "
     if not isinstance(given, Mapping):
         raise UserError(f"{form}{brief(given)}.")
-    if not set(given) <= {"class_path", "init_args"} or not given:
+    if not set(given) <= {"class_path", "init_args", "preset"} or not given:
         raise UserError(f"{form}one with {', '.join(map(str, given)) or 'nothing in it'}.")
     options = given.get("init_args")
     if options is not None and not isinstance(options, Mapping):
@@ -148,7 +151,20 @@ def read_part(name: str, base: type, given: Any) -> dict[str, Any]:
     target = class_of(found := resolve(group, path))
     if isinstance(target, type) and not issubclass(target, base):
         raise UserError(f"{name} must be a {base.__name__}, and {path} is none.")
-    return {"class_path": found, "init_args": _options(name, target, takes(target, group), options)}
+    accepted = takes(target, group)
+    if "preset" not in accepted and (chosen := options.pop("preset", given.get("preset"))) is not None:
+        options = {**_preset(target, chosen), **options}
+        return {"class_path": found, "init_args": _options(name, target, accepted, options), "preset": str(chosen)}
+    return {"class_path": found, "init_args": _options(name, target, accepted, options)}
+
+
+def _preset(target: Any, chosen: Any) -> dict[str, Any]:
+    """The published values that a method names so."""
+    presets = getattr(target, "presets", {})
+    if not isinstance(chosen, str) or chosen not in presets:
+        raise UserError(f"{target.__name__} has no preset {brief(chosen)}; "
+                        + (f"there is {', '.join(presets)}." if presets else "it has none, give the options themselves."))
+    return dict(presets[chosen])
 
 
 _PLAIN = typed.Reader(read_part)

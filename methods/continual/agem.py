@@ -15,6 +15,8 @@ from cl_bench.data.tensor import as_float
 from cl_bench.memory import Reservoir
 from cl_bench.ranges import Amount, Count, Whole
 
+from .._differs import Differs
+
 __all__ = ["Agem"]
 
 
@@ -34,6 +36,11 @@ class Agem(Method):
 
     family: ClassVar[str] = "replay"
     paper: ClassVar[str] = "Chaudhry et al., ICLR 2019"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("Mammoth stores one mini-batch per task whatever its buffer size; the paper and its own code "
+                "store a fixed number per class.",
+                "aimagelab/mammoth@e75a491c models/agem.py:43", table="the authors' own code, not Mammoth"),
+    )
 
     def __init__(
         self,

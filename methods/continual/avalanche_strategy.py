@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, Experience, Head, LabelSpace, Method, UserError, select
 from cl_bench.ranges import Amount, Count, Share, Text
 
-from ._avalanche import Columns, Network, experience_of
+from ._avalanche import Columns, Network, experience_of, held_images, release
 
 __all__ = ["AvalancheStrategy"]
 
@@ -36,8 +36,6 @@ class AvalancheStrategy(Method):
     exempt: ClassVar[dict[str, str]] = {
         "saved, loaded into a new object, answers the same": "the strategy object is Avalanche's and holds code; "
         "run with --checkpoint false",
-        "kept images are counted": "Avalanche's buffers are views that refer to whole experiences; stored_samples counts what "
-        "its policies keep",
         "predict has no side effect": "the check writes a checkpoint, see above; predict only runs the network",
     }
 
@@ -61,6 +59,7 @@ class AvalancheStrategy(Method):
         self.network = Network(self.backbone, self.head)
         self.running: Any = None  # the strategy, once there is something to learn
         self.pending: Any = None
+        self.image: tuple[int, ...] = ()
 
     def make_head(self) -> Head:
         return Columns(self.backbone.num_features, self.masking)
@@ -94,11 +93,11 @@ class AvalancheStrategy(Method):
         return None
 
     def end(self, exp: Experience) -> None:
-        self.pending = self.running.experience = None  # no strong hold on old data beyond what the strategy stores
+        self.pending, self.image = None, tuple(torch.as_tensor(exp.data[0][0]).shape)
+        release(self.running)
 
     def stored_samples(self) -> int:
-        policies = [getattr(p, "storage_policy", None) for p in getattr(self.running, "plugins", ())]
-        return super().stored_samples() + sum(len(p.buffer) for p in policies if p is not None)
+        return super().stored_samples() + held_images(self.running, self.image)
 
     def build(self) -> Any:
         """The strategy on this method's network.
@@ -115,6 +114,10 @@ class AvalancheStrategy(Method):
         params = [p for p in self.network.parameters() if p.requires_grad]
         chosen: Any = (torch.optim.SGD(params, lr=self.lr, momentum=self.momentum) if self.optimizer == "sgd"
                        else torch.optim.Adam(params, lr=self.lr))
-        return cls(model=self.network, optimizer=chosen, criterion=nn.CrossEntropyLoss(), train_mb_size=self.batch_size,
-                   train_epochs=self.epochs, eval_mb_size=self.batch_size, device=self.device, evaluator=None,
-                   **(self.args or {}))
+        try:
+            return cls(model=self.network, optimizer=chosen, criterion=nn.CrossEntropyLoss(), train_mb_size=self.batch_size,
+                       train_epochs=self.epochs, eval_mb_size=self.batch_size, device=self.device, evaluator=None,
+                       **(self.args or {}))
+        except TypeError as fault:
+            raise UserError(f"{self.strategy} takes other arguments than model, optimizer, criterion and "
+                            f"{self.args or 'no args'}: {fault}; correct args, or take another strategy.") from fault

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, Experience, UserError, attach
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import planned, truncated_cosine
 from ._prompts import PrefixSlot, Prompted
 
@@ -39,6 +40,14 @@ class CODAPrompt(Prompted):
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "Smith et al., CODA-Prompt, CVPR 2023"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The paper weighs the orthogonality loss by 0.1; the released runs by 0, its start being "
+                "orthogonal.",
+                "GT-RIPL/CODA-Prompt@6417d4f6 experiments/cifar-100.sh:29", table="released code",
+                here=({"mu": 0.0}, {"mu": 0.1})),
+        Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
+                "GT-RIPL/CODA-Prompt@6417d4f6 utils/schedulers.py:42", table="released code"),
+    )
 
     def __init__(
         self,

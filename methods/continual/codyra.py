@@ -16,6 +16,7 @@ from cl_bench.adapters.codyra import CoDyRA as Gated
 from cl_bench.adapters.codyra import walk
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk, cosine
 
 __all__ = ["CoDyRA"]
@@ -48,6 +49,12 @@ class CoDyRA(FrozenTrunk):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Lu et al., CoDyRA, arXiv 2412.01004"
     shares_batches: ClassVar[bool] = True
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("Three statements in sequence close every gate below twice the threshold; the paper's proximal "
+                "step closes those below it.",
+                "Artificer-AI-Lab/CoDyRA@c1691e4c models/codyra.py", table="released code",
+                here=({"released_prox": False}, {"released_prox": True})),
+    )
 
     def __init__(
         self,

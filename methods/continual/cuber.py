@@ -1,8 +1,7 @@
 """Lin, Yang, Fan and Zhang, "Beyond Not-Forgetting: Continual Learning with Backward Knowledge Transfer", NeurIPS 2022
 (CUBER).
 
-Gradient projection that lets go where it may: if the new task's gradient agrees with an old task's, the update inside
-that task's subspace is kept, and the old task can get better.
+Gradient projection that lets go where gradients of new and old task agree: there the old task can get better.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch.func import functional_call
 
 from cl_bench import Amount, Backbone, Count, Experience, LabelSpace, Share, Whole, select
 
+from .._differs import Differs
 from ._subspace import Features, orthonormal, own_directions, task_of, weight_gradients
 from ._trust import CONFLICT, TRANSFER, WEAK, agree, projected_norm, regime_of, scaled_weight, slope
 from .gpm import Gpm, outside
@@ -31,12 +31,10 @@ class Cuber(Gpm):
     part in S_j in regimes 1 and 2; in regime 3 it is kept and drift inside S_j costs strength * |Proj_{S_j}(w - w_old)|,
     until the agreement fails during training (then regime 2). Agreement is asked of the task's gradient alone, before that
     cost joins it, averaged over about an epoch of steps: the cost always points back, and one batch is noise. The
-    ``related`` most strongly related tasks of regimes 2 and 3 give forward transfer: the task uses w + sum_j w B_j (Q_j - I)
-    B_j^T with its own learned Q_j.
+    ``related`` strongest tasks of regimes 2 and 3 give forward transfer: w + sum_j w B_j (Q_j - I) B_j^T, with learned Q_j.
 
-    There is no official repository; ``strength`` is ours. The cost is a norm and not its square, so it pulls with the constant
-    force ``strength``: at 1 it outweighs a task's gradient and nothing is transferred. TRGP's code, by the same authors, has
-    regimes 1 and 2, and leaves a task's first new direction out of the joint space; here all are in. Otherwise as ``gpm``.
+    There is no official repository (TRGP's code has regimes 1 and 2); ``strength`` is ours. The cost is a norm, not its square,
+    so it pulls with that constant force: at 1 it outweighs a task's gradient and nothing is transferred.
 
     Args:
         epsilon1, epsilon2: thresholds of relation and of agreement.
@@ -45,6 +43,8 @@ class Cuber(Gpm):
     needs: ClassVar[frozenset[str]] = frozenset({"task_id"})
     family: ClassVar[str] = "projection"
     paper: ClassVar[str] = "Lin et al., NeurIPS 2022"
+    differs = (Differs("TRGP leaves a task's first new direction out of the joint space; here all are in.",
+                       "LYang-666/TRGP@a4b67bcd main_cifar100.py:558"),)
 
     def __init__(
         self, backbone: Backbone, *, lr: Amount = 0.01, epochs: Whole = 10, batch_size: Count = 64,

@@ -16,6 +16,8 @@ from cl_bench import Backbone, Batch, Method
 from cl_bench.memory import Reservoir
 from cl_bench.ranges import Amount, Count, Whole
 
+from .._differs import Differs
+
 __all__ = ["Derpp"]
 
 
@@ -36,6 +38,11 @@ class Derpp(Method):
 
     family: ClassVar[str] = "replay"
     paper: ClassVar[str] = "Buzzega et al., NeurIPS 2020"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The mean square is over all units, those of classes to come too, so alpha weighs known units "
+                "C_total / C_known times less.",
+                "aimagelab/mammoth@e75a491c models/derpp.py:44", table="released code"),
+    )
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._prompts import PrefixSlot, Prompted
 
 __all__ = ["DualPrompt"]
@@ -36,6 +37,13 @@ class DualPrompt(Prompted):
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "Wang et al., DualPrompt, ECCV 2022"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The paper has E-prompts of length 20, the released CIFAR-100 run of 5.",
+                "google-research/l2p@dd8836e6 configs/cifar100_dualprompt.py:104", table="released code",
+                here=({"e_length": 5}, {"e_length": 20})),
+        Differs("PILOT reshapes prompts without permuting, which mixes keys and values with images of the batch.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 backbone/prompt.py:323", table="the authors' JAX code"),
+    )
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from cl_bench import Backbone, Batch, CosineHead, Experience, attach
 from cl_bench.heads import Head
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["EASE"]
@@ -34,6 +35,11 @@ class EASE(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Zhou et al., EASE, CVPR 2024"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The other subspaces' cosines are divided by the 0-based index of the task, their number; the "
+                "paper writes a plain sum.",
+                "sun-hailong/CVPR24-Ease@6d67508e backbone/linears.py:75", table="released code"),
+    )
     prototypes: Tensor
     task: Tensor
 

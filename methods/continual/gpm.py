@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, UserError, batches
 from cl_bench.ranges import Amount, Count, Share, Whole
 
+from .._differs import Differs
 from ._subspace import first_directions, input_grams, matrix_layers, new_directions, orthonormal
 
 __all__ = ["Gpm"]
@@ -43,6 +44,12 @@ class Gpm(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"task_id"})
     family: ClassVar[str] = "projection"
     paper: ClassVar[str] = "Saha et al., ICLR 2021"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The paper takes the fewest directions that hold the share; the released first basis stops one "
+                "short of them.",
+                "sahagobinda/GPM@1a238ec9 main_cifar100.py:239", table="released code",
+                here=({"variant": "released"}, {"variant": "paper"})),
+    )
     exempt = {"state that grows with the images is declared": "bases of layer inputs, as wide as the threshold asks"}
 
     def __init__(

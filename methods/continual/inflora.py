@@ -13,6 +13,7 @@ from cl_bench.adapters import input_grams
 from cl_bench.adapters.lora import LoRA
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
+from .._differs import Differs
 from ._dualgpm import remember, share_of, start
 from ._frozen_trunk import FrozenTrunk, planned, truncated_cosine
 
@@ -43,6 +44,12 @@ class InfLoRA(FrozenTrunk):
 
     family: ClassVar[str] = "subspace"
     paper: ClassVar[str] = "Liang & Li, InfLoRA, CVPR 2024"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
+                "liangyanshuo/InfLoRA@e08b00ed utils/schedulers.py:42", table="released code"),
+        Differs("The first basis has one direction fewer than hold the threshold.",
+                "liangyanshuo/InfLoRA@e08b00ed methods/inflora.py:332", table="released code"),
+    )
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from cl_bench import Backbone, Batch, UserError, attach
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._prompts import InputTokens, Prompted
 
 __all__ = ["L2P"]
@@ -38,6 +39,14 @@ class L2P(Prompted):
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "Wang et al., L2P, CVPR 2022"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("PILOT draws prompts and keys from U(-1, 1), a hundred times the authors' U(0, 0.01).",
+                "LAMDA-CL/LAMDA-PILOT@52407147 backbone/prompt.py:238", table="the authors' JAX code"),
+        Differs("Prompts are chosen by a vote over the batch, at test time too; here the vote is for training "
+                "alone.",
+                "google-research/l2p@dd8836e6 models/prompt.py:211", table="released code",
+                here=({"batchwise": True}, {"batchwise": False})),
+    )
 
     def __init__(
         self,

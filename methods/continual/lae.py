@@ -13,6 +13,7 @@ from cl_bench.adapters.lora import LoRA
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["LAE"]
@@ -60,6 +61,10 @@ class LAE(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Gao et al., LAE, ICCV 2023"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The prefix has two learned scales, of keys and of values; the paper has one per module.",
+                "gqk/LAE@1680e496 libml/model/pet/prefix.py:28", table="released code"),
+    )
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from cl_bench import Backbone, Batch, Experience, LabelSpace, PrototypeHead, att
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk, cosine
 from ._gaussians import Gaussians
 from ._surgery import look_up, mean_of, merged, score
@@ -45,23 +46,17 @@ class MOS(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Sun et al., MOS, AAAI 2025"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("Adapters are merged once per block of every pass, in evaluation too; the paper merges once per "
+                "step.",
+                "sun-hailong/AAAI25-MOS@8d5e07c1 backbone/vit_mos.py:363", table="released code",
+                here=({"released_merge": True}, {"released_merge": False})),
+    )
 
     def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        lr: Amount = 0.03,
-        epochs: Whole = 20,
-        batch_size: Count = 48,
-        r: Size = 16,
-        reg: Amount = 0.1,
-        merge: Share = 0.1,
-        head_scale: Amount = 0.1,
-        weight_decay: Amount = 5e-4,
-        align_epochs: Whole = 30,
-        align_lr: Amount = 0.005,
-        lookups: Count = 4,
-        released_merge: bool = True,
+        self, backbone: Backbone, *, lr: Amount = 0.03, epochs: Whole = 20, batch_size: Count = 48, r: Size = 16,
+        reg: Amount = 0.1, merge: Share = 0.1, head_scale: Amount = 0.1, weight_decay: Amount = 5e-4,
+        align_epochs: Whole = 30, align_lr: Amount = 0.005, lookups: Count = 4, released_merge: bool = True,
         at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

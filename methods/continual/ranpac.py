@@ -13,6 +13,7 @@ from cl_bench import Backbone, Experience
 from cl_bench.heads import Head
 from cl_bench.ranges import Amount, Count, Size, Whole
 
+from .._differs import Differs
 from ._first_session import FirstSession
 
 __all__ = ["RanPAC"]
@@ -43,6 +44,12 @@ class RanPAC(FirstSession):
     family: ClassVar[str] = "prototype"
     paper: ClassVar[str] = "McDonnell et al., RanPAC, NeurIPS 2023"
     shares_batches: ClassVar[bool] = True
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The ridge is chosen in float32, where tiny ridges are singular and lose; the paper does not "
+                "speak of precision.",
+                "RanPAC/RanPAC@012927f8 RanPAC.py:138", table="released code",
+                here=({"selection": "float32"}, {"selection": "float64"})),
+    )
     exempt = {"state that grows with the images is declared": "the square root of G has a row per image, at most m"}
     project: Tensor
     root: Tensor

@@ -13,6 +13,7 @@ from cl_bench.adapters.lora import LoRA
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["SDLoRA"]
@@ -57,6 +58,10 @@ class SDLoRA(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Wu et al., SD-LoRA, ICLR 2025"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The class for evaluation overwrites the sum of directions, so the newest alone would answer.",
+                "WuYichen-97/SD-Lora-CL@8bacded6 backbone/lora.py:197"),
+    )
 
     def __init__(
         self,

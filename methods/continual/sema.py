@@ -12,6 +12,7 @@ from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._experts import Expert, Mixture, expands, watched
 from ._frozen_trunk import FrozenTrunk
 
@@ -41,24 +42,17 @@ class SEMA(FrozenTrunk):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Wang et al., SEMA, CVPR 2025"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The novelty is an absolute value, so inputs that are too easy expand as well; the paper's has a "
+                "sign.",
+                "huiyiwang01/SEMA-CL@5a455126 backbone/sema_block.py:49", table="released code"),
+    )
     exempt = {"state that grows with the images is declared": "the last reconstruction errors, one number per image"}
 
     def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        lr: Amount = 0.005,
-        epochs: Whole = 5,
-        batch_size: Count = 32,
-        r: Size = 16,
-        descriptor: Size = 128,
-        memory: Count = 500,
-        expandable: Count = 3,
-        threshold: float = 2.0,
-        descriptor_epochs: Whole = 20,
-        descriptor_lr: Amount = 0.01,
-        weight_decay: Amount = 5e-4,
-        scan_size: Count = 128,
+        self, backbone: Backbone, *, lr: Amount = 0.005, epochs: Whole = 5, batch_size: Count = 32, r: Size = 16,
+        descriptor: Size = 128, memory: Count = 500, expandable: Count = 3, threshold: float = 2.0,
+        descriptor_epochs: Whole = 20, descriptor_lr: Amount = 0.01, weight_decay: Amount = 5e-4, scan_size: Count = 128,
         at: Text = r"blocks\.\d+",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -31,6 +31,7 @@ class CMF(ROID):
     """
 
     paper: ClassVar[str] = "Lee & Chang, ICLR 2024"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
 
     def __init__(
         self,

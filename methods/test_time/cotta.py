@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class CoTTA(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Wang et al., CVPR 2022"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "cifar100": {"threshold": 0.72},
+        "imagenet": {"lr": 1e-2, "optimizer": "sgd", "restore": 0.001, "threshold": 0.1, "symmetric": True},
+    }
 
     def __init__(
         self,

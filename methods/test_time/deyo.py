@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class DeYO(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Lee et al., ICLR 2024"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
     nesterov: ClassVar[bool] = False
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,9 @@ class ETA(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Niu et al., ICML 2022"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "cifar100": {"redundancy": 0.1}, "imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "redundancy": 0.05},
+    }
     nesterov: ClassVar[bool] = False
 
     def __init__(
@@ -93,6 +96,10 @@ class EATA(ETA):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "cifar100": {"redundancy": 0.1},
+        "imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "redundancy": 0.05, "fisher_weight": 2000.0},
+    }
 
     def __init__(
         self,

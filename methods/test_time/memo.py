@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class MEMO(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Zhang et al., NeurIPS 2022"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "views": 64}}
 
     def __init__(
         self,

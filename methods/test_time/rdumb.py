@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ class RDumb(ETA):
     """
 
     paper: ClassVar[str] = "Press et al., NeurIPS 2023"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "redundancy": 0.05}}
 
     def __init__(
         self,

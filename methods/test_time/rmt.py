@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,7 @@ class RMT(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Doebler et al., CVPR 2023"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 1e-2, "optimizer": "sgd"}}
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     output = "logit_sum"
 

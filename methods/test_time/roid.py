@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ class ROID(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Marsden et al., WACV 2024"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
     output = "scaled_logits"
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ class RPL(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Rusak et al., TMLR 2022"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 5e-4, "optimizer": "sgd"}}
 
     def __init__(
         self,

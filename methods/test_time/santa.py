@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class SANTA(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Chakrabarty et al., TMLR 2023"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 1e-2, "optimizer": "sgd"}}
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -40,6 +40,7 @@ class SAR(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Niu et al., ICLR 2023"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4}}
     nesterov: ClassVar[bool] = False
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ class T3A(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Iwasawa and Matsuo, NeurIPS 2021"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"supports": 20}}
 
     def __init__(
         self, backbone: Backbone, *, supports: Whole = 100, **learning: Learning

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class Tent(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Wang et al., ICLR 2021"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
 
     def build(self, source: Experience | None) -> None:
         batch_statistics(self.model)

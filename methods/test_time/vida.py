@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,11 @@ class ViDA(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Liu et al., ICLR 2024"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "cifar100": {"lr": 3e-4, "adapter_lr": 1e-6},
+        "imagenet": {"lr": 5e-7, "adapter_lr": 2e-7, "optimizer": "sgd", "momentum": 0.999, "adapter_momentum": 0.8,
+                     "threshold": 0.2, "restore": 0.0, "symmetric": True},
+    }
 
     def __init__(
         self,
@@ -79,10 +84,7 @@ class ViDA(TestTimeMethod):
         restore: Share = 0.1,
         symmetric: bool = False,
         variant: Literal["code", "paper"] = "code",
-        low: Size = 1,
-        high: Size = 128,
-        views: Size = 10,
-        **learning: Learning,
+        low: Size = 1, high: Size = 128, views: Size = 10, **learning: Learning,
     ) -> None:
         super().__init__(backbone, lr=lr, optimizer=optimizer, **learning)
         if variant not in ("code", "paper"):
