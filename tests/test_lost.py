@@ -17,7 +17,7 @@ import cl_bench
 from cl_bench.command.cli import main
 from cl_bench.compare.lost import Lost, lost_images
 from cl_bench.numbers.matrix import AccuracyMatrix
-from cl_bench.records.results import RunWriter, load
+from cl_bench.records.results import load
 from cl_bench.registry import find
 
 
@@ -26,10 +26,10 @@ def test_lost_images_are_right_at_first_and_wrong_at_the_end(tmp_path) -> None:
     rates = [[100, np.nan, np.nan], [50, 100, np.nan], [50, 100, 100]]
     matrix = AccuracyMatrix.from_rates(rates, size=4, rows=names, columns=names)
     folder = records.write(tmp_path, "run", records.record(matrix=matrix))
-    with RunWriter(folder) as writer:  # row 0 stays, 1 is lost at b and at the end, 2 is lost at b and regained, 3 at c
-        writer.arrays({"truth/a": np.array([0, 0, 1, 1]), "a/a": np.array([0, 0, 1, 1]), "b/a": np.array([0, 2, 3, 1]),
-                       "c/a": np.array([0, 5, 1, 4]), "truth/b": np.array([2, 3]), "b/b": np.array([2, 9]),
-                       "c/b": np.array([2, 9]), "truth/c": np.array([4]), "c/c": np.array([5])})
+    # row 0 stays, 1 is lost at b and at the end, 2 is lost at b and regained, 3 at c
+    held = {"truth/a": [0, 0, 1, 1], "a/a": [0, 0, 1, 1], "b/a": [0, 2, 3, 1], "c/a": [0, 5, 1, 4], "truth/b": [2, 3],
+            "b/b": [2, 9], "c/b": [2, 9], "truth/c": [4], "c/c": [5]}
+    np.savez(folder / "arrays.npz", **{name: np.array(values) for name, values in held.items()})
     assert lost_images(load(folder)) == [Lost("a", 1, 0, 5, "b"), Lost("a", 3, 1, 4, "c")]
     assert len(lost_images(load(folder), most=1)) == 1
 

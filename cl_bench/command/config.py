@@ -1,7 +1,7 @@
 """Typed configuration of a run: a class's own signature is its schema, its docstring its help.
 
 A YAML file and a command line become the same mapping (``arguments``), whose parts are read by the signatures that they
-name (``parts``, ``typed``); jsonargparse writes the help and reads types that are none of ours.
+name (``parts``, ``typed``); ``part_help`` tells what a part is; jsonargparse reads types that are none of ours.
 """
 
 from __future__ import annotations
