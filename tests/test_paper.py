@@ -75,6 +75,11 @@ def test_the_caption_says_protocol_n_and_interval(suite) -> None:
     group = next(g for g in compare(load_all(suite)).groups if g.scenario == "split_digits")
     assert f"protocol {group.fingerprint}" in made.caption and "n = 3 runs" in made.caption
     assert "95 % t-intervals" in made.caption and "(Avalanche)" in made.caption
+    rows = {row.method: row.standings["forgetting_learned"] for row in group.rows if not row.reference}
+    best = next(method for method, place in rows.items() if place.best)
+    assert f"Paired sign-flip tests of forgetting since learned against {best}, over runs, Holm-corrected" in made.caption
+    assert f"Holm-corrected: lora p = {rows['lora'].p:.2g}." in made.caption, "of the methods shown"
+    assert "nan" not in shown("stream", suite).caption
     assert "tent (lr=0.1): 1 of 1 run gave one class" in shown("stream", suite).caption, "what ails a run shown is said"
 
 

@@ -27,6 +27,7 @@ __all__ = ["KINDS", "WIDTHS", "Drawing", "caption", "draw", "drawing"]
 KINDS = {"forgetting": "forgetting after each experience", "anytime": "average accuracy after each experience",
          "stream": "online error per domain of a test-time stream", "balance": "stability against plasticity",
          "ranking": "the leading metric of every method"}
+TESTED = {"anytime": "average_incremental_accuracy", "stream": "mean_error", "balance": "backward_transfer"}
 WIDTHS = (85, 178)
 ENDINGS = (".pdf", ".svg", ".png", ".tex")
 DASHES = ("solid", "dashed", "dashdotted")
@@ -149,8 +150,8 @@ def _known(value: float) -> float | None:
 
 
 def caption(group: Group, kind: str, methods: Sequence[str], since: str = "best") -> str:
-    """Two sentences that a figure needs: what, on which protocol, over how many runs, with which intervals."""
-    ns = sorted({row.n for row in group.rows if row.method in methods})
+    """What a figure needs: what it shows, on which protocol, over how many runs, with which intervals and tests."""
+    ns = sorted({row.n for row in group.rows if row.method in methods and row.n})
     n = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}" if ns else "no finished run"
     note = {"forgetting": {"best": "forgetting", "learned": "forgetting_learned", "best_any": "forgetting_best_any"}.get(since),
             "ranking": group.primary}.get(kind)
@@ -158,7 +159,22 @@ def caption(group: Group, kind: str, methods: Sequence[str], since: str = "best"
     what = KINDS[kind][0].upper() + KINDS[kind][1:]
     ailing = [sentence for sentence in group.warnings if sentence.split(":")[0] in methods]
     return " ".join([f"{what}{said} on {group.title}, protocol {group.fingerprint}. Means over {n} runs (seed × class order) "
-                     "with 95 % t-intervals; grey: bounds, no competitors.", *ailing])
+                     "with 95 % t-intervals; grey: bounds, no competitors.", *_tested(group, TESTED.get(kind) or note, methods),
+                     *ailing])
+
+
+def _tested(group: Group, name: str | None, methods: Sequence[str]) -> list[str]:
+    """What the tests over runs say of the methods shown, by the metric that the figure is about."""
+    places = {row.method: row.standings[name] for row in group.rows if name in row.standings and not row.reference}
+    best = next((method for method, place in places.items() if place.best), None)
+    tested = sorted((place.p, method) for method, place in places.items() if place.p is not None
+                    and math.isfinite(place.p) and method in methods)
+    if best is None or not tested:
+        return []
+    said = ", ".join(f"{method} p = {p:.2g}" for p, method in tested[:8]) + (
+        f", {len(tested) - 8} more p ≥ {tested[8][0]:.2g}" if len(tested) > 8 else "")
+    assert name is not None
+    return [f"Paired sign-flip tests of {all_metrics()[name].label} against {best}, over runs, Holm-corrected: {said}."]
 
 
 def draw(made: Drawing, path: str | Path, width: float = 85) -> Path:

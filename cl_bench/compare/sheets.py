@@ -79,7 +79,7 @@ def _markdown(text: str) -> str:
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$",
         "↓": r"$\downarrow$", "●": r"$\bullet$", "○": r"$\circ$", "◌": r"$\odot$", "†": r"$\dagger$",
-        "×": r"$\times$", "·": r"$\cdot$", "…": r"\ldots{}", "≤": r"$\leq$", "α": r"$\alpha$",
+        "×": r"$\times$", "·": r"$\cdot$", "…": r"\ldots{}", "≤": r"$\leq$", "≥": r"$\geq$", "α": r"$\alpha$",
         "<": "$<$", ">": "$>$", "\n": " "}
 
 
