@@ -228,7 +228,7 @@ STEPS = _many(
     "engine", f"{ENGINE}/steps.py", ("tests/test_runner.py", "tests/test_tta_runs.py", "tests/test_steps.py"),
     ("no reset between domains", 'elif at is None and run.scenario.reset == "domain":', "elif False:"),
     ("no mark before a stream", "    Method.mark(method)\n", "    pass\n"),
-    ("cells of classes never seen are measured", "if scenario.measurable(t, seen)]", "]"),
+    ("cells of classes never seen are measured", "if scenario.measurable(t, known[k])]", "]"),
     ("the source is handed to everybody", 'source = scenario.source if "source" in method.needs else None',
      "source = scenario.source"),
     ("counters of before a reset are lost", "value + p.stream.spent.get(key, 0)", "value"),
