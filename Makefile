@@ -12,7 +12,7 @@ SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: help install install-test quickstart test soak gpu lint clean
+.PHONY: help install install-test quickstart test soak mutants gpu lint clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

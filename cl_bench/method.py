@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -71,6 +72,10 @@ class Method(LightningModule):
         """Refuse a subclass that overrides what is final, however it does so: the engine's promises rest on it."""
         super().__init_subclass__(**kwargs)
         bounded(cls)
+        for name, kind in FACTS.items():
+            if not isinstance(value := getattr(cls, name), kind):
+                raise UserError(f"{cls.__name__}.{name} is a {type(value).__name__}: it is a fact of the class and must be a "
+                                f"{kind.__name__.lower()}.")
         for name in FINAL:
             if getattr(cls, name) is not getattr(Method, name):
                 raise UserError(f"{cls.__name__} overrides {name}, which is final: a method adapts and answers in predict "
@@ -211,6 +216,8 @@ class Method(LightningModule):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in FINAL:
             raise UserError(f"{type(self).__name__} sets {name}, which is final; use another name.")
+        if name in FACTS:
+            raise UserError(f"{type(self).__name__} sets {name}, which is a fact of the class: write it into the class.")
         super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
@@ -222,6 +229,7 @@ class Method(LightningModule):
         return twin
 
 
+FACTS = {"needs": Set, "adapts": bool, "exempt": dict}
 FINAL = ("test_step", "mark", "mark_as", "marked", "reset", "__deepcopy__", "__setattr__")
 
 # Attributes that Lightning keeps on a module are runtime wiring, not state of a method; so is the harness's own.

@@ -13,6 +13,7 @@ import hostile
 import hostile_conduct  # noqa: F401 - adds its crimes to the list
 import hostile_process  # noqa: F401 - adds its crimes to the list
 import hostile_streams
+import hostile_traces  # noqa: F401 - adds its crimes to the list
 import pytest
 from hostile import CRIMES, LEARNS, Crime, Learner, backbone
 

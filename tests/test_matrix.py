@@ -32,6 +32,18 @@ def test_the_four_definitions_of_forgetting_on_the_architecture_vector():
     assert values == [8.33, 4.33, 9.33, 1.67]
 
 
+def test_what_the_row_itself_taught_has_forgotten_nothing_yet():
+    for since in ("best", "learned", "best_any"):
+        assert np.isnan(matrix(FOUR).forgetting_per_column(since)).tolist() == [False, False, False, True], since
+        assert np.isnan(matrix(FOUR).forgetting_per_column(since, 1)).tolist() == [False, True, True, True], since
+
+
+def test_a_mean_over_cells_of_which_one_is_not_measured_is_not_measured():
+    m = matrix([[90, NAN, NAN], [80, 60, NAN], [85, NAN, 88]])
+    assert np.isnan([m.last(), m.average_lower_triangle(), m.forgetting(), m.backward_transfer()]).all()
+    assert m.plasticity() == pytest.approx(238 / 3, abs=1e-3), "the cells that it takes were measured"
+
+
 def test_worked_example_accuracy():
     m = matrix(THREE)
     assert m.incremental_accuracies() == pytest.approx([90, 82.5, 85])

@@ -58,6 +58,12 @@ def test_ece_of_a_perfectly_confident_wrong_model_is_100():
     assert np.isnan(CalibrationBins.zeros().ece())
 
 
+def test_a_confidence_on_an_edge_lies_in_the_bin_that_it_ends():
+    """Guo et al. (2017): bin m is ((m - 1) / M, m / M]."""
+    edges = CalibrationBins.of([0.2, 0.4, 0.6, 0.8, 1.0], [True] * 5)
+    assert np.flatnonzero(edges.count).tolist() == [2, 5, 8, 11, 14]
+
+
 @pytest.mark.parametrize("bad", [[1.5], [-0.1], [float("nan")]])
 def test_confidences_that_are_not_probabilities_are_refused(bad):
     with pytest.raises(ValueError):

@@ -20,10 +20,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from toys import coded
 
 from cl_bench.command.config import parse, plan_from
 from cl_bench.engine import checkpoint, run_state, runner
 from cl_bench.engine.encoding import restore, snapshot
+from cl_bench.engine.feed import TrainingFeed
 from cl_bench.engine.fit import FitPosition
 from cl_bench.engine.run_state import Position
 from cl_bench.engine.runner import run
@@ -187,6 +190,48 @@ def test_warnings_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert whole.record["warnings"], "this run was to go wrong"
     cut = stop(argv, tmp_path / "cut", monkeypatch, lambda p: p.step == 1)
     assert resume(cut).record["warnings"] == whole.record["warnings"]
+
+
+def test_a_feed_goes_on_in_the_middle_of_an_epoch() -> None:
+    """Order and augmentation alike; so do the epochs after it."""
+    def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x + torch.rand(x.shape, generator=generator)
+
+    places: list[Any] = []
+    cpu = torch.device("cpu")
+    whole = TrainingFeed(coded(20), 8, cpu, seed=3, augment=jitter, between=lambda: places.append(whole.position()))
+    epochs = [[b.x for b in whole] for _ in range(3)]
+    for place, done in zip(places[2:], ((1, 1), (1, 2), (2, 1), (2, 2)), strict=True):
+        feed = TrainingFeed(coded(20), 8, cpu, seed=3, augment=jitter, at=place)
+        assert place.batch == done[1]
+        rest = [epochs[done[0]][done[1]:], *epochs[done[0] + 1:]]
+        for wanted in rest:
+            got = [b.x for b in feed]
+            assert len(got) == len(wanted) and all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_time_goes_on_where_it_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the record says of time is that of before the stop and after it together."""
+    argv = [*LEARN, "--method", "finetune"]
+    real = run_state.RunState._told
+
+    def told(self: Any) -> Position:  # each look at the clock a thousand seconds later
+        real(self)
+        self.position.seconds["learn"] += 1000
+        self.position.busy["learn"] += 1000
+        self._before += 1000
+        return real(self)
+
+    monkeypatch.setattr(run_state.RunState, "_told", told)
+    folder = stop(argv, tmp_path, monkeypatch, lambda p: p.step == 2)
+    before = load(folder)
+    monkeypatch.undo()
+    resumed = resume(folder)
+    for kind in ("seconds", "busy_seconds"):
+        assert resumed.record["cost"][kind]["learn"] >= 1000 * (len(before.matrix.rows) - 1), kind
+    assert resumed.record["cost"]["seconds"]["total"] >= 1000
+    times = [e["t"] for e in resumed.events()]
+    assert times == sorted(times), "time goes back at the stop"
 
 
 def test_killed_for_real_and_resumed(tmp_path: Path) -> None:

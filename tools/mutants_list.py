@@ -28,6 +28,7 @@ def _many(area: str, file: str, tests: str | tuple[str, ...], *faults: tuple[str
 
 NUMBERS = "cl_bench/numbers"
 ENGINE = "cl_bench/engine"
+SCORES = "tests/test_engine.py::test_scores_of_answers"
 
 MATRIX = _many(
     "matrix", f"{NUMBERS}/matrix.py", "tests/test_matrix.py",
@@ -54,7 +55,7 @@ MATRIX = _many(
 )
 
 STREAM_NUMBERS = _many(
-    "stream", f"{NUMBERS}/stream_metrics.py", ("tests/test_matrix_stream.py", "tests/test_engine.py"),
+    "stream", f"{NUMBERS}/stream_metrics.py", ("tests/test_matrix_stream.py", f"{SCORES}_made_by_hand"),
     ("a full bin's edge lies in the next bin", "np.ceil(p * bins).astype(np.int64) - 1",
      "np.floor(p * bins).astype(np.int64)"),
     ("calibration by 10 bins", "BINS = 15", "BINS = 10"),
@@ -115,9 +116,13 @@ FIELDS = ("protocol_version", "scenario", "weights", "backbone", "preprocess", "
 PROTOCOL = (
     *(Mutant("protocol", f"the fingerprint forgets `{name}`", f"{ENGINE}/protocol.py",
              "for k, v in fields.items() if not is_place(v)}",
-             f'for k, v in fields.items() if not is_place(v) and k != "{name}"}}', ("tests/test_identity.py",))
+             f'for k, v in fields.items() if not is_place(v) and k != "{name}"}}',
+             (f"tests/test_identity.py::test_each_field_alone_makes_another_protocol[{name}]",))
       for name in FIELDS),
-    *_many("protocol", f"{ENGINE}/protocol.py", "tests/test_identity.py",
+    *_many("protocol", f"{ENGINE}/protocol.py",
+           ("tests/test_identity.py::test_a_field_of_a_scenario_that_is_a_path_is_left_out",
+            "tests/test_identity.py::test_each_field_alone_makes_another_protocol[scenario.split]",
+            "tests/test_runner.py::test_needs_are_checked_before_any_work", "tests/test_heads_by_name.py"),
            ("the fingerprint forgets what the scenario says", 'f"scenario.{k}": v for k, v in s.protocol().items()',
             'f"scenario.{k}": None for k, v in s.protocol().items()'),
            ("a place is part of the fingerprint", "normal(v) for k, v in fields.items() if not is_place(v)",
@@ -128,22 +133,31 @@ PROTOCOL = (
 )
 
 POSITION = ("step", "fitted", "inside", "in_stream", "rows", "correct", "total", "entries", "growth", "counts", "seconds",
-            "warnings", "trainable", "forward_images", "backward_images", "stream", "predictions", "elapsed")
+            "busy", "warnings", "trainable", "forward_images", "backward_images", "stream", "predictions", "elapsed", "events")
+RESUME = "tests/test_resume.py"
+STOPPED = f"{RESUME}::test_stopped_in_the_middle_and_resumed_equals_uninterrupted"
+BETWEEN = f"{RESUME}::test_stopped_between_and_resumed"
+RESUMED = (f"{STOPPED}[deployed learning]", f"{BETWEEN}[fitted-a fit]", f"{BETWEEN}[between steps-a segment]",
+           f"{RESUME}::test_warnings_come_back", f"{RESUME}::test_time_goes_on_where_it_stood")
+REFUSED = f"{RESUME}::test_another_run_is_refused_with_the_field_and_untouched"
 
 CHECKPOINT = (
     *(Mutant("checkpoint", f"a checkpoint forgets `{name}` of the position", f"{ENGINE}/run_state.py",
              'checkpoint.save(self.writer.folder / "checkpoint", method, position,',
              f'checkpoint.save(self.writer.folder / "checkpoint", method, replace(position, {name}=Position().{name}),',
-             ("tests/test_resume.py",)) for name in POSITION),
-    *_many("checkpoint", f"{ENGINE}/run_state.py", "tests/test_resume.py",
+             RESUMED) for name in POSITION),
+    *_many("checkpoint", f"{ENGINE}/run_state.py", RESUMED,
            ("events of work that is done again stay", "self.writer.cut_events(position.events)", "pass"),
            ("a step inside is forgotten as it is saved", "replace(self._told(), inside=inside,",
-            "replace(self._told(), inside=None,"),
-           ("another seed is the same run", '"seed": record["seed"], "fingerprint"', '"seed": 0, "fingerprint"'),
-           ("another config is the same run", 'return {"config": record["config"],', 'return {"config": None,'),
-           ("another protocol is the same run", '"fingerprint": record["fingerprint"],', '"fingerprint": None,'),
-           ("edited code is the same run", '"method_source": record["method"].get("source_digest")',
-            '"method_source": None')),
+            "replace(self._told(), inside=None,")),
+    *_many("checkpoint", f"{ENGINE}/run_state.py", REFUSED,
+           ("another seed is the same run", '"seed": record.get("seed"),', '"seed": 0,'),
+           ("another config is the same run", 'return {"config": record.get("config"),', 'return {"config": None,'),
+           ("another protocol is the same run", '"fingerprint": record.get("fingerprint"),', '"fingerprint": None,'),
+           ("an edited method is the same run", '"method_source": (record.get("method") or {}).get("source_digest")',
+            '"method_source": None'),
+           ("edited code of the harness is the same run",
+            '"cl_bench_source": (record.get("environment") or {}).get("code_digest")', '"cl_bench_source": None')),
     *_many("checkpoint", f"{ENGINE}/checkpoint.py", "tests/test_checkpoint.py",
            ("damaged tensors are read", 'if hashlib.sha256(data).hexdigest() != whole["sha256"]:', "if False:"),
            ("a damaged tree is read", 'if hashlib.sha256(outer["state"].encode()).hexdigest() != outer["sha256"]:',
@@ -153,19 +167,20 @@ CHECKPOINT = (
            ("the mark is not kept", '"mark": Method.marked(method), "position"', '"mark": None, "position"'),
            ("the old tensors go before the new state stands", "    for other in folder.glob(",
             "    for other in [] and folder.glob(")),
-    *_many("checkpoint", f"{ENGINE}/fit.py", "tests/test_resume.py",
+    *_many("checkpoint", f"{ENGINE}/fit.py", (f"{STOPPED}[a fit with a schedule]", f"{STOPPED}[a fit with a memory]"),
            ("the losses of before a stop are lost", "_Losses(None if at is None else at.losses)", "_Losses(None)"),
            ("generators do not come back inside a fit", "        set_generators(at.generators)\n", "        pass\n"),
            ("the optimizer starts anew", '"optimizer_states": at.optimizers,',
             '"optimizer_states": [o for o in at.optimizers if False],')),
-    *_many("checkpoint", f"{ENGINE}/feed.py", ("tests/test_resume.py", "tests/test_engine.py"),
+    *_many("checkpoint", f"{ENGINE}/feed.py", f"{RESUME}::test_a_feed_goes_on_in_the_middle_of_an_epoch",
            ("a resumed feed begins its epoch again", "self.batch = first = 0 if at is None else at.batch",
             "self.batch = first = 0"),
            ("augmentation starts anew", 'self.generators["noise"].set_state(at.noise.cpu())', "pass")),
 )
 
 METHOD = _many(
-    "engine", "cl_bench/method.py", ("tests/test_engine.py", "tests/test_tta_base.py"),
+    "engine", "cl_bench/method.py",
+    ("tests/test_method_state.py", "tests/test_engine.py::test_what_is_final_cannot_be_overridden"),
     ("a reset keeps what was born after the mark", "            del self.__dict__[key]\n", "            pass\n"),
     ("a reset hands out the mark itself", 'fresh = copy.deepcopy(self.__dict__["_marked"])',
      'fresh = self.__dict__["_marked"]'),
@@ -189,24 +204,28 @@ METER = _many(
 )
 
 MEASURE = _many(
-    "engine", f"{ENGINE}/measure.py", "tests/test_engine.py",
+    "engine", f"{ENGINE}/measure.py",
+    (*(f"tests/test_engine.py::test_{t}" for t in (
+        "a_test_sets_own_batch_size_and_classes_are_kept", "answers_that_are_not_finite_are_wrong_and_counted",
+        "images_of_all_test_sets_come_mixed_where_they_are_answered_among_the_same_classes", "a_wrong_shape_is_refused_in_words",
+        "a_method_that_reads_ahead_is_refused")), "tests/test_contract_facts.py"),
     ("a test set's own batch size is ignored",
      "pool = Pool([tests[k].data for k in members], first.batch_size or size,",
      "pool = Pool([tests[k].data for k in members], size,"),
     ("test sets come one after the other", "order = order[torch.randperm(len(pool),",
      "order = order[torch.arange(len(pool)) if True else torch.randperm(len(pool),"),
-    ("measuring teaches", "copy.deepcopy(method) if method.adapts else method, pool", "method, pool"),
+    ("measuring teaches", "copy.deepcopy(method) if type(method).adapts else method, pool", "method, pool"),
     ("answers in order of arrival", 'back = np.argsort(whole[0], kind="stable")', "back = np.arange(len(whole[0]))"),
     ("an answer that is not finite is a class", "torch.where(bad, -1, column)", "column"),
     ("infinity is a confident answer", "| (logits == torch.inf).any(1) | best.isnan()", ""),
-    ("gradients are on where nothing adapts", "torch.set_grad_enabled(method.adapts and not missed)",
+    ("gradients are on where nothing adapts", "torch.set_grad_enabled(type(method).adapts and not missed)",
      "torch.set_grad_enabled(True)"),
     ("answers of the wrong shape are taken", "if logits.shape != (len(x), len(space)):", "if False:"),
     ("a batch that is handed out twice is answered", "        if len(handed) != 1:\n", "        if False:\n"),
 )
 
 STREAM = _many(
-    "stream", f"{ENGINE}/stream.py", ("tests/test_engine.py", "tests/test_tta_runs.py"),
+    "stream", f"{ENGINE}/stream.py", "tests/test_stream_clock.py",
     ("a backward pass costs one", "+ 2 * (self.meter.backward_images - backward)",
      "+ 1 * (self.meter.backward_images - backward)"),
     ("a batch's own slot is free", "passes / len(rows) * self.speed - 1)", "passes / len(rows) * self.speed)"),
@@ -216,7 +235,7 @@ STREAM = _many(
     ("no reset before a batch", 'if self.scenario.reset == "batch":', "if False:"),
     ("labels come one batch early", "if len(self.state.waiting) > self.delay:",
      "if len(self.state.waiting) >= self.delay:"),
-    ("labels come to everybody", 'labels if "labels" in method.needs else None', "labels"),
+    ("labels come to everybody", 'labels if "labels" in type(method).needs else None', "labels"),
     ("labels are the first ones", "self.labels.to(rows.device)[rows]", "self.labels.to(rows.device)[: len(rows)]"),
     ("a segment's own batch size is ignored", "test.batch_size or scenario.test_batch_size  # type",
      "scenario.test_batch_size  # type"),
@@ -225,18 +244,18 @@ STREAM = _many(
 )
 
 STEPS = _many(
-    "engine", f"{ENGINE}/steps.py", ("tests/test_runner.py", "tests/test_tta_runs.py", "tests/test_steps.py"),
+    "engine", f"{ENGINE}/steps.py", ("tests/test_method_state.py", "tests/test_runner.py::test_record_is_complete"),
     ("no reset between domains", 'elif at is None and run.scenario.reset == "domain":', "elif False:"),
     ("no mark before a stream", "    Method.mark(method)\n", "    pass\n"),
     ("cells of classes never seen are measured", "if scenario.measurable(t, known[k])]", "]"),
-    ("the source is handed to everybody", 'source = scenario.source if "source" in method.needs else None',
+    ("the source is handed to everybody", 'source = scenario.source if "source" in type(method).needs else None',
      "source = scenario.source"),
     ("counters of before a reset are lost", "value + p.stream.spent.get(key, 0)", "value"),
     ("a visit has no number", "visit=1 + sum(e.domain == entry.domain for e in p.entries)", "visit=1"),
 )
 
 SEEDING = _many(
-    "engine", f"{ENGINE}/seeding.py", "tests/test_runner.py",
+    "engine", f"{ENGINE}/seeding.py", "tests/test_runner.py::test_same_seed_same_bits_other_seed_other_numbers[split]",
     ("all places draw the same", "str(p) for p in (seed, *position)", "str(p) for p in (seed,)"),
     ("all seeds draw the same", "str(p) for p in (seed, *position)", "str(p) for p in (0, *position)"),
 )

@@ -24,7 +24,7 @@ from ..types import LabelSpace, TestSet
 from .compute import Compute, resolve_device
 from .feed import Pool, opaque
 from .seeding import derive, seeded
-from .trainer import interruptible, quiet, tester
+from .trainer import interruptible, quiet, tester, untouched
 
 __all__ = ["Clock", "Ledger", "Scored", "answer_all", "measure"]
 
@@ -136,7 +136,7 @@ def answer_all(method: Method, pool: Pool, order: Tensor, ledgers: Sequence[Any]
         UserError: where the method returns something that is no answer.
     """
     handed: list[Tensor] = []
-    space, taken = ledgers[0].space, [False]
+    space, taken, given = ledgers[0].space, [False], [0]
     switched = {m: m.training for m in method.modules()}  # for a segment taken up in its middle: by what was answered of it
     method.eval()  # the Trainer puts back what it finds, which is the same for a segment that was taken up
 
@@ -157,13 +157,14 @@ def answer_all(method: Method, pool: Pool, order: Tensor, ledgers: Sequence[Any]
                     between()
             clock.begin(x, rows)
             handed.append(rows)
+            given[0] += len(rows)
             yield x
 
     def answer(x: Tensor) -> None:
         if len(handed) != 1:
             raise UserError(f"{type(method).__name__} reads the test stream itself; it may see a test image only in predict.")
         rows, missed = handed.pop(), clock.missing
-        with torch.set_grad_enabled(method.adapts and not missed):
+        with torch.set_grad_enabled(type(method).adapts and not missed):
             logits = _checked(method, "answer" if missed else "predict", x, space)
         for ledger in ledgers:
             ledger.add(rows, logits, missed)
@@ -172,24 +173,26 @@ def answer_all(method: Method, pool: Pool, order: Tensor, ledgers: Sequence[Any]
     method.__dict__["_answers"] = answer
     try:
         with seeded(seed), quiet(), interruptible():
-            tester(compute).test(method, opaque(images, -(-len(order) // pool.size)), verbose=False)
+            with untouched(tester(compute)) as trainer:
+                trainer.test(method, opaque(images, -(-len(order) // pool.size)), verbose=False)
             clock.settle()
+            if handed or given[0] != len(order):
+                raise UserError(f"{type(method).__name__} took {given[0]} of {len(order)} test images: a method must answer "
+                                "every batch that its Trainer hands out.")
     except BaseException:
         tester.cache_clear()  # an interrupted Trainer is not used again
         raise
     finally:
         method.__dict__.pop("_answers", None)
         method.__dict__["_trainer"] = None
-    if handed:
-        raise RuntimeError("a batch was handed out and not answered")
 
 
 def _checked(method: Method, verb: str, x: Tensor, space: LabelSpace) -> Tensor:
     """The method's answer, if it is one."""
-    logits = getattr(method, verb)(x, space)
+    logits = getattr(method, verb)(x, copy.copy(space))  # nobody else reads what is written into it
     name = f"{type(method).__name__}.{verb}"
-    if not isinstance(logits, Tensor):
-        raise UserError(f"{name} returned a {type(logits).__name__}: it must return a float tensor (images, classes).")
+    if type(logits) not in (Tensor, torch.nn.Parameter):  # a subclass could answer by itself what its softmax is
+        raise UserError(f"{name} returned a {type(logits).__name__}: it must return a plain float tensor (images, classes).")
     if logits.shape != (len(x), len(space)):
         raise UserError(f"{name} returned {tuple(logits.shape)} for {len(x)} images and {len(space)} classes: it must return "
                         "(images, classes).")
@@ -210,20 +213,20 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
     device = resolve_device(compute.device)
     groups: dict[Any, list[int]] = {}
     for k, (test, space) in enumerate(zip(tests, spaces, strict=True)):
-        key: Any = k if method.adapts else (space.ids, test.batch_size or size, _form(test.data))
+        key: Any = k if type(method).adapts else (space.ids, test.batch_size or size, _form(test.data))
         groups.setdefault(key, []).append(k)
     scored: dict[int, Scored] = {}
     for members in groups.values():
         first, space = tests[members[0]], spaces[members[0]]
         pool = Pool([tests[k].data for k in members], first.batch_size or size, device, workers=compute.workers)
         ledger = Ledger(space)
-        place, order = derive(seed, first.name) if method.adapts else seed, torch.arange(len(pool))
+        place, order = derive(seed, first.name) if type(method).adapts else seed, torch.arange(len(pool))
         if len(members) > 1:
             order = order[torch.randperm(len(pool), generator=torch.Generator().manual_seed(derive(seed, "order")))]
         if ranks.size() > 1:  # whole batches to each process, so that none is of other images than in one process
             order = torch.cat([order[:0], *order.split(pool.size)[ranks.rank()::ranks.size()]])
         if len(order) or ranks.size() == 1:
-            answer_all(copy.deepcopy(method) if method.adapts else method, pool, order, [ledger], _NoClock(), compute, place)
+            answer_all(copy.deepcopy(method) if type(method).adapts else method, pool, order, [ledger], _NoClock(), compute, place)
         answers = Answers.joined(ranks.gathered(ledger.collect()))
         for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):
             scored[k] = Scored.of(answers.part(start, end), space, tests[k])

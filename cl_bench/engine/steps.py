@@ -24,7 +24,7 @@ from .measure import measure
 from .meter import optimised_parameters, parameter_counts
 from .run_state import BEFORE, RunState
 from .seeding import derive, seeded
-from .stream import SegmentPosition, stream_step
+from .stream import SegmentPosition, counters_of, stream_step
 
 KEPT = "kept images are counted"  # the promise that a method which counts by itself is exempt from, with its reason
 
@@ -135,13 +135,13 @@ def enter_stream(run: RunState, method: Method, test: TestSet) -> None:
     p, scenario = run.position, run.scenario
     if run.kind == "stream":
         measure_row(run, method, "source", scenario.space)
-    source = scenario.source if "source" in method.needs else None
+    source = scenario.source if "source" in type(method).needs else None
     facts = StreamFacts(test.batch_size or scenario.test_batch_size, _asked(run, method, test))
     seed = derive(run.plan.seed, "deploy", p.step)
     with run.clock("adapt"), seeded(seed), torch.enable_grad():
         method.to(run.device).eval()
         method.rng = Rng(seed)
-        p.stream.lose(method.counters(), {})  # of an earlier deployment
+        p.stream.lose(counters_of(method), {})  # of an earlier deployment
         method.deploy(None if source is None else shown(source), facts)
         method.to(run.device)
     Method.mark(method)
@@ -175,7 +175,7 @@ def stream(run: RunState, method: Method, test: TestSet) -> None:
             run.warn(f"collapse: {100 * (entry.top_class_share or 0):.0f} % of the answers on {entry.name} are one class.")
         run.event("domain", name=entry.name, error=entry.error, step=p.step)
     broken = p.counts.get("nonfinite", 0)
-    p.counts.update({key: value + p.stream.spent.get(key, 0) for key, value in method.counters().items()})
+    p.counts.update({key: value + p.stream.spent.get(key, 0) for key, value in counters_of(method).items()})
     if (more := p.counts.get("nonfinite", 0) - broken) > 0:
         run.warn(f"{more} losses or gradients of adapting to {test.name} were not finite; their steps were not taken.")
 

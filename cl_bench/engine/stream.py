@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.tensor import labels_of
+from ..errors import UserError
 from ..heads import columns_of
 from ..label_free.sums import UnlabelledSums
 from ..method import Method
@@ -25,7 +27,29 @@ from .measure import Answers, Ledger, Scored, answer_all
 from .meter import Meter
 from .seeding import generators, set_generators
 
-__all__ = ["SegmentPosition", "StreamClock", "StreamState", "stream_step"]
+__all__ = ["SegmentPosition", "StreamClock", "StreamState", "counters_of", "stream_step"]
+
+
+# What the record's costs are called: counted by the engine alone.
+COUNTED = frozenset({"seconds", "busy_seconds", "peak_memory_bytes", "memory_bytes", "parameters", "forward_images",
+                     "backward_images", "growth", "optimizer_steps", "nonfinite_losses"})
+
+
+def counters_of(method: Method) -> dict[str, int | float]:
+    """The method's own counters.
+
+    Raises:
+        UserError: where they are no finite numbers by name, or are called like what the engine counts.
+    """
+    found, name = method.counters(), f"{type(method).__name__}.counters()"
+    if not isinstance(found, Mapping):
+        raise UserError(f"{name} returned a {type(found).__name__}: it must return numbers by name.")
+    for key, value in found.items():
+        if key in COUNTED:
+            raise UserError(f"{name} counts {key}, which the record counts by itself; use another name.")
+        if not isinstance(key, str) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UserError(f"{name} says {key!r}: {value!r}; it must return finite numbers by name.")
+    return dict(found)
 
 
 @dataclass
@@ -49,9 +73,9 @@ class StreamState:
 
     def reset(self, method: Method) -> None:
         """The method back to its mark, with its counters kept for the record."""
-        before = method.counters()
+        before = counters_of(method)
         Method.reset(method)
-        self.lose(before, method.counters())
+        self.lose(before, counters_of(method))
 
 
 @dataclass
@@ -84,7 +108,7 @@ class StreamClock:
 
     def __init__(self, method: Method, scenario: Scenario, meter: Meter, state: StreamState, labels: Tensor | None) -> None:
         self.method, self.scenario, self.meter, self.state = method, scenario, meter, state
-        self.labels = labels if "labels" in method.needs else None
+        self.labels = labels if "labels" in type(method).needs else None
         self.speed, self.delay = scenario.stream_speed or 0.0, scenario.label_delay or 0
         self.missing = False
         self._open: tuple[Tensor, Tensor, int, int] | None = None  # arrived, its consequences not drawn yet

@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from .compute import Compute, resolve_device
 
-__all__ = ["interruptible", "make_trainer", "quiet", "tester"]
+__all__ = ["interruptible", "make_trainer", "quiet", "tester", "untouched"]
 
 
 class _Warm(CUDAAccelerator):
@@ -67,6 +67,26 @@ def tester(compute: Compute) -> Trainer:
     """One Trainer for all measuring: unlike ``fit``, ``test`` may be called again, and building one takes 30 ms, which a
     stream of hundreds of short segments would pay each time."""
     return make_trainer(compute, 1)
+
+
+@contextmanager
+def untouched(trainer: Trainer) -> Iterator[Trainer]:
+    """``trainer`` for one test. What a method hangs on it or sets (a callback, an attribute, a limit) goes with the method: a
+    Trainer that is not as it was is not used again."""
+    callbacks, known = list(trainer.callbacks), _names(trainer)
+    yield trainer
+    if trainer.callbacks != callbacks or _names(trainer) - known - _LIGHTNINGS:
+        tester.cache_clear()
+
+
+_LIGHTNINGS = {("", "_last_val_time", None), ("profiler", "_lightning_module", None)}  # set by the first test
+
+
+def _names(trainer: Trainer) -> set[tuple[str, str, Any]]:
+    """The attributes of a Trainer and of its parts, and its own settings."""
+    parts = {"": trainer, "strategy": trainer.strategy, **vars(trainer)}
+    settings = {("", k, v) for k, v in vars(trainer).items() if isinstance(v, (int, float, str)) and k != "_last_val_time"}
+    return settings | {(part, name, None) for part, value in parts.items() for name in getattr(value, "__dict__", ())}
 
 
 @contextmanager

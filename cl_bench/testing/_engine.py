@@ -24,15 +24,16 @@ from ..engine.meter import Meter
 from ..engine.seeding import seeded
 from ..engine.source_training import SourceRecipe, ready_backbone
 from ..engine.steps import KEPT
-from ..engine.stream import StreamState, stream_step
-from ..method import FINAL, Method
+from ..engine.stream import StreamState, counters_of, stream_step
+from ..method import FACTS, FINAL, Method
 from ..rng import Rng
 from ..scenario import Scenario
 from ..state import HARNESS, size_bytes
 from ..types import Experience, LabelSpace, StreamFacts, TestSet
 
-__all__ = ["FINAL", "KEPT", "WIRING", "Scored", "StreamState", "begin", "built", "deploy", "drawing", "generators",
-           "learn", "loaded", "measured", "own_bytes", "ready", "segment", "snapshot", "spied"]
+__all__ = ["FACTS", "FINAL", "KEPT", "WIRING", "Scored", "StreamState", "begin", "built", "counters_of", "deploy",
+           "drawing", "generators", "learn", "loaded", "measured", "own_bytes", "ready", "segment", "snapshot",
+           "spied"]
 
 RUN = runner.run  # what a run is made of is imported before anything is watched
 CPU = Compute(device="cpu")
@@ -64,7 +65,7 @@ def learn(method: Method, exp: Experience, seed: int, epochs: int) -> None:
 
 def deploy(method: Method, scenario: Scenario, space: LabelSpace, seed: int) -> tuple[str, ...]:
     """What a run does before a stream; returns where the global generators stand afterwards."""
-    source = scenario.source if "source" in method.needs else None
+    source = scenario.source if "source" in type(method).needs else None
     with seeded(seed), torch.enable_grad():
         method.eval()
         method.rng = Rng(seed)

@@ -18,6 +18,7 @@ from ..types import TestSet
 from . import _engine as engine
 from .promise import Promise, adapting, deployed, learner, promise
 from .report import WORDS, Note
+from .traces import hidden
 from .trial import Trial
 
 __all__ = ["ALONE", "ANSWERS", "FIRST"]
@@ -67,7 +68,7 @@ def attributes(trial: Trial) -> str | None:
 
 @promise(FIRST, "goes through learning or deployment")
 def goes_through(trial: Trial) -> str | None:
-    _ = trial.method
+    engine.counters_of(trial.method)
     return None
 
 
@@ -76,6 +77,8 @@ def answers(trial: Trial) -> str | None:
     out, n, k = trial.raw(trial.copy()), len(trial.images), len(trial.asked)
     if not isinstance(out, Tensor):
         return f"predict returned a {type(out).__name__}: it must return a tensor (images, classes)"
+    if type(out) not in (Tensor, torch.nn.Parameter):
+        return f"predict returned a {type(out).__name__}, which may forge its own softmax: it must be a plain tensor"
     if out.layout is not torch.strided:
         return f"predict returned a {str(out.layout).removeprefix('torch.')} tensor: it must return an ordinary one"
     if tuple(out.shape) != (n, k):
@@ -248,6 +251,19 @@ def agree(trial: Trial) -> str | None:
         return None
     sentence = f"after adaptation answer() and predict() give {n - share} of {n} images different classes"
     return sentence if 2 * share < n else Note(sentence)
+
+
+@promise(ANSWERS, "answer() does not adapt", adapting)
+def still(trial: Trial) -> str | None:
+    method = copy.deepcopy(trial.streamed.after).eval()
+    before, aside = engine.snapshot(method), hidden(method)
+    with torch.no_grad():
+        method.answer(trial.images.clone(), trial.asked)
+    after = engine.snapshot(method)
+    moved = [k for k, v in before[1].items() if not torch.equal(v.nan_to_num(), after[1][k].nan_to_num())]
+    if moved or before[0] != after[0] or aside != hidden(method):
+        return "answer() changes the method: it is asked where a stream is too fast to adapt to"
+    return None
 
 
 @promise(ANSWERS, "reset is exact and adapts again", adapting)

@@ -22,8 +22,9 @@ from ..types import Experience, LabelSpace, TestSet
 from . import _engine as engine
 from .report import pressed
 from .toy import ToyScenario, class_names
+from .traces import gained, names, own_state, told
 from .walk import Gallery, held
-from .world import changed, code, opened, own_state, patched, unusual, world
+from .world import changed, code, opened, patched, unusual, world
 
 __all__ = ["Streamed", "Trial", "kept", "streams"]
 
@@ -134,11 +135,12 @@ class Trial:
     def watching(self) -> Iterator[None]:
         """Notes what the method changes beyond itself inside the block."""
         with unusual():
-            before, known, own = world(), code(self.cls), own_state(self.cls)
+            before, known, own, there = world(), code(self.cls), own_state(self.cls), names(self.cls)
             yield
             self.watched["world"] += changed(before, world())
             self.watched["code"] += patched(known, code(self.cls))
             self.watched["own"] += [k for k, v in own_state(self.cls).items() if own.get(k) != v]
+            self.watched["own"] += [told(*new) for new in gained(there, names(self.cls))]
 
     def trained(self, sizes: list[int] | None = None) -> Method:
         """The toy's learning or deployment, from the start."""
@@ -172,8 +174,8 @@ class Trial:
     # ------------------------------------------------------------------ ways to ask
     @property
     def asked(self) -> LabelSpace:
-        """The classes that plain questions are about."""
-        return self.scenario.test_sets()[0].space if self.scenario.answers == "task" else self.space
+        """The classes that plain questions are about, as a copy: what a method writes into it nobody else reads."""
+        return copy.copy(self.scenario.test_sets()[0].space if self.scenario.answers == "task" else self.space)
 
     def spaces(self) -> list[LabelSpace]:
         """The classes among which each test set is answered."""
@@ -190,8 +192,8 @@ class Trial:
     def raw(self, method: Method, x: Tensor | None = None, space: LabelSpace | None = None) -> Any:
         """As :meth:`logits`, whatever it is that comes back."""
         method.eval()
-        with torch.set_grad_enabled(method.adapts):
-            return method.predict((self.images if x is None else x).clone(), space or self.asked)
+        with torch.set_grad_enabled(type(method).adapts):
+            return method.predict((self.images if x is None else x).clone(), copy.copy(space or self.asked))
 
     def run_stream(self, method: Method, tests: list[TestSet] | None = None,
                    scenario: ToyScenario | None = None) -> tuple[float, list[np.ndarray]]:

@@ -129,7 +129,7 @@ def held(method: nn.Module, wiring: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 # ---------------------------------------------------------------------------- images
 class Gallery:
-    """Images that can be recognised where they turn up: as bytes, floats or half floats, scaled or normalised, one
+    """Images that can be recognised where they turn up: as bytes, floats or half floats, scaled, normalised or negative, one
     channel alone, flattened or stacked."""
 
     def __init__(self, x: Tensor) -> None:
@@ -150,7 +150,7 @@ class Gallery:
             if folded is None:
                 continue
             for part in folded.split(512):
-                best, which = (_unit(part.to("cpu", torch.float64)) @ table.T).max(1)
+                best, which = (_unit(part.to("cpu", torch.float64)) @ table.T).abs().max(1)  # also a negative
                 rows |= set(which[best > 0.999].tolist())
         return rows
 

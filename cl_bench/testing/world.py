@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-import hashlib
+import locale
 import logging
 import os
 import random
@@ -13,7 +13,6 @@ import sys
 import threading
 import types
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,10 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as optim
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
-from .walk import own_classes, own_modules
+from .traces import gained, names, removed
+from .walk import own_modules
 
-__all__ = ["changed", "code", "opened", "own_state", "patched", "undone", "unharmed", "unusual", "world"]
+__all__ = ["changed", "code", "opened", "patched", "undone", "unharmed", "unusual", "world"]
 
 
 def _logger() -> tuple[Any, ...]:
@@ -98,10 +101,38 @@ def _set_signals(state: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
+def _modes() -> list[Any]:
+    return [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]
+
+
+def _set_modes(state: list[Any]) -> None:
+    for pop, stack in ((_pop_mode, _get_current_function_mode_stack), (_pop_dispatch_mode, _get_current_dispatch_mode_stack)):
+        while stack() and not any(stack()[-1] is mode for mode in state):
+            pop()
+
+
+def _autocast() -> tuple[Any, ...]:
+    kinds = ("cpu", "cuda")
+    return (*(torch.is_autocast_enabled(k) for k in kinds), *(torch.get_autocast_dtype(k) for k in kinds),
+            torch.is_inference_mode_enabled())
+
+
+def _set_autocast(state: tuple[Any, ...]) -> None:
+    for k, kind in enumerate(("cpu", "cuda")):
+        torch.set_autocast_enabled(kind, state[k])
+        torch.set_autocast_dtype(kind, state[2 + k])
+
+
+def _mask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _switches() -> tuple[Any, ...]:
     cudnn = torch.backends.cudnn
     return (torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), cudnn.deterministic,
-            cudnn.benchmark, cudnn.enabled, torch.is_anomaly_enabled())
+            cudnn.benchmark, cudnn.enabled, torch.is_anomaly_enabled(), float(torch.full((), 1e-40) * 1) > 0)
 
 
 def _set_switches(state: tuple[Any, ...]) -> None:
@@ -109,6 +140,7 @@ def _set_switches(state: tuple[Any, ...]) -> None:
     torch.set_float32_matmul_precision(state[1])
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.enabled = state[2:5]
     torch.autograd.set_detect_anomaly(state[5])
+    torch.set_flush_denormal(not state[6])
 
 
 _Fact = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -123,6 +155,8 @@ _FACTS: dict[str, _Fact] = {
     "the default device": (torch.get_default_device, torch.set_default_device),
     "the thread count": (torch.get_num_threads, torch.set_num_threads),
     "torch's switches": (_switches, _set_switches),
+    "torch's modes": (_modes, _set_modes),
+    "autocast": (_autocast, _set_autocast),
     "hooks of all modules and optimizers": (_hooks, _set_hooks),
     "hooks of saved tensors": (lambda: torch._C._autograd._top_saved_tensors_default_hooks(False), _set_saved),
     "the root logger": (_logger, _set_logger),
@@ -136,6 +170,8 @@ _FACTS: dict[str, _Fact] = {
     "standard output": (lambda: (sys.stdout, sys.stderr, sys.stdin), _set_streams),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "NumPy's error state": (np.geterr, lambda v: np.seterr(**v)),
+    "the locale": (lambda: locale.setlocale(locale.LC_ALL), lambda v: locale.setlocale(locale.LC_ALL, v)),
+    "the mask of new files": (_mask, os.umask),
     "running threads": (lambda: set(threading.enumerate()), lambda v: None),
 }
 
@@ -172,11 +208,13 @@ def undone() -> Iterator[None]:
 @contextmanager
 def unharmed(cls: type) -> Iterator[None]:
     """As :func:`undone`; what ``cls`` replaces of the harness and of libraries is put back as well."""
-    known = code(cls)
+    known, there = code(cls), names(cls)
     try:
         with undone():
             yield
     finally:
+        for owner, name in gained(there, names(cls)):
+            removed(owner, name)
         for name in patched(known, code(cls)):
             owner, _, attribute = name.rpartition(".")
             if name in known:
@@ -253,89 +291,6 @@ def patched(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def _means(old: Any, new: Any) -> bool:
     return old is new or (isinstance(old, _PLAIN) and type(old) is type(new) and bool(old == new))
-
-
-# ---------------------------------------------------------------------------- a method's own classes and modules
-def own_state(cls: type) -> dict[str, str]:
-    """The content of class attributes and module globals that the author of ``cls`` wrote, as digests by name."""
-    out: dict[str, str] = {}
-    for owner in own_classes(cls):
-        out.update({f"{owner.__name__}.{k}": _digest(v) for k, v in list(vars(owner).items()) if _told(k)})
-    for module in own_modules(cls):
-        for key, value in list(vars(module).items()):
-            if _told(key) and not isinstance(value, types.ModuleType):
-                out[f"{module.__name__.rpartition('.')[2]}.{key}"] = _digest(value)
-            if isinstance(value, type) and value.__module__ == module.__name__:
-                out.update({f"{value.__name__}.{k}": _digest(v) for k, v in list(vars(value).items()) if _told(k)})
-    return out
-
-
-def _told(name: str) -> bool:
-    return not (name.startswith("__") and name.endswith("__")) and name != "_abc_impl"
-
-
-def _digest(value: Any) -> str:
-    h = hashlib.sha256()
-    for piece in _pieces(value, set(), []):
-        h.update(piece)
-    return h.hexdigest()
-
-
-def _pieces(value: Any, seen: set[int], keep: list[Any]) -> Iterator[bytes]:
-    """The content of a value, byte by byte; code is itself."""
-    yield type(value).__name__.encode()
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        yield repr(value).encode()
-        return
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    keep.append(value)
-    if isinstance(value, Tensor):
-        if not value.is_meta:
-            yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, np.ndarray):
-        yield value.tobytes()
-    elif isinstance(value, Mapping):
-        for k, v in list(value.items()):
-            yield from _pieces(k, seen, keep)
-            yield from _pieces(v, seen, keep)
-    elif isinstance(value, (list, tuple, deque)):
-        yield str(len(value)).encode()
-        for v in value:
-            yield from _pieces(v, seen, keep)
-    elif isinstance(value, (set, frozenset)):
-        yield from sorted(repr(v).encode() for v in value)
-    elif isinstance(value, torch.Generator):
-        yield value.get_state().numpy().tobytes()
-    elif isinstance(value, random.Random):
-        yield repr(value.getstate()).encode()
-    elif isinstance(value, np.random.Generator):
-        yield repr(value.bit_generator.state).encode()
-    elif type(value).__module__ == "itertools":
-        yield repr(value).encode()  # a counter says where it stands
-    elif isinstance(value, (types.FunctionType, types.MethodType, staticmethod, classmethod, property, type, types.ModuleType)):
-        yield str(id(value)).encode()
-        if isinstance(value, types.FunctionType):
-            yield from _pieces((value.__defaults__, value.__kwdefaults__), seen, keep)
-            for cell in value.__closure__ or ():
-                yield from _cell(cell, seen, keep)
-    elif isinstance(value, nn.Module):
-        yield from _pieces({k: v for k, v in vars(value).items() if "hook" not in k}, seen, keep)
-    elif hasattr(value, "__dict__") and not isinstance(value, (logging.Logger, nn.Module)):
-        yield from _pieces(vars(value), seen, keep)
-    elif slots := [k for c in type(value).__mro__ for k in c.__dict__.get("__slots__", ()) if hasattr(value, k)]:
-        yield from _pieces({k: getattr(value, k) for k in slots}, seen, keep)
-    else:
-        yield str(id(value)).encode()
-
-
-def _cell(cell: Any, seen: set[int], keep: list[Any]) -> Iterator[bytes]:
-    try:
-        content = cell.cell_contents
-    except ValueError:  # not yet filled
-        return
-    yield from _pieces(content, seen, keep)
 
 
 # ---------------------------------------------------------------------------- doors to the outside
