@@ -207,8 +207,8 @@ MEASURE = _many(
     "engine", f"{ENGINE}/measure.py",
     (*(f"tests/test_engine.py::test_{t}" for t in (
         "a_test_sets_own_batch_size_and_classes_are_kept", "answers_that_are_not_finite_are_wrong_and_counted",
-        "images_of_all_test_sets_come_mixed_where_they_are_answered_among_the_same_classes", "a_wrong_shape_is_refused_in_words",
-        "a_method_that_reads_ahead_is_refused")), "tests/test_contract_facts.py"),
+        "images_of_all_test_sets_come_mixed_where_they_are_answered_among_the_same_classes",
+        "a_wrong_shape_is_refused_in_words", "a_method_that_reads_ahead_is_refused")), "tests/test_contract_facts.py"),
     ("a test set's own batch size is ignored",
      "pool = Pool([tests[k].data for k in members], first.batch_size or size,",
      "pool = Pool([tests[k].data for k in members], size,"),
