@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from . import _engine as engine
 from .promise import Promise, learner, promise, steady
 from .promises_answers import ALONE
 from .report import Note
-from .traces import hidden
+from .traces import hidden, plain_bytes
 from .trial import Trial, kept
 from .walk import Gallery, own_classes, reached
 from .world import changed, unusual, world
@@ -204,7 +203,7 @@ def declared(trial: Trial) -> str | None:
     if whole[1] != half[1]:
         return None
     if (more := whole[2] - half[2]) > _PLAIN * (images - images // 2):
-        return (f"twice as many images leave {more:,} more characters of plain data, which no memory counts: keep tensors in a "
+        return (f"twice as many images leave {more:,} more bytes of plain data, which no memory counts: keep tensors in a "
                 "module of cl_bench.memory, or declare in `exempt` what it is")
     if whole[0] == half[0]:
         return None
@@ -212,18 +211,18 @@ def declared(trial: Trial) -> str | None:
             "what is kept in stored_samples(), or declare it in `exempt` with what it is")
 
 
-_PLAIN = 100  # characters of plain data per image: a few numbers, and no picture
+_PLAIN = 100  # bytes of plain data per image: a few numbers, and no picture
 
 
 def _learned(trial: Trial, images: int) -> tuple[int, int, int]:
-    """(bytes outside counted memories, stored samples, characters of plain data) after one pass over the first ``images`` of
+    """(bytes outside counted memories, stored samples, bytes of plain data) after one pass over the first ``images`` of
     an experience."""
     method = trial.fresh()
     with engine.drawing(method, trial.draws):
         engine.learn(method, _part(trial.experiences[0], images), 200 + images, 1)
     memories = [m for m in method.modules() if m is not method and isinstance(getattr(m, "samples", None), int)]
-    plain = len(json.dumps(engine.snapshot(method)[0]))
-    return engine.own_bytes(method) - sum(engine.own_bytes(m) for m in memories), method.stored_samples(), plain
+    return (engine.own_bytes(method) - sum(engine.own_bytes(m) for m in memories), method.stored_samples(),
+            plain_bytes(method))
 
 
 def _part(exp: Experience, images: int) -> Experience:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..method import Method
-from ..state import HARNESS
+from ..state import HARNESS, leaves, parts
 from .walk import own_classes, own_modules
 
-__all__ = ["gained", "hidden", "names", "own_state", "removed", "told"]
+__all__ = ["gained", "hidden", "names", "own_state", "plain_bytes", "removed", "told"]
 
 _CACHED = type(functools.lru_cache(lambda: None))
 _RUNNING = ("_trainer", "_fabric", *HARNESS)  # what the engine and Lightning hang on a method while it works
@@ -139,10 +139,27 @@ def hidden(method: nn.Module) -> str:
     return h.hexdigest()
 
 
+def plain_bytes(method: nn.Module) -> int:
+    """Bytes of text and numbers that lie in a method's state beside its tensors: a number counts eight."""
+    stack: list[Any] = [method]
+    seen, keep, total = set[int](), list[Any](), 0
+    while stack:
+        here = stack.pop()
+        if isinstance(here, (str, bytes, bytearray)):
+            total += len(here)
+        elif isinstance(here, (bool, int, float, complex)):
+            total += 8
+        elif id(here) not in seen:
+            seen.add(id(here))
+            keep.append(here)  # an id is unique only while its object lives
+            stack.extend(parts(here, everything=True))
+    return total
+
+
 # ---------------------------------------------------------------------------- other modules
 def names(cls: type) -> dict[Any, frozenset[str]]:
     """Which names there are in all modules but those of the author of ``cls``, in the harness's classes, and which modules
-    there are that no file made."""
+    hold tensors that no file made (compiled libraries make some, which hold none)."""
     mine = {m.__name__ for m in own_modules(cls)}
     out: dict[Any, frozenset[str]] = {}
     for name, module in sys.modules.copy().items():
@@ -151,9 +168,8 @@ def names(cls: type) -> dict[Any, frozenset[str]]:
             if name.startswith("cl_bench"):
                 out.update({(name, k): frozenset(vars(v)) for k, v in list(vars(module).items())
                             if isinstance(v, type) and v.__module__ == name})
-    made = (n for n, m in sys.modules.copy().items()
-            if getattr(m, "__spec__", None) is None and n not in mine and not n.startswith("_cython_"))
-    out[None] = frozenset(made)
+    made = [(n, m) for n, m in sys.modules.copy().items() if getattr(m, "__spec__", None) is None and n not in mine]
+    out[None] = frozenset(n for n, m in made if any(True for _ in leaves(dict(getattr(m, "__dict__", {})))))
     return out
 
 
