@@ -226,7 +226,8 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
         if ranks.size() > 1:  # whole batches to each process, so that none is of other images than in one process
             order = torch.cat([order[:0], *order.split(pool.size)[ranks.rank()::ranks.size()]])
         if len(order) or ranks.size() == 1:
-            answer_all(copy.deepcopy(method) if type(method).adapts else method, pool, order, [ledger], _NoClock(), compute, place)
+            asked = copy.deepcopy(method) if type(method).adapts else method
+            answer_all(asked, pool, order, [ledger], _NoClock(), compute, place)
         answers = Answers.joined(ranks.gathered(ledger.collect()))
         for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):
             scored[k] = Scored.of(answers.part(start, end), space, tests[k])
