@@ -66,6 +66,17 @@ def test_batch_size_does_not_matter_to_the_reservoir() -> None:
     assert whole.y.tolist() == slots
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_first_image_that_comes_late_is_kept_with_its_share(size: int) -> None:
+    """``size / (size + 1)``: the image at hand is one of those that the draw is over."""
+    g, kept = torch.Generator().manual_seed(0), 0
+    for _ in range(300):
+        memory = Reservoir(size)
+        memory.add(images(size + 1), torch.arange(size + 1), g)
+        kept += size in memory.y.tolist()
+    assert abs(kept - 300 * size / (size + 1)) < 35, "four standard deviations"
+
+
 def test_draw_is_without_replacement_from_the_given_generator() -> None:
     memory = Reservoir(10)
     memory.add(images(6), torch.arange(6), torch.Generator().manual_seed(0))
