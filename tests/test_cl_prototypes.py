@@ -127,3 +127,9 @@ def test_ranpac_selects_its_ridge_in_float32() -> None:
     assert exact < 1e-4 < single, (exact, single)
     least = 6e-8 * float(torch.linalg.svdvals(h[:38])[0]) ** 2
     assert m.best(m.losses_exact(*parts, single=True)) >= least
+
+
+@pytest.mark.parametrize("name", ["ncm", "ranpac", "ease", "slca"])
+def test_single_precision_images_are_answered_by_a_method_in_double(name: str) -> None:
+    method = learned(name).double()
+    assert method.predict(images().float(), method.seen).dtype == torch.float64

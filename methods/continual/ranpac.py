@@ -85,7 +85,8 @@ class RanPAC(FirstSession):
         return torch.relu(features @ self.project)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.expand(self.backbone.forward_features(x)) @ self.weight.to(x.dtype)
+        h = self.expand(self.backbone.forward_features(x))
+        return h @ self.weight.to(h.dtype)
 
     @torch.no_grad()
     def end(self, exp: Experience) -> None:
