@@ -1,0 +1,93 @@
+"""PEFT's LoRA, DoRA, PiSSA and AdaLoRA beside ours, trained on the same batches from the same start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.adapters import FUSED4, attach
+from cl_bench.data.tensor import as_float
+
+from .checkouts import Row
+from .learners import digits, embedded
+
+STEPS, RANK = 12, 4
+
+
+class Classified(nn.Module):
+    """The embedded ViT under a fixed random classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = embedded()
+        torch.manual_seed(4)
+        self.register_buffer("weight", torch.randn(6, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.body.forward_features(x), self.weight)  # type: ignore[arg-type]
+
+
+def peft(tree: Path) -> list[Row]:
+    """Logits after twelve steps of AdamW without decay."""
+    import peft as theirs
+
+    torch.set_default_dtype(torch.float64)
+    experiences, tests = digits()
+    x = torch.cat([as_float(e.data.x).double() for e in experiences])  # type: ignore[attr-defined]
+    y = torch.cat([e.data.y for e in experiences])  # type: ignore[attr-defined]
+    batches = [(x[k::STEPS], y[k::STEPS]) for k in range(STEPS)]
+    names = ("qkv", "proj", "fc1", "fc2")
+    where = r".*blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
+    rows = list[Row]()
+    for kind in ("lora", "dora", "pissa", "adalora"):
+        torch.manual_seed(0)
+        mine, net = Classified(), Classified()
+        settings: dict[str, Any] = {"r": RANK, "alpha": 8.0}
+        if kind == "adalora":
+            settings |= {"target_r": 2, "first": 2 / STEPS, "last": 4 / STEPS, "orth": 0.0}
+            config: Any = theirs.AdaLoraConfig(init_r=RANK, target_r=2, lora_alpha=8, lora_dropout=0.0, target_modules=where,
+                                               total_step=STEPS, tinit=2, tfinal=4, deltaT=1)
+        else:
+            config = theirs.LoraConfig(r=RANK, lora_alpha=8, lora_dropout=0.0, target_modules=where, use_dora=kind == "dora",
+                                       init_lora_weights="pissa" if kind == "pissa" else True)
+        adapters = attach(mine.body, kind, FUSED4, **settings)
+        wrapped = theirs.get_peft_model(net.float() if kind == "pissa" else net, config).double()  # PiSSA starts in float32
+        if kind != "pissa":
+            with torch.no_grad():
+                for at, adapter in adapters.each():
+                    layer = wrapped.base_model.model.get_submodule(f"body.model.{at}")
+                    a, b = layer.lora_A["default"], layer.lora_B["default"]
+                    (a if kind == "adalora" else a.weight).copy_(adapter.A)
+                    (b if kind == "adalora" else b.weight).copy_(adapter.B)
+                    if kind == "adalora":
+                        layer.lora_E["default"].copy_(adapter.gate[:, None])
+        sides = [(mine, [p for p in adapters.parameters() if p.requires_grad]),
+                 (wrapped, [p for n, p in wrapped.named_parameters() if p.requires_grad])]
+        optimizers = [torch.optim.AdamW(ps, lr=5e-3, weight_decay=0.0) for _, ps in sides]
+        with torch.no_grad():
+            start = float((mine(tests) - wrapped(tests)).abs().max())
+        for step, (bx, by) in enumerate(batches):
+            for (side, _), optimizer in zip(sides, optimizers, strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(side(bx), by).backward()
+                optimizer.step()
+            if kind == "adalora":
+                adapters.after_step(step + 1, STEPS)
+                wrapped.base_model.update_and_allocate(step + 1)
+        with torch.no_grad():
+            end = float((mine(tests) - wrapped(tests)).abs().max())
+        what = f"PEFT {kind}"
+        slack = 100.0 if kind == "pissa" else 1.0
+        note = ", whose start PEFT decomposes in single precision" if kind == "pissa" else ""
+        rows += [Row(what, f"logits of 60 test images at the start, on {', '.join(names)} of three blocks{note}", start,
+                     slack * 2e-6),
+                 Row(what, f"logits after {STEPS} steps{note}", end, slack * 1e-5)]
+        if kind == "adalora":
+            closed = sum(int((a.gate != 0).sum()) for _, a in adapters.each())
+            official = sum(int((p != 0).sum()) for n, p in wrapped.named_parameters() if "lora_E" in n)
+            rows.append(Row(what, f"triplets left open at the end: {closed}", float(abs(closed - official)), 0.0))
+    return rows
