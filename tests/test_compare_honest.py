@@ -124,13 +124,13 @@ def test_a_record_says_what_its_method_is_and_the_registry_knows_older_ones(tmp_
 
 
 def test_a_subclass_of_a_bound_competes_unless_it_says_so():
-    from cl_bench.command.config import _named
+    from cl_bench.command.config import named
     from cl_bench.registry import find
 
     Finetune = find("cl_bench.methods", "finetune")
     globals()["Mine"] = type("Mine", (Finetune,), {"__module__": __name__, "__qualname__": "Mine"})
-    assert _named({"method": {"class_path": f"{__name__}.Mine"}}, "method")["reference"] == ""
-    assert _named({"method": {"class_path": f"{Finetune.__module__}.Finetune"}}, "method")["reference"] == "lower bound"
+    assert named({"method": {"class_path": f"{__name__}.Mine"}}, "method")["reference"] == ""
+    assert named({"method": {"class_path": f"{Finetune.__module__}.Finetune"}}, "method")["reference"] == "lower bound"
 
 
 # -- marks follow the column ------------------------------------------------------------------------------------------

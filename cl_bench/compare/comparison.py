@@ -177,9 +177,11 @@ def _say(differences: dict[str, dict[str, list[str]]]) -> str:
 def _notes(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of a table: mixed protocols, mixed code, uncommitted changes."""
     notes = []
-    for method in dict.fromkeys(r.method for r in runs):
-        found = {json.dumps([t.get("tried"), t.get("objective"), t.get("on")]) for r in runs if r.method == method
-                 and isinstance(t := r.record.get("tuning"), Mapping)}
+    searched: dict[str, set[str]] = {}  # once over the runs: a table may have thousands of rows
+    for run in runs:
+        if isinstance(t := run.record.get("tuning"), Mapping):
+            searched.setdefault(run.method, set()).add(json.dumps([t.get("tried"), t.get("objective"), t.get("on")]))
+    for method, found in searched.items():
         for tried, objective, on in map(json.loads, sorted(found)):
             notes.append(f"{method} was chosen among {tried} configurations tried, by {objective} on {on}.")
     if len({r.fingerprint for r in runs}) > 1:

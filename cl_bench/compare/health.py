@@ -9,6 +9,7 @@ from datetime import datetime
 from ..numbers.chance import learned_anything
 from ..numbers.metrics import dig
 from ..records.results import Run
+from .memo import kept
 
 __all__ = ["Flag", "flags_of", "mixed_hosts", "overlapping", "run_flags", "unlearned"]
 
@@ -42,7 +43,7 @@ class Flag:
 
 def unlearned(run: Run) -> bool:
     """Whether a run of learning was no better than chance right after learning."""
-    return run.kind != "stream" and not learned_anything(run.matrix.so_far(), run.record)
+    return kept([run], "unlearned", lambda: run.kind != "stream" and not learned_anything(run.matrix.so_far(), run.record))
 
 
 def run_flags(run: Run) -> list[str]:

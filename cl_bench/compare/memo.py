@@ -10,7 +10,7 @@ from ..records.results import Run
 
 __all__ = ["kept"]
 
-MOST = 20_000
+MOST = 100_000
 T = TypeVar("T")
 _made: OrderedDict[Hashable, tuple[tuple[Run, ...], Any]] = OrderedDict()
 
