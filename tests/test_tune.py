@@ -19,8 +19,8 @@ from cl_bench.records.results import load_all
 from cl_bench.registry import find
 
 pytest.importorskip("optuna", reason="the extra `tune` is not installed")
-LEARN = ["--scenario", "split_digits", "--scenario.per_class", "8", "--method", "finetune", "--method.epochs", "1",
-         "--device", "cpu"]
+LEARN = ["--scenario", "split_digits", "--scenario.per_class", "5", "--scenario.increment", "5", "--method", "finetune",
+         "--method.epochs", "1", "--device", "cpu"]
 STREAM = ["--scenario", "digits_c", "--scenario.corruptions", "[fog, contrast]", "--method", "tent", "--source.epochs", "1",
           "--device", "cpu"]
 
