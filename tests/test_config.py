@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cl_bench.command.config import config_file, parse, plan_from, preflight
+from cl_bench.command.config import config_file, parse, plan_from
+from cl_bench.command.rehearsal import Rehearsal
 from cl_bench.command.sweep import read_suite
 from cl_bench.errors import UserError
 from cl_bench.registry import find
@@ -134,12 +135,16 @@ def test_a_label_is_the_same_when_it_comes_back_from_a_record() -> None:
         assert plan_from(again).names["method"]["label"] == "codyra(rank=8)"
 
 
-def test_preflight_finds_what_needs_no_data() -> None:
-    preflight(parse(SPLIT))
+def test_a_plan_is_checked_when_it_is_made_and_a_machine_when_it_is_asked_for() -> None:
     with pytest.raises(UserError, match="needs source"):
-        preflight(parse(["--scenario", "split_digits", "--method", "eata"]))
+        plan_from(parse(["--scenario", "split_digits", "--method", "eata"]))
+    rehearsal = Rehearsal()
+    rehearsal(parse(SPLIT))
+    with pytest.raises(UserError, match="needs source"):
+        rehearsal(parse(["--scenario", "split_digits", "--method", "eata"]))
     with pytest.raises(UserError, match="is not a device"):
-        preflight(parse([*SPLIT, "--device", "gpuu"]))
+        rehearsal(parse([*SPLIT, "--device", "gpuu"]))
+    Rehearsal(elsewhere=True)(parse([*SPLIT, "--device", "gpuu"]))
 
 
 def test_config_files_by_name_and_path(tmp_path: Path) -> None:
@@ -154,7 +159,7 @@ def test_config_files_by_name_and_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((HOME / "configs" / "run").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_config_is_valid(file: Path) -> None:
-    preflight(parse(["--config", str(file)]))
+    plan_from(parse(["--config", str(file)]), backbone=None)
     assert file.read_text().startswith("# "), "its first line says what it should reach"
 
 
@@ -169,7 +174,7 @@ def test_every_shipped_suite_is_valid(file: Path) -> None:
         if key not in seen:
             config = parse([], job.config)
             if built:
-                preflight(config)
+                plan_from(config, backbone=None)
         seen.add(key)
 
 

@@ -115,30 +115,11 @@ def _help(options: Sequence[Option]) -> None:
             raise Helped(0)
 
 
-def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """(scenario, backbone, backbone -> method) from what :func:`parse` returned."""
-    scenario, backbone, method = (make(config[root], _ROOTS[root]) for root in ("scenario", "backbone", "method"))
+def build(config: Mapping[str, Any], **built: Any) -> tuple[Any, Any, Any]:
+    """(scenario, backbone, backbone -> method) from what :func:`parse` returned, but for what is built already."""
+    scenario, backbone, method = (
+        built[root] if root in built else make(config[root], _ROOTS[root]) for root in ("scenario", "backbone", "method"))
     return scenario, backbone, method
-
-
-def preflight(config: Mapping[str, Any], here: bool = True) -> None:
-    """Find what can be found wrong without reading weights or data; ``here``: the run will use this machine's devices.
-
-    Raises:
-        UserError: for a scenario that cannot be built, a method that needs what it does not give, a missing device.
-    """
-    from ..engine.compute import Compute, check_precision, resolve_device
-    from ..engine.optimizers import check_optimizers
-    from ..engine.protocol import check_needs
-
-    compute = Compute(**dict(config.get("compute") or {}))
-    if here:
-        device = resolve_device(compute.device)
-        check_precision(compute.precision, device)
-        check_optimizers(compute.optimizers, device)
-    scenario = make(config["scenario"], _ROOTS["scenario"])
-    names = {root: named(config, root) for root in ("scenario", "method")}
-    check_needs(_class(config["method"]["class_path"]), scenario, names)
 
 
 def named(config: Mapping[str, Any], root: str) -> dict[str, Any]:
@@ -194,13 +175,19 @@ def _labelled(value: Any) -> Any:
     return _label(value, groups[0] if groups else GROUPS["scenarios"])
 
 
-def plan_from(config: Mapping[str, Any], suite: str | None = None) -> Any:
-    """A :class:`cl_bench.engine.runner.Plan` from the plain data of :func:`parse`."""
+def plan_from(config: Mapping[str, Any], suite: str | None = None, **built: Any) -> Any:
+    """A :class:`cl_bench.engine.runner.Plan` from the plain data of :func:`parse`.
+
+    built: its ``scenario`` or ``backbone``, where they are built already.
+
+    Raises:
+        UserError: for parts that cannot be built, or a method that needs what the scenario does not give.
+    """
     from ..engine.compute import Compute
     from ..engine.runner import Plan
     from ..engine.source_training import SourceRecipe
 
-    scenario, backbone, method = build(config)
+    scenario, backbone, method = build(config, **built)
     compute = Compute(**dict(config.get("compute") or {}))
     if compute.workers:
         spawnable()

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError, told
 from ..records.results import plain
 from ..records.source_digest import built_in, class_paths, source_digest
-from .config import named, preflight
+from .config import plan_from
 from .parts import ROOTS, class_of, make
 
 __all__ = ["Rehearsal", "Sizes", "sources", "try_method"]
@@ -31,19 +31,15 @@ class Sizes:
     @classmethod
     def of(cls, scenario: Any) -> Sizes:
         """Of one scenario, walked from its start to its end."""
-        from ..types import Experience, TestSet
-
-        sizes, asked = cls(), sum(len(test.data) for test in scenario.test_sets())
-        sizes.source = len(scenario.source.data) if scenario.source is not None else 0
-        for step in scenario.timeline():
-            if sizes.image is None and isinstance(step, (TestSet, Experience)):
-                sizes.image = tuple(getattr(step.data[0][0], "shape", ())) or None
-            if isinstance(step, TestSet):
-                sizes.streamed += len(step.data)  # type: ignore[arg-type]
-            elif isinstance(step, Experience):
-                sizes.learned += len(step.data)  # type: ignore[arg-type]
-                sizes.measured += asked
-        return sizes
+        asked = sum(len(test.data) for test in scenario.test_sets())
+        for _ in scenario.timeline():
+            pass
+        learned, streamed = scenario.experiences(), scenario.stream()
+        first = next(iter([*learned, *streamed]), None)
+        return cls(
+            learned=sum(len(e.data) for e in learned), streamed=sum(len(t.data) for t in streamed),
+            measured=asked * len(learned), source=len(scenario.source.data) if scenario.source is not None else 0,
+            image=None if first is None else tuple(getattr(first.data[0][0], "shape", ())) or None)
 
 
 def _text(part: Any) -> str:
@@ -51,24 +47,29 @@ def _text(part: Any) -> str:
 
 
 class Rehearsal:
-    """:func:`preflight` for many configs: each scenario is walked and each method built, once, on the CPU. Files that are
-    missing, splits that are impossible and options that a constructor refuses show before the first run."""
+    """Many configs, each planned as its run will be, once whatever its seed: each scenario is walked and each method built, on
+    the CPU. Missing files, impossible splits and options that a constructor refuses show before the first run."""
 
     def __init__(self, elsewhere: bool = False) -> None:
         """elsewhere: the runs go to other machines, whose devices are not looked for here."""
         self.elsewhere = elsewhere
         self.seen: set[str] = set()
-        self.backbones: dict[str, Any] = {}
+        self.held: dict[str, tuple[str, Any]] = {}  # the last scenario and the last backbone: one at a time in memory
         self.sizes: dict[str, Sizes] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> None:
         """Raises UserError with the sentence that the run itself would end with."""
-        if self._new("preflight", {**config, "seed": 0}):
-            preflight(config, here=not self.elsewhere)
+        if not self._new("run", {**config, "seed": 0}):
+            return
+        from ..engine.compute import Compute, device_for
+
+        if not self.elsewhere:
+            device_for(Compute(**dict(config.get("compute") or {})))
+        plan = plan_from(config, scenario=self._made(config, "scenario"), backbone=self._made(config, "backbone"))
         if self._new("scenario", config["scenario"]):
-            self.sizes[_text(config["scenario"])] = Sizes.of(make(config["scenario"], ROOTS["scenario"]))
+            self.sizes[_text(config["scenario"])] = Sizes.of(plan.scenario)
         if self._new("method", [config["backbone"], config["method"]]):
-            self._build(config)
+            try_method(plan.build, plan.backbone, plan.names["method"]["label"])
 
     def size(self, config: Mapping[str, Any]) -> Sizes:
         """What a config that was rehearsed goes through."""
@@ -78,11 +79,12 @@ class Rehearsal:
         key = kind + _text(part)
         return key not in self.seen and not self.seen.add(key)  # type: ignore[func-returns-value]
 
-    def _build(self, config: Mapping[str, Any]) -> None:
-        key = _text(config["backbone"])
-        if key not in self.backbones:
-            self.backbones = {key: make(config["backbone"], ROOTS["backbone"])}  # one at a time in memory
-        try_method(make(config["method"], ROOTS["method"]), self.backbones[key], named(config, "method")["label"])
+    def _made(self, config: Mapping[str, Any], root: str) -> Any:
+        key, (held, part) = _text(config[root]), self.held.get(root, ("", None))
+        if key != held:
+            part = make(config[root], ROOTS[root])
+            self.held[root] = key, part
+        return part
 
 
 def try_method(build: Callable[[Any], Any], backbone: Any, label: str) -> None:

@@ -9,8 +9,9 @@ import torch
 
 from ..errors import UserError
 from ..ranges import Range, Text, bounded
+from .optimizers import check_optimizers
 
-__all__ = ["Compute", "check_precision", "resolve_device"]
+__all__ = ["Compute", "check_precision", "device_for", "resolve_device"]
 
 Processes = Annotated[int, Range(0, 256)]
 Devices = Annotated[int, Range(1, 1024)]
@@ -42,6 +43,18 @@ class Compute:
     optimizers: Literal["torch", "fused", "apex"] = "torch"
     devices: Devices = 1
     strategy: Literal["ddp"] = "ddp"
+
+
+def device_for(compute: Compute) -> torch.device:
+    """The device that a run uses on this machine.
+
+    Raises:
+        UserError: where this machine has not what ``compute`` asks for: its device, precision or optimizers.
+    """
+    device = resolve_device(compute.device)
+    check_precision(compute.precision, device)
+    check_optimizers(compute.optimizers, device)
+    return device
 
 
 def resolve_device(name: str) -> torch.device:

@@ -25,14 +25,17 @@ SEED_POLICY = "one seed per run names every draw by its position"
 
 @dataclass
 class Plan:
-    """Everything a run is made of, built; ``config`` is the same as plain data, enough to build it again.
+    """Everything a run is made of, built and fitting together; ``config`` is the same as plain data, enough to build it again.
 
     Attributes:
-        build: backbone -> method; ``method`` is its class, whose ``needs`` are checked before any work.
+        build: backbone -> method; ``method`` is its class.
         checkpoint: keep what it takes to resume; ``checkpoint_every``: seconds between two checkpoints inside of one step,
             at least (writing them takes at most a twentieth of a run).
         tuning: the search that chose the settings, for the record.
         names: what the record calls them: {"scenario": {"name", "class_path", "args"}, "method": ..., "backbone": ...}.
+
+    Raises:
+        UserError: where the scenario does not give what the method needs.
     """
 
     scenario: Scenario
@@ -47,6 +50,9 @@ class Plan:
     checkpoint: bool = True
     checkpoint_every: float = 10.0
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_needs(self.method, self.scenario, self.names)
     tuning: dict[str, Any] = field(default_factory=dict)
 
 

@@ -22,11 +22,10 @@ from ..records.results import environment
 from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
 from . import checkpoint
-from .compute import Compute, check_precision, resolve_device
+from .compute import Compute, device_for
 from .meter import reset_peak_memory
-from .optimizers import check_optimizers
 from .processes import check_processes, writer_of
-from .protocol import PROTOCOL_VERSION, Plan, check_needs, fingerprint, head_fits, needs_source, unsuited
+from .protocol import PROTOCOL_VERSION, Plan, fingerprint, head_fits, needs_source, unsuited
 from .run_state import Listener, RunState, identity_of
 from .seeding import derive, seeded
 from .source_training import ready_backbone
@@ -44,15 +43,12 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
     checkpoint is damaged, starts over, and its warnings say so.
 
     Raises:
-        UserError: before anything is touched: where the scenario does not give what the method needs, the method cannot
-            be built, another process writes the folder, the run has finished, or it is not the same run any more.
+        UserError: before anything is touched: where this machine has not what the run asks for, the method cannot be
+            built, another process writes the folder, the run has finished, or it is not the same run any more.
     """
-    device = resolve_device(plan.compute.device)
-    check_precision(plan.compute.precision, device)
-    check_optimizers(plan.compute.optimizers, device)
+    device = device_for(plan.compute)
     with _process(plan.compute):
         reset_peak_memory()
-        check_needs(plan.method, plan.scenario, plan.names)
         check_processes(plan.compute, plan.method, plan.scenario, plan.names["method"]["label"])
         if plan.compute.devices != ranks.size():
             raise UserError(f"a run on {plan.compute.devices} devices is started by `cl-bench run` or cl_bench.run, which make "
