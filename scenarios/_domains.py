@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -151,6 +152,30 @@ class CorruptedImages(Dataset):
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
+class _Computed:
+    """The last corrupted images of this process, by what they follow from: runs of a suite that come after one another in a
+    worker compute them once. At most ``limit`` bytes; they are only read."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        x = make()
+        if x.nbytes <= self.limit:
+            self._kept[key] = x
+            self.size += x.nbytes
+        while self.size > self.limit:
+            self.size -= self._kept.popitem(last=False)[1].nbytes
+        return x
+
+
+_COMPUTED = _Computed(64 * 2**20)
+
+
 class ComputedCorruptions(CorruptionStream):
     """Corruptions computed from clean images: of images in memory when a domain is first looked at, kept as uint8; of
     files one by one (:class:`CorruptedImages`).
@@ -181,10 +206,14 @@ class ComputedCorruptions(CorruptionStream):
         key = (corruption, severity)
         if key not in self._made:
             clean = self.clean()
-            self._made[key] = (Deferred(lambda: self._compute(corruption, severity), labels_of(clean))
+            self._made[key] = (Deferred(lambda: self._images(corruption, severity), labels_of(clean))
                                if isinstance(clean, TensorData) else
                                CorruptedImages(clean, corruption, severity, self.noise_seed))
         return self._made[key]
+
+    def _images(self, corruption: str, severity: int) -> Tensor:
+        key = (digest_of(self.clean()), corruption, severity, self.noise_seed)
+        return _COMPUTED.get(key, lambda: self._compute(corruption, severity))
 
     def _compute(self, corruption: str, severity: int) -> Tensor:
         clean = self.clean()

@@ -149,3 +149,14 @@ def test_the_split_and_the_pixels_of_the_digits_do_not_change():
     """Numbers of earlier runs hold for these bytes; a change here must raise the protocol version."""
     assert digits("train").digest() == "4b4d1dc4ae9e4aae"
     assert digits("test").digest() == "32c62036f88205bb"
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    """Its file is read without the package; the package says what is in it."""
+    from sklearn.datasets import load_digits
+
+    from cl_bench.data import digits as module
+
+    x, y = load_digits(return_X_y=True)
+    table = module._table()
+    assert (table[:, :-1] == x).all() and (table[:, -1] == y).all() and table.shape == (1797, 65)

@@ -67,7 +67,6 @@ def test_cuber_measures_trust_regions_as_trgp_does(shared: Path) -> None:
             same(torch.stack(norms), v.out_norms[:, layer])
             regimes = [trust.regime_of(float(n), float(g.norm()), v.number("hp_epsilon"), False) for n in norms]
             assert regimes == v.out_regime[:, layer].tolist()
-            assert trust.strongest([float(n) for n in norms], 2) == v.out_selected[layer].tolist()
         parts = [(s, q[: s.shape[1], : s.shape[1]]) for s, q in
                  ((v.in_space1, v.in_scale1), (v.in_space2, v.in_scale2))]
         same(F.linear(v.in_x, trust.scaled_weight(v.in_weight, parts[:1]), v.in_bias), v.out_y1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(f for d in ("cl_bench", "methods", "scenarios", "cuda_ext") for f in (ROOT / d).rglob("*.py"))
+PROGRAMS = sorted(f for d in ("benchmarks", "tools", "examples") for f in (ROOT / d).rglob("*.py"))
+WRITTEN = [*FILES, *PROGRAMS, *sorted((ROOT / "tests").rglob("*.py"))]
 CORE = [f for f in FILES if f.is_relative_to(ROOT / "cl_bench")]
 PLUGINS = [f for f in FILES if f.is_relative_to(ROOT / "methods") or f.is_relative_to(ROOT / "scenarios")]
 # What a place of cl_bench/ may import lies in lines above its own, or in its own folder.
@@ -133,7 +136,7 @@ def _place_of(module: str) -> str | None:
 
 def test_no_import_circle() -> None:
     """Not even one that a function's own import hides."""
-    by_name = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
+    by_name = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in (*FILES, *PROGRAMS)}
     arrows = {name: {m for m in _run_time(f) if m in by_name and m != name
                      and not (f.name == "__init__.py" and m.startswith(f"{name}.")) and by_name[m].name != "__init__.py"}
               for name, f in by_name.items()}
@@ -174,14 +177,55 @@ def test_no_side_effects_at_import(file: Path) -> None:
     assert not bad, f"{names(file)} does {bad} at import"
 
 
-@pytest.mark.parametrize("file", FILES, ids=names)
+@pytest.mark.parametrize("file", WRITTEN, ids=names)
 def test_files_stay_readable(file: Path) -> None:
     lines = len(file.read_text(encoding="utf-8").splitlines())
     assert lines <= 400, f"{names(file)} has {lines} lines"
 
 
 def test_methods_are_short() -> None:
-    """One paper, one file of at most 150 lines."""
-    long = {names(f): n for f in PLUGINS if f.is_relative_to(ROOT / "methods") and not f.name.startswith("_")
-            and (n := len(f.read_text(encoding="utf-8").splitlines())) > 150}
-    assert not long, f"method files over 150 lines: {long}"
+    """One paper, one file of 15 to 150 lines."""
+    odd = {names(f): n for f in PLUGINS if f.is_relative_to(ROOT / "methods") and not f.name.startswith("_")
+           and not 15 <= (n := len(f.read_text(encoding="utf-8").splitlines())) <= 150}
+    assert not odd, f"method files of other than 15 to 150 lines: {odd}"
+
+
+def test_the_architecture_page_shows_these_layers() -> None:
+    """Its table has one line per layer, in this order, with these places."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    shown = [set(re.findall(r"[a-z_]+", line)) for line in re.findall(r"^[1-9][0-9]*\s+(.*?)\s{3,}", page, re.M)]
+    assert shown == [set(places) for places in LAYERS]
+
+
+def stated(file: str, cls: str) -> set[str]:
+    """The fields that a contract states: annotated, assigned, or a property."""
+    (body,) = [node.body for node in ast.parse((ROOT / "cl_bench" / file).read_text(encoding="utf-8")).body
+               if isinstance(node, ast.ClassDef) and node.name == cls]
+    return {node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)} | {
+        t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)} | {
+        node.name for node in body if isinstance(node, ast.FunctionDef)
+        and any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)}
+
+
+STEPS = {"Experience", "TestSet"}
+FIELDS = stated("scenario.py", "Scenario") | stated("method.py", "Method") | {
+    field for step in STEPS for field in stated("types.py", step)}
+
+
+# The checker judges what may keep no contract at all; the help of a part tells of functions too, which have no such fields.
+JUDGES = ("testing/", "command/part_help.py")
+
+
+@pytest.mark.parametrize("file", [f for f in (*FILES, *PROGRAMS) if not any(j in names(f) for j in JUDGES)], ids=names)
+def test_contracts_are_not_asked_for_by_chance(file: Path) -> None:
+    """No ``getattr(x, "field", default)`` on a contract's field, which would go unnoticed where it was forgotten; no
+    ``isinstance`` on kinds of steps, which have handlers."""
+    bad = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            asked = node.args[1].value if len(node.args) == 3 and isinstance(node.args[1], ast.Constant) else None
+            if node.func.id == "getattr" and asked in FIELDS and str(asked).islower():
+                bad.append(ast.unparse(node))
+            if node.func.id == "isinstance" and STEPS & set(re.findall(r"\w+", ast.unparse(node.args[1]))):
+                bad.append(ast.unparse(node))
+    assert not bad, f"{names(file)}: {bad}"

@@ -205,3 +205,21 @@ def test_tiny_imagenet_validation_is_the_test_set(tmp_path: Path) -> None:
     (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG n99")
     with pytest.raises(UserError, match="line 1"):
         make("split_tiny_imagenet", root=str(tmp_path), increment=2).test_sets()
+
+
+def test_computed_corruptions_are_computed_once_a_process_and_kept_within_a_limit() -> None:
+    import cl_bench_scenarios._domains as domains
+
+    make = find("cl_bench.scenarios", "digits_c")
+    first, again, other = (make(corruptions=["fog"], noise_seed=seed).stream()[0].data for seed in (7, 7, 8))
+    assert first.x is again.x and not torch.equal(first.x, other.x)
+    assert torch.equal(first.x, make(corruptions=["fog"], noise_seed=7)._compute("fog", 5)), "as it is computed anew"
+    kept, made = domains._Computed(limit=25), []
+
+    def x(k: int, size: int = 10) -> torch.Tensor:
+        return kept.get((k,), lambda: made.append(k) or torch.zeros(size, dtype=torch.uint8))  # type: ignore[func-returns-value]
+
+    for k in (1, 2, 1, 3, 1, 2):
+        x(k)
+    assert made == [1, 2, 3, 2], "the one that was used longest ago went, to keep within two of three"
+    assert x(9, size=26) is not x(9, size=26) and kept.size == 20, "what is larger than the limit is not kept"

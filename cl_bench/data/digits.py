@@ -6,7 +6,10 @@ each digit counted on 8 x 8 cells of ink from 0 to 16. Bright ink on a dark grou
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -37,16 +40,27 @@ def digits(split: Literal["train", "test"] = "train") -> TensorData:
     return whole.subset(test if split == "test" else ~test)
 
 
+def _table() -> np.ndarray:
+    """scikit-learn's file (1797, 65): 64 counts and the digit. It is read without the package, whose import takes a second."""
+    package = importlib.util.find_spec("sklearn")
+    for place in (package.submodule_search_locations or ()) if package is not None else ():
+        file = Path(place) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            with gzip.open(file, "rt") as rows:
+                return np.loadtxt(rows, delimiter=",")
+    from sklearn.datasets import load_digits  # it lies elsewhere in this version
+
+    return np.column_stack(load_digits(return_X_y=True))
+
+
 @lru_cache(maxsize=1)
 def _load() -> tuple[TensorData, torch.Tensor]:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    counts = torch.from_numpy(np.asarray(bunch.images, dtype=np.float64))[:, None] / 16.0
+    table = _table()
+    counts = torch.from_numpy(table[:, :-1].reshape(-1, 8, 8))[:, None] / 16.0
     # Double precision, so that rounding to uint8 does not depend on the order in which a machine adds.
     large = F.interpolate(counts, size=(32, 32), mode="bicubic", align_corners=False).clamp_(0.0, 1.0)
     x = large.mul_(255.0).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    y = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))
+    y = torch.from_numpy(table[:, -1].astype(np.int64))
     test = torch.zeros(len(y), dtype=torch.bool)
     shuffle = np.random.RandomState(_SPLIT_SEED)  # legacy generator: its stream is frozen by NumPy's policy (NEP 19)
     for digit in range(10):

@@ -27,11 +27,6 @@ def regime_of(inside: float, whole: float, epsilon: float, agrees: bool) -> int:
     return TRANSFER if agrees else CONFLICT
 
 
-def strongest(norms: Sequence[float], count: int) -> list[int]:
-    """Indices of the ``count`` largest, ascending."""
-    return sorted(sorted(range(len(norms)), key=lambda k: -norms[k])[:count])
-
-
 def scaled_weight(weight: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """w + sum_j w S_j (Q_j - I) S_j^T for (S_j (d_in, k), Q_j (k, k)); w (out, d_in)."""
     change = torch.zeros_like(weight)
