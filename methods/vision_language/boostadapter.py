@@ -27,6 +27,7 @@ class Boostadapter(Views):
         alpha, beta, shots, negatives, share: as of ``tda``.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Zhang et al. (BoostAdapter), NeurIPS 2024"
 
     def __init__(self, backbone: Backbone, *, views: Size = 64, query: Literal["image", "mean"] = "image", delta: Whole = 1,

@@ -24,6 +24,7 @@ class CTpt(Tpt):
         dispersion: weight of the dispersion; 50 on fine-grained sets, 20 on ImageNet's shifted sets; 0 is ``tpt``.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Yoon et al. (C-TPT), ICLR 2024"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,

@@ -32,6 +32,7 @@ class Dmn(Views):
         share: of the views that are kept.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Zhang et al. (DMN), CVPR 2024"
     output = "probs"
 

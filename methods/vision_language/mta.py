@@ -30,6 +30,7 @@ class Mta(Views):
         neighbours: share of the nearest views that sets a view's bandwidth.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Zanella & Ben Ayed (MTA), CVPR 2024"
 
     def __init__(self, backbone: Backbone, *, views: Size = 64, lambda_y: Positive = 0.2, lambda_q: Amount = 4.0,

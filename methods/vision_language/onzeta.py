@@ -29,6 +29,7 @@ class Onzeta(Views):
         beta: weight of the proxies' answer at the end.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Qian & Hu (OnZeta), ECCV 2024"
     output = "probs"
 

@@ -27,6 +27,7 @@ class RTpt(Tpt):
         neighbours: similarities that are averaged. temperature: of the weights.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Sheng et al. (R-TPT), CVPR 2025"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,

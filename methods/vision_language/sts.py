@@ -32,6 +32,7 @@ class Sts(Views):
         penalty: weight of the shift's length. share: of the views that are kept.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Dafnis & Metaxas (STS), NeurIPS 2025"
     output = "probs"
 

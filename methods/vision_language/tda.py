@@ -28,6 +28,7 @@ class Tda(Views):
         shots, negatives: items per class in either cache.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Karmanov et al. (TDA), CVPR 2024"
 
     def __init__(self, backbone: Backbone, *, views: Size = 1, alpha: Amount = 2.0, beta: Amount = 5.0, shots: Size = 3,

@@ -29,6 +29,7 @@ class Tps(Views):
         shift: a vector for each class, or one for all.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Sui et al. (TPS), WACV 2025"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,

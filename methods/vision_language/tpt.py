@@ -29,6 +29,7 @@ class Tpt(Views):
         share: of the views that are kept. steps: of the optimizer.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Shu et al. (TPT), NeurIPS 2022"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,

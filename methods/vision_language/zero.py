@@ -28,6 +28,7 @@ class Zero(Views):
         vote: ``hard`` as the method means, or ``soft``.
     """
 
+    family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Farina et al. (ZERO), NeurIPS 2024"
     output = "probs"
 
