@@ -48,7 +48,8 @@ def main() -> None:
     head = " | ".join(COLUMNS.values())
     page = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
             f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), "",
-            f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.", "",
+            f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
+            "",
             f"| method | n | {head} |", "|---|--:|" + "--:|" * len(COLUMNS), *(row(*pair) for pair in ranked), ""]  # fmt: skip
     where = ROOT / "results" / "vision_language"
     where.mkdir(parents=True, exist_ok=True)

@@ -174,7 +174,7 @@ class Method(LightningModule):
         """The batch of which this process has a share, the same in every process; in one process, the batch."""
         return Batch(ranks.whole(batch.x), ranks.whole(batch.y))
 
-    def share(self, batch: Batch) -> Batch:
+    def portion(self, batch: Batch) -> Batch:
         """This process's share of rows that every process holds, to be trained beside its share of the batch, as one mean."""
         mine = Batch(ranks.share(batch.x), ranks.share(batch.y))
         if (rows := self.__dict__.get("_rows")) is not None:

@@ -160,7 +160,8 @@ def read_part(name: str, base: type, given: Any) -> dict[str, Any]:
 
 def _preset(target: Any, chosen: Any) -> dict[str, Any]:
     """The published values that a method names so."""
-    presets = target.presets if isinstance(target, type) and issubclass(target, bases()[GROUPS["methods"]]) else {}
+    is_method = isinstance(target, type) and issubclass(target, bases()[GROUPS["methods"]])
+    presets: Mapping[str, Any] = getattr(target, "presets") if is_method else {}  # noqa: B009
     if not isinstance(chosen, str) or chosen not in presets:
         raise UserError(f"{target.__name__} has no preset {brief(chosen)}; "
                         + (f"there is {', '.join(presets)}." if presets else "it has none, give the options themselves."))

@@ -52,7 +52,7 @@ class Er(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
         if self.memory.samples:
-            old = self.share(self.memory.draw(self.minibatch, self.rng.on("cpu")))
+            old = self.portion(self.memory.draw(self.minibatch, self.rng.on("cpu")))
             x, y = torch.cat([x, old.x]), torch.cat([y, old.y])
         every = self.whole(batch)
         self.memory.add(every.x, every.y, self.rng.on("cpu"))

@@ -20,7 +20,8 @@ from ...records.archive import Archive, unpacked
 from ...records.audit import record_digest
 from ...records.results import Run, load, write_atomically
 from ..comparison import Comparison, Group, Row, compare
-from ..tables import cell_text, to_csv
+from ..sheets import to_csv
+from ..tables import cell_text
 
 __all__ = ["Site", "build", "frames", "visible"]
 
