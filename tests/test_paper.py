@@ -13,7 +13,7 @@ import records
 from cl_bench.command.cli import main
 from cl_bench.command.paper import KINDS, bibtex
 from cl_bench.compare import figure as f
-from cl_bench.compare import tables
+from cl_bench.compare import sheets
 from cl_bench.compare.comparison import compare
 from cl_bench.compare.dashboard.payload import payload
 from cl_bench.errors import UserError
@@ -105,7 +105,7 @@ def test_the_command_draws_and_prints_the_caption(suite, tmp_path, capsys) -> No
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
 def test_figures_and_tables_compile(suite, tmp_path) -> None:
     comparison = compare(load_all(suite))
-    parts = [tables.to_latex(comparison)]
+    parts = [sheets.to_latex(comparison)]
     for kind in KINDS:
         parts.append(f.draw(shown(kind, suite), tmp_path / f"{kind}.tex").read_text())
     head = r"\documentclass{article}\usepackage{booktabs,graphicx,pgfplots,xcolor,amssymb}\pgfplotsset{compat=1.16}"

@@ -74,7 +74,7 @@ def bibtex(name: str, paper: str) -> list[str]:
     method does not state is its paper's title: the name that the citation gives, or the method's, stands there."""
     out = []
     for k, text in enumerate(part.strip() for part in paper.split(";")):
-        text = re.sub(r"^.*?variants? as in |^[^:,]*: ", "", text)
+        text = re.sub(r"^.*?variants? as in |^baselines? of |^[^:,]*: ", "", text)
         arxiv = re.search(r"arXiv (\d{4}\.\d{4,5})", text)
         rest = text.replace(arxiv[0], "") if arxiv else text
         rest = re.sub(r"\(([^)]*)\)", lambda m: "" if re.search(r"\d", m[1]) else f", {m[1]}", rest)  # (SLCA), not (part 2)
