@@ -70,7 +70,7 @@ def timm_model(
         local_dir, name = name.removeprefix("local-dir:"), "local-dir"
     package = name.removeprefix("package:") if name.startswith("package:") else ""
     if not name.strip() and local_dir is None:
-        raise UserError("backbone.name must not be empty: give timm's name of the model, or local_dir.")
+        raise UserError("backbone.name must not be empty: timm_model needs name, as timm lists it, or local_dir.")
     if sum((pretrained, checkpoint_path is not None, local_dir is not None, bool(package))) > 1:
         raise UserError(
             "The backbone's weights have several sources: give one of pretrained, checkpoint_path, local_dir and a package."
