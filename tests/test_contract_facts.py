@@ -15,6 +15,7 @@ from cl_bench.engine import trainer
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.measure import measure
 from cl_bench.engine.meter import Meter
+from cl_bench.engine.seeding import derive
 from cl_bench.engine.stream import StreamState, counters_of, stream_step
 from cl_bench.errors import UserError
 
@@ -90,6 +91,18 @@ def test_a_method_that_skips_test_images_is_blamed() -> None:
     measure(Oracle(torch.zeros(6, 4)), TESTS, [SPACE], COMPUTE, 3, 0)
 
 
+class Again(Oracle):
+    """Answers each batch a second time."""
+
+    def on_test_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.__dict__["_answers"](batch)
+
+
+def test_a_batch_is_answered_once() -> None:
+    with pytest.raises(UserError, match="Again reads the test stream itself"):
+        measure(Again(torch.zeros(6, 4)), TESTS, [SPACE], COMPUTE, 3, 0)
+
+
 class Own(Tensor):
     """Answers for itself."""
 
@@ -140,3 +153,8 @@ def test_gradients_are_on_where_a_method_adapts_and_only_there(cls: Any) -> None
 
     measure(Watches(torch.zeros(6, 4)) if cls is Oracle else Watches(), TESTS, [SPACE], COMPUTE, 3, 0)
     assert seen == [cls.adapts] * 2
+
+
+def test_every_place_and_every_seed_draws_its_own_numbers() -> None:
+    places = [(0, "learn", "a"), (0, "learn", "b"), (0, "measure", "a"), (1, "learn", "a"), (0, "stream", 1), (0, "stream", 2)]
+    assert len({derive(*place) for place in places}) == len(places) and derive(*places[0]) == derive(0, "learn", "a")

@@ -140,3 +140,8 @@ def test_answers_in_double_precision_stay_in_it() -> None:
     third = torch.full((2, 3), 1 / 3, dtype=torch.float64)
     memory.add(torch.zeros(2, 5, dtype=torch.float64), torch.tensor([0, 1]), g, logits=third)
     assert torch.equal(memory.extra("logits", torch.arange(2)), third)
+
+
+def test_what_is_no_whole_step_is_rounded_to_the_nearest() -> None:
+    x = torch.tensor([0.0, 100.4, 100.6, 254.9, 300.0, -9.0]).view(6, 1, 1, 1) / 255
+    assert as_uint8(x).flatten().tolist() == [0, 100, 101, 255, 255, 0]

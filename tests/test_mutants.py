@@ -11,8 +11,9 @@ import pytest
 HOME = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HOME / "tools"))
 
-from mutants import Verdict, changed, table, tests_fail  # noqa: E402
-from mutants_list import MUTANTS, Mutant  # noqa: E402
+import mutants  # noqa: E402
+from mutants import Verdict, changed, table  # noqa: E402
+from mutants_list import FIELDS, MUTANTS, POSITION, Mutant  # noqa: E402
 
 TABLE = HOME / "results" / "mutants.md"
 
@@ -30,6 +31,17 @@ def test_every_mutant_is_python_and_has_tests_that_exist() -> None:
         assert m.tests and all((HOME / t.partition("::")[0]).is_file() for t in m.tests), m.what
 
 
+def test_what_must_be_among_the_faults_is() -> None:
+    """Each field of the fingerprint and of the position, and the places where faults once went unseen."""
+    told = {m.what for m in MUTANTS}
+    areas = {m.area for m in MUTANTS}
+    assert areas >= {"matrix", "engine", "stream", "checkpoint", "protocol", "statistics", "memory", "corruptions"}
+    assert {f"the fingerprint forgets `{name}`" for name in FIELDS} <= told and len(FIELDS) >= 15
+    assert {f"a checkpoint forgets `{name}` of the position" for name in POSITION} <= told
+    assert {"a test set's own batch size is ignored", "events of work that is done again stay", "a backward pass costs one",
+            "the reservoir forgets the image at hand: n + 1 is n", "a reset keeps what was born after the mark"} <= told
+
+
 def test_the_committed_table_names_every_mutant_and_no_survivor() -> None:
     text = TABLE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+) \| (.*) \| `(.*)` \| (.*) \|$", text, re.M)
@@ -45,8 +57,8 @@ def test_a_fault_is_put_in_judged_and_taken_out(new: str, fails: bool, tmp_path:
     mutant = Mutant("toy", "adds otherwise", "part.py", "return b + a", new, ("test_part.py",))
     with changed(tmp_path, mutant) as there:
         assert there
-        failed, seen, _ = tests_fail(tmp_path, mutant.tests)
-    assert failed is fails and (seen == "test_add") is fails
+        failed, seen, _ = mutants.tests_fail(tmp_path, mutant.tests)
+    assert failed is fails and (seen == "test_part.py::test_add") is fails
     assert (tmp_path / "part.py").read_text() == "def add(a, b):\n    return b + a\n"
     with changed(tmp_path, Mutant("toy", "gone", "part.py", "return c", "", ())) as there:
         assert not there

@@ -97,6 +97,7 @@ def test_labels_of_the_last_batches_wait_for_their_delay() -> None:
         method = Supervised()
         assert walk(method, Stream((8,), gives=("labels",), label_delay=delay)).count("feedback") == told
         assert [rows for kind, rows, _ in method.log if kind == "feedback"] == [[0, 1], [2, 3], [4, 5]][:told]
+        assert [y for kind, _, y in method.log if kind == "feedback"] == [[0, 1], [2, 3], [0, 1]][:told], "its own labels"
     assert "feedback" not in walk(Logging(), Stream((8,), gives=("labels",), label_delay=1))
 
 
