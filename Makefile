@@ -1,7 +1,7 @@
 # make quickstart   install, run the quickstart suite on embedded data, write the page
 # make test         install and pass the tests
 # make soak         endurance: runs hurt by a schedule (SEED=0), then 2,000 spoilt command lines; it stops by itself
-# make mutants      put some 120 small faults into the core, one at a time: tests must see each
+# make mutants      put some 160 small faults into the core, one at a time: tests must see each
 # make gpu          all that needs a GPU, in nine minutes (DEVICE=cpu rehearses it), figures to results/gpu
 PYTHON ?= python3
 VENV ?= .venv

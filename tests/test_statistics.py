@@ -93,8 +93,8 @@ def test_wilcoxon_is_scipys_exact(n):
     assert s.wilcoxon_test(d) == pytest.approx(scipy.stats.wilcoxon(d, method="exact").pvalue)
 
 
-def test_wilcoxon_with_ties_is_the_permutation_null():
-    d = np.array([1, 1, 2, -1, 3, 3, 2])
+@pytest.mark.parametrize("d", [(1, 1, 2, -1, 3, 3, 2), (1, -1, 2, 2, -3, 4, 4, 4), (-1, -1, -1, 2, 3, 4, 5, 6)])
+def test_wilcoxon_with_ties_is_the_permutation_null(d):
     theirs = scipy.stats.wilcoxon(d, method=scipy.stats.PermutationMethod(n_resamples=np.inf))
     assert s.wilcoxon_test(d) == pytest.approx(theirs.pvalue)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mutants_claims import CLAIMS
+
 __all__ = ["MUTANTS", "Mutant"]
 
 
@@ -50,7 +52,9 @@ MATRIX = _many(
     ("a mean over cells skips what was not measured", "return float(array.mean()) if array.size else math.nan",
      "return float(np.nanmean(array)) if array.size else math.nan"),
     ("plasticity is not of the diagonal", "self.percent[d, j] for j in taken", "self.percent[-1, j] for j in taken"),
-    )
+    ("matrices of other rows are added", "if (self.rows, self.columns, self.learned, self.before) != (other.rows,",
+     "if False and (self.rows, self.columns, self.learned, self.before) != (other.rows,"),
+)
 
 STREAM_NUMBERS = _many(
     "stream", f"{NUMBERS}/stream_metrics.py", ("tests/test_matrix_stream.py", f"{SCORES}_made_by_hand"),
@@ -71,9 +75,27 @@ STATISTICS = (
             "(len(order) - position - 1) * p[index]"),
            ("Holm is not monotone", "running = max(running, (len(order)", "running = max(0.0, (len(order)"),
            ("a p-value of samples can be 0", "float((1 + (np.abs(signs", "float((0 + (np.abs(signs"),
-           ("one-sided Wilcoxon", "float(min(1.0, 2 * min(null", "float(min(1.0, 1 * min(null")),
-    *_many("statistics", f"{NUMBERS}/statistics/intervals.py", "tests/test_statistics.py"),
-    *_many("statistics", f"{NUMBERS}/statistics/ranks.py", "tests/test_statistics.py"),
+           ("ties do not share their rank", "((size[:, None] == size).sum(axis=1) + 1) / 2",
+            "(size[:, None] == size).sum(axis=1)"),
+           ("one-sided Wilcoxon", "float(min(1.0, 2 * min(null", "float(min(1.0, 1 * min(null"),
+           ("sign flips must exceed what was observed", "(np.abs(_signs(n) @ values) >= observed - slack)",
+            "(np.abs(_signs(n) @ values) > observed + slack)"),
+           ("the smallest p is half of it", "return 2.0 / 2 ** n if", "return 1.0 / 2 ** n if"),
+           ("Cliff's delta is a probability", "float(np.sign(x[:, None] - y[None, :]).mean())",
+            "float((x[:, None] > y[None, :]).mean())"),
+           ("pairs are taken where one is missing", "if k in b and math.isfinite(a[k])",
+            "if math.isfinite(a[k]) and k in b or k in b and math.isfinite(a[k])")),
+    *_many("statistics", f"{NUMBERS}/statistics/intervals.py", "tests/test_statistics.py",
+           ("a normal interval instead of Student's",
+            "_quantile(int(x.size) - 1, 0.5 + confidence / 2) * std / math.sqrt(x.size)",
+            "_quantile(10_000_000, 0.5 + confidence / 2) * std / math.sqrt(x.size)"),
+           ("spread of a whole population", "float(x.std(ddof=1)) if x.size > 1", "float(x.std()) if x.size > 1"),
+           ("the bootstrap is not accelerated", "z / (1 - acceleration * z)", "z")),
+    *_many("statistics", f"{NUMBERS}/statistics/ranks.py", "tests/test_statistics.py",
+           ("ranks of ties are the worst", "return less + (same + 1) / 2", "return less + same"),
+           ("Nemenyi without the root of two", "/ 2 / math.sqrt(2) * math.sqrt(k * (k + 1)",
+            "/ 2 * math.sqrt(k * (k + 1)"),
+           ("Friedman without its correction for ties", ".sum()) / correction", ".sum())")),
 )
 
 MEMORY = _many(
@@ -112,9 +134,8 @@ PROTOCOL = (
             "if backbone.head is None:")),
 )
 
-POSITION = ("step", "fitted", "inside", "in_stream", "rows", "correct", "total", "entries", "growth", "counts",
-            "seconds", "busy", "warnings", "trainable", "forward_images", "backward_images", "stream", "predictions",
-            "elapsed", "events")
+POSITION = ("step", "fitted", "inside", "in_stream", "rows", "correct", "total", "entries", "growth", "counts", "seconds",
+            "busy", "warnings", "trainable", "forward_images", "backward_images", "stream", "predictions", "elapsed", "events")
 RESUME = "tests/test_resume.py"
 STOPPED = f"{RESUME}::test_stopped_in_the_middle_and_resumed_equals_uninterrupted"
 BETWEEN = f"{RESUME}::test_stopped_between_and_resumed"
@@ -139,9 +160,24 @@ CHECKPOINT = (
             '"method_source": None'),
            ("edited code of the harness is the same run",
             '"cl_bench_source": (record.get("environment") or {}).get("code_digest")', '"cl_bench_source": None')),
-    *_many("checkpoint", f"{ENGINE}/checkpoint.py", "tests/test_checkpoint.py"),
-    *_many("checkpoint", f"{ENGINE}/fit.py", (f"{STOPPED}[a fit with a schedule]", f"{STOPPED}[a fit with a memory]")),
-    *_many("checkpoint", f"{ENGINE}/feed.py", f"{RESUME}::test_a_feed_goes_on_in_the_middle_of_an_epoch"),
+    *_many("checkpoint", f"{ENGINE}/checkpoint.py", "tests/test_checkpoint.py",
+           ("damaged tensors are read", 'if hashlib.sha256(data).hexdigest() != whole["sha256"]:', "if False:"),
+           ("a damaged tree is read", 'if hashlib.sha256(outer["state"].encode()).hexdigest() != outer["sha256"]:',
+            "if False:"),
+           ("another method's checkpoint is taken", "if owner != class_path(type(method)):", "if False:"),
+           ("another version's checkpoint is taken", 'if whole["schema"] != SCHEMA:', "if False:"),
+           ("the mark is not kept", '"mark": Method.marked(method), "position"', '"mark": None, "position"'),
+           ("the old tensors go before the new state stands", "    for other in folder.glob(",
+            "    for other in [] and folder.glob(")),
+    *_many("checkpoint", f"{ENGINE}/fit.py", (f"{STOPPED}[a fit with a schedule]", f"{STOPPED}[a fit with a memory]"),
+           ("the losses of before a stop are lost", "_Losses(None if at is None else at.losses)", "_Losses(None)"),
+           ("generators do not come back inside a fit", "        set_generators(at.generators)\n", "        pass\n"),
+           ("the optimizer starts anew", '"optimizer_states": at.optimizers,',
+            '"optimizer_states": [o for o in at.optimizers if False],')),
+    *_many("checkpoint", f"{ENGINE}/feed.py", f"{RESUME}::test_a_feed_goes_on_in_the_middle_of_an_epoch",
+           ("a resumed feed begins its epoch again", "self.batch = first = 0 if at is None else at.batch",
+            "self.batch = first = 0"),
+           ("augmentation starts anew", 'self.generators["noise"].set_state(at.noise.cpu())', "pass")),
 )
 
 METHOD = _many(
@@ -231,8 +267,19 @@ CORRUPTIONS = _many(
     "corruptions", "cl_bench/corruptions/parameters.py", "tests/test_corruptions_parameters.py",
     ("severity 3 of Gaussian noise, 32 x 32", '"gaussian_noise": (0.04, 0.06, 0.08,',
      '"gaussian_noise": (0.04, 0.06, 0.07,'),
+    ("severity 4 of Gaussian noise, 224 x 224", '"gaussian_noise": (0.08, 0.12, 0.18, 0.26,',
+     '"gaussian_noise": (0.08, 0.12, 0.18, 0.28,'),
+    ("severity 3 of fog, 32 x 32", '"fog": ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5),',
+     '"fog": ((0.2, 3.0), (0.5, 3.0), (0.7, 2.5),'),
     ("severity 4 of JPEG, 224 x 224", '"jpeg_compression": (25, 18, 15, 10,', '"jpeg_compression": (25, 18, 15, 12,'),
-    )
+    ("severity 3 of zoom blur, 224 x 224", "(1.16, 0.01), (1.21, 0.02), (1.26", "(1.16, 0.01), (1.22, 0.02), (1.26"),
+    ("severity 4 of elastic transform, 32 x 32", "(0.1, 0.04, 0.05), (0.1, 0.03, 0.03))",
+     "(0.1, 0.05, 0.05), (0.1, 0.03, 0.03))"),
+    ("severity 4 of glass blur, 224 x 224", "(1.0, 2, 3), (1.1, 3, 2),", "(1.0, 2, 3), (1.1, 2, 2),"),
+)
+
+PROMISES = tuple(Mutant("README", *claim) for claim in CLAIMS)
 
 MUTANTS: tuple[Mutant, ...] = (*MATRIX, *STREAM_NUMBERS, *STATISTICS, *MEMORY, *PROTOCOL, *CHECKPOINT, *METHOD, *METER,
-                               *MEASURE, *STREAM, *STEPS, *SEEDING, *CORRUPTIONS)
+                               *MEASURE, *STREAM, *STEPS, *SEEDING, *CORRUPTIONS,
+                               *PROMISES)
