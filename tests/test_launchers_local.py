@@ -53,4 +53,6 @@ def test_runs_of_many_threads_wait_for_their_cores(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("cl_bench.command.launchers.cores", lambda: 6)
     monkeypatch.setattr("cl_bench.command.launchers._gpus", list)
     four = [{"compute": {"threads": 4}}] * 3
-    assert len({words.split()[3] for _, words, _ in local(four, told)}) == 1
+    found = list(local(four, told))
+    assert [error for *_, error in found] == [None] * 3
+    assert len({words.split()[3] for _, words, _ in found}) == 1

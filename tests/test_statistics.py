@@ -166,8 +166,8 @@ def test_cliffs_delta():
 
 
 def test_pairing_takes_common_keys_only():
-    a = {(0, None): 1.0, (1, None): 2.0, (2, None): float("nan")}
-    b = {(1, None): 5.0, (2, None): 1.0, (3, None): 1.0}
+    a = {(0, None): 1.0, (1, None): 2.0, (2, None): float("nan"), (4, None): 3.0}
+    b = {(1, None): 5.0, (2, None): 1.0, (3, None): 1.0, (4, None): float("nan")}
     x, y = s.pair(a, b)
     assert x.tolist() == [2] and y.tolist() == [5]
     test = s.compare_pair(a, b)

@@ -162,9 +162,10 @@ def names(cls: type) -> dict[Any, frozenset[str]]:
     hold tensors that no file made (compiled libraries make some, which hold none)."""
     mine = {m.__name__ for m in own_modules(cls)}
     out: dict[Any, frozenset[str]] = {}
+    lazy = _Lazy()
     for name, module in sys.modules.copy().items():
         if isinstance(module, types.ModuleType) and name not in mine and not name.startswith("cl_bench.testing"):
-            out[name] = frozenset(k for k, v in list(vars(module).items()) if not _lazy(k, v))
+            out[name] = frozenset([k for k, v in list(vars(module).items()) if not lazy[type(v)] and not _own(k)])
             if name.startswith("cl_bench"):
                 out.update({(name, k): frozenset(vars(v)) for k, v in list(vars(module).items())
                             if isinstance(v, type) and v.__module__ == name})
@@ -173,10 +174,17 @@ def names(cls: type) -> dict[Any, frozenset[str]]:
     return out
 
 
-def _lazy(name: str, value: Any) -> bool:
-    """What appears by itself when something is imported or used for the first time."""
-    kind = type(value)  # asked of the type: a lazy object would look up what it stands for
-    return issubclass(kind, (types.ModuleType, type)) or callable(value) or (name.startswith("__") and name.endswith("__"))
+class _Lazy(dict[type, bool]):
+    """By its type, whether a value may appear by itself when something is imported or used for the first time. Asked of the
+    type: a lazy object would look up what it stands for. There are 100,000 names, and some hundred types."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = issubclass(kind, (types.ModuleType, type)) or hasattr(kind, "__call__")  # noqa: B004
+        return self[kind]
+
+
+def _own(name: str) -> bool:
+    return name[:2] == "__" and name[-2:] == "__"
 
 
 def gained(before: Mapping[Any, frozenset[str]], after: Mapping[Any, frozenset[str]]) -> list[tuple[Any, str]]:
