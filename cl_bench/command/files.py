@@ -180,7 +180,7 @@ def config_file(name: str) -> Path:
     short = [k.partition("/")[2] for k in shipped]
     near = difflib.get_close_matches(name[:200], [*shipped, *short], n=3)
     raise UserError(f"there is no config {brief(name)}; " + (f"did you mean {' or '.join(near)}?" if near else
-                    f"give a file, or one of {', '.join(sorted(short))}."))
+                    "give a file, or a name that `cl-bench list suites` or `cl-bench list configs` shows."))
 
 
 def brief(value: object) -> str:
