@@ -1,6 +1,6 @@
 # make quickstart   install, run the quickstart suite on embedded data, write the page
 # make test         install and pass the tests
-# make soak         endurance: runs hurt by a schedule (SEED=0), then 2,000 spoilt command lines; it stops by itself
+# make soak         endurance: runs hurt by a schedule (SEED=0), then 2,000 spoilt command lines and the longest tests; it stops by itself
 # make mutants      put some 160 small faults into the core, one at a time: tests must see each
 # make gpu          all that needs a GPU, in nine minutes (DEVICE=cpu rehearses it), figures to results/gpu
 PYTHON ?= python3
@@ -41,6 +41,7 @@ test: install-test lint
 soak: install-test
 	$(BIN)/python -m tools.soak --seed $(SEED)
 	$(BIN)/python -m pytest -q -n0 tests/test_fuzz.py --fuzz-cases 2000
+	$(BIN)/python -m pytest -q -n2 -m soak --soak
 
 mutants: install-test
 	$(BIN)/python tools/mutants.py --jobs 2

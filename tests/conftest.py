@@ -19,9 +19,17 @@ settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="also the tests that only make soak runs")
     parser.addoption("--fuzz-cases", type=int, default=200, help="how many spoilt command lines test_fuzz.py tries")
     parser.addoption("--fuzz-seed", type=int, default=0, help="what they are drawn from")
     parser.addoption("--fuzz-case", type=int, default=None, help="only the one of this number")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left = [] if config.getoption("--soak") else [item for item in items if item.get_closest_marker("soak")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ CAUGHT = [c for c in CRIMES if not c.by.startswith(("because", "its definition")
 HARMLESS = [c for c in CRIMES if c.by.startswith("because")]
 
 
+def some(crimes: list[Crime]) -> list[Any]:
+    """Each as a parameter: of those that one check catches the first three and every third after them in each run of the
+    tests, all of them in ``make soak``."""
+    seen: Counter[str] = Counter()
+    out = []
+    for crime in crimes:
+        seen[crime.by] += 1
+        often = seen[crime.by] <= 3 or seen[crime.by] % 3 == 0
+        out.append(pytest.param(crime, id=crime.name, marks=() if often else pytest.mark.soak))
+    return out
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """What a crime hid in a class or a module is not found with the next one."""
@@ -42,7 +55,7 @@ def test_the_honest_pass_everything(cls: type[Method]) -> None:
     assert {f.state for f in report.findings} == {"passed"}
 
 
-@pytest.mark.parametrize("crime", CAUGHT, ids=lambda c: c.name)
+@pytest.mark.parametrize("crime", some(CAUGHT))
 def test_a_crime_is_caught(crime: Crime) -> None:
     few = {"epochs": 2} if issubclass(crime.cls, Learner) and crime.by != LEARNS else {}
     with unharmed(crime.cls):
@@ -58,7 +71,7 @@ def test_a_final_method_cannot_be_overridden(crime: Crime) -> None:
         crime.cls()
 
 
-@pytest.mark.parametrize("crime", HARMLESS, ids=lambda c: c.name)
+@pytest.mark.parametrize("crime", some(HARMLESS))
 def test_what_is_harmless_gains_nothing(crime: Crime) -> None:
     with unharmed(crime.cls):
         check_method(crime.cls, backbone=backbone).raise_if_failed()

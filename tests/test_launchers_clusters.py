@@ -186,6 +186,7 @@ class Away(Method):
 '''
 
 
+@pytest.mark.soak
 def test_a_job_that_is_pre_empted_goes_on_from_its_checkpoint(slurm: None, tmp_path: Path) -> None:
     (tmp_path / "away.py").write_text(STOPS)
     (tmp_path / "s.yaml").write_text(GRID.replace("grid: {method.batch_size: [8, 32], seed: 0..1}", "").replace(
