@@ -27,7 +27,8 @@ class VlmGlyphsStream(Scenario):
     Args:
         answers: ``task``: each set among its own classes; ``all``: among all 90.
         per_domain: at most so many images of each set; 0 = all.
-        corruption, severity: one of the corruptions of Hendrycks and Dietterich on every image; "" = none.
+        corruption: on every image, by its name among those of Hendrycks and Dietterich; "" = none.
+        severity: of the corruption, 1 to 5.
         seed: of the order within a domain and of the corruption's noise.
         order, domains: as in ``vlm_glyphs``.
         test_batch_size: how many images arrive at once.

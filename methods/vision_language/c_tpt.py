@@ -21,6 +21,7 @@ class CTpt(Tpt):
     2024 (hee-suk-yoon/C-TPT). With one AdamW step only the signs of the summed gradient matter.
 
     Args:
+        steps: of the optimizer, for each image.
         dispersion: weight of the dispersion; 50 on fine-grained sets, 20 on ImageNet's shifted sets; 0 is ``tpt``.
     """
 

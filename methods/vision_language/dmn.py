@@ -27,7 +27,9 @@ class Dmn(Views):
         form: ``full``: the class to write is that of the confident views' mean probability, and a full class takes an item
             only for a less certain one; ``tta_vlm``: that benchmark's form (mean logits, the least certain is always
             overwritten); ``weak``: the same with the image alone.
-        memory: items per class. beta: sharpness of the attention. weight: of the second answer.
+        memory: items per class.
+        beta: sharpness of the attention.
+        weight: of the second answer.
         views: 32 as published; ``weak`` sees one.
         share: of the views that are kept.
     """

@@ -24,7 +24,9 @@ class Onzeta(Views):
 
     Args:
         length: images in the stream; 0 = 10,000.
-        tau_text, tau_image: temperatures. c_w, c_r: step sizes of proxies and of the dual, over the root of the position.
+        tau_text, tau_image: temperatures.
+        c_w: step size of the proxies, over the root of the position.
+        c_r: step size of the dual, over the root of the position.
         alpha: how near to balance the answers' marginal must be; 0 = not at all.
         beta: weight of the proxies' answer at the end.
     """

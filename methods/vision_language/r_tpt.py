@@ -24,7 +24,9 @@ class RTpt(Tpt):
     leaves itself out by ``similarity >= 1``, which rounding decides; here it is left out.
 
     Args:
-        neighbours: similarities that are averaged. temperature: of the weights.
+        neighbours: similarities that are averaged.
+        temperature: of the weights.
+        steps: of the optimizer, for each image.
     """
 
     family: ClassVar[str] = "test-time"

@@ -34,7 +34,8 @@ class Rail(Clip):
     Args:
         form: ``primal`` or ``dual``.
         hidden: width of the expansion; 0 = features as they are.
-        ridge: None = as published, 0.1 (primal) and 0.001 (dual). gamma: of the kernel.
+        ridge: None = as published, 0.1 (primal) and 0.001 (dual).
+        gamma: of the kernel.
         fusion: weight of the ridge's answer.
     """
 

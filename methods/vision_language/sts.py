@@ -29,7 +29,8 @@ class Sts(Views):
 
     Args:
         lr, steps: AdamW (decay 0.01) per image, from 0.
-        penalty: weight of the shift's length. share: of the views that are kept.
+        penalty: weight of the shift's length.
+        share: of the views that are kept.
     """
 
     family: ClassVar[str] = "test-time"

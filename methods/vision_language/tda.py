@@ -24,6 +24,7 @@ class Tda(Views):
 
     Args:
         views: 1 as published but for ImageNet's family (64); then the mean of the confident ``share`` is the query.
+        share: of the views that are kept.
         alpha, beta: weight and sharpness of the positive cache.
         shots, negatives: items per class in either cache.
     """

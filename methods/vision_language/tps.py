@@ -25,7 +25,8 @@ class Tps(Views):
 
     Args:
         lr: 5e-3 (ImageNet's family); 1e-3 on fine-grained sets in the benchmark TTA-VLM.
-        steps: of the optimizer per image. share: of the views that are kept, chosen anew at each step.
+        steps: of the optimizer per image.
+        share: of the views that are kept, chosen anew at each step.
         shift: a vector for each class, or one for all.
     """
 

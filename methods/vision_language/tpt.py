@@ -26,7 +26,8 @@ class Tpt(Views):
 
     Args:
         context: words that the learned vectors start from. Prompts are "CONTEXT NAME."; a space's own templates are not read.
-        share: of the views that are kept. steps: of the optimizer.
+        share: of the views that are kept.
+        steps: of the optimizer, for each image.
     """
 
     family: ClassVar[str] = "test-time"
