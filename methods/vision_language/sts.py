@@ -36,6 +36,9 @@ class Sts(Views):
     family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Dafnis & Metaxas (STS), NeurIPS 2025"
     output = "probs"
+    exempt: ClassVar[dict[str, str]] = {
+        "answer() agrees with predict()": "an image is answered after steps of its own, which answer() does not take"
+    }
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, penalty: Amount = 0.1,
                  share: Share = 0.1, area: Share = 0.08, flip: bool = True) -> None:  # fmt: skip
