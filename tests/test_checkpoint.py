@@ -184,3 +184,11 @@ def test_the_mark_comes_back(tmp_path: Path) -> None:
     assert other.note == 2
     other.reset()
     assert other.note == 1
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("cl_bench.engine.checkpoint.SCHEMA", 1)
+        save(tmp_path / "checkpoint", Method(find("cl_bench.backbones", "glyph_vit")(pretrained=False)), None, {})
+    with pytest.raises(UserError, match="has schema 1; this cl-bench reads"):
+        read(tmp_path / "checkpoint")

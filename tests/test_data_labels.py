@@ -334,4 +334,5 @@ def test_notes_stand_among_the_records_warnings(tmp_path: Path, capsys: pytest.C
     assert code == 0, capsys.readouterr().err
     (record,) = (tmp_path / "runs").glob("*/run.json")
     warnings = json.loads(record.read_text())["warnings"]
-    assert warnings == ['2 images of classes that only the test folder has are left out: "eel".']
+    assert warnings[0] == '2 images of classes that only the test folder has are left out: "eel".'
+    assert len(warnings) == 2 and "letters alone, and these are photographs" in warnings[1]

@@ -110,8 +110,9 @@ def test_a_grid_runs_and_tells_before_and_while_it_runs(tmp_path: Path, capsys: 
     name = "split_digits(per_class=4, increment=5)"
     assert re.fullmatch(r"g: 4 runs; about \d+ s by a short probe, \d+ kB of records", err[0].replace(" of one process", ""))
     assert err[1:3] == [f"  {name} finetune(epochs={k}) × 2" for k in (1, 2)]
-    assert re.fullmatch(re.escape(f"[1/4] {name} finetune(epochs=1) seed 0 (3 left, ETA ") + r"\d+ \w+\)", err[3])
-    assert err[6] == f"[4/4] {name} finetune(epochs=2) seed 1 (none left)"
+    assert re.fullmatch(re.escape(f"[1/4] {name} finetune(epochs=1) seed 0: average accuracy ") + r".*\(3 left, ETA \d+ \w+\)",
+                        err[3])
+    assert re.fullmatch(re.escape(f"[4/4] {name} finetune(epochs=2) seed 1: average accuracy ") + r".*\(none left\)", err[6])
     runs = load_all(tmp_path / "runs")
     assert sorted((r.record["method"]["args"]["epochs"], r.seed) for r in runs) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert main(argv) == 0

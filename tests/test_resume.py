@@ -141,6 +141,24 @@ def test_what_a_method_switches_within_a_segment_stays_switched(tmp_path: Path, 
     assert [m.training for m in built[-1].modules()] == modes
 
 
+NOISY = """
+import torch
+from cl_bench import Method
+
+class Noisy(Method):
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch.x + 0.1 * torch.rand_like(batch.x)), batch.y, among=self.seen)
+"""
+
+
+def test_what_a_method_draws_from_torch_within_a_fit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    argv = [*LEARN, "--method", f"{tmp_path / 'noisy.py'}:Noisy"]
+    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
+    resumed = resume(stop(argv, tmp_path / "cut", monkeypatch, lambda p: isinstance(p.inside, FitPosition)))
+    assert numbers(resumed) == numbers(whole)
+
+
 @pytest.mark.parametrize("place", ["a fit", "a segment"])
 @pytest.mark.parametrize("when", ["between steps", "fitted"])
 def test_stopped_between_and_resumed(place: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,9 +190,8 @@ def test_measuring_does_not_teach(tmp_path: Path) -> None:
 
 
 def test_needs_are_checked_before_any_work(tmp_path: Path) -> None:
-    plan = plan_from(parse(["--scenario", "split_digits", "--method", "eata"]))
     with pytest.raises(UserError, match=r"eata needs source, which scenario split_digits does not give"):
-        run(plan, tmp_path)
+        run(plan_from(parse(["--scenario", "split_digits", "--method", "eata"])), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

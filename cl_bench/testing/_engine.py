@@ -35,7 +35,8 @@ __all__ = ["FACTS", "FINAL", "KEPT", "WIRING", "Scored", "StreamState", "begin",
            "drawing", "generators", "learn", "loaded", "measured", "own_bytes", "ready", "segment", "snapshot",
            "spied"]
 
-RUN = runner.run  # what a run is made of is imported before anything is watched
+RUN = runner.run  # what a run is made of is imported, and kernels are loaded, before anything is watched
+runner._ops_backend()
 CPU = Compute(device="cpu")
 WIRING = ("_trainer", "_fabric", *HARNESS)
 _CACHE = Path(tempfile.gettempdir()) / "cl_bench-check"

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import importlib
+import sys
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from ..backbones import Backbone
@@ -34,6 +41,35 @@ def checks_for(cls: type[Method]) -> list[str]:
     return [p.name for p in (*FIRST, *ANSWERS, *CONDUCT) if p.when(cls)]
 
 
+def _imported(files: list[str]) -> None:
+    """Import what a method's own file, and the private ones beside it, import of others and only when they need it: what a
+    library does when it comes in is not the method's doing. Its author's own modules are watched."""
+    for file in files:
+        for path in (Path(file), *Path(file).parent.glob("_*.py")):
+            try:
+                tree = ast.parse(path.read_bytes())
+            except (OSError, SyntaxError, ValueError):
+                continue
+            for node in ast.walk(tree):
+                names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level and node.module else (
+                    [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+                for name in names:
+                    if _installed(name):
+                        with contextlib.suppress(Exception):
+                            importlib.import_module(name)
+
+
+def _installed(name: str) -> bool:
+    """Whether a module comes from an installed distribution, and from none of its author's own files."""
+    top = name.partition(".")[0]
+    return top not in sys.modules and top in _distributions()
+
+
+@cache
+def _distributions() -> frozenset[str]:
+    return frozenset(metadata.packages_distributions())
+
+
 class Checker:
     """Asks one method its checks, by name; what they share (a fit, a stream) is done once.
 
@@ -47,6 +83,7 @@ class Checker:
                  hparams: dict[str, Any] | None = None) -> None:
         self.cls, self.name = cls, name or cls.__name__
         self.files = [f for m in own_modules(cls) if (f := getattr(m, "__file__", None))]
+        _imported(self.files)
         self.exempt = dict(cls.exempt)
         self.trial = Trial(cls, backbone, hparams)
         self.first: dict[str, Finding] = {}
