@@ -327,3 +327,12 @@ def test_a_backbone_that_needs_more_cannot_count_parameters(capsys: pytest.Captu
     assert main(["list", "adapters", "--backbone", "cifar_resnet"]) == 2
     assert "cifar_resnet needs folder" in capsys.readouterr().err
     assert torch.get_num_threads() >= 1
+
+
+def test_losses_of_learning_that_are_not_finite_are_in_the_record_and_said(tmp_path: Path) -> None:
+    argv = ["run", *LEARN, "--method", "finetune", "--method.lr", "1e12", "--method.epochs", "2", "--runs",
+            str(tmp_path / "runs"), "--tracking", "none"]
+    assert main(argv) == 0
+    record = load(only(tmp_path / "runs")).record
+    assert record["cost"]["nonfinite_losses"] > 0
+    assert any("training losses of" in sentence and "were not finite" in sentence for sentence in record["warnings"])
