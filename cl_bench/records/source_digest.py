@@ -26,7 +26,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["UNKNOWN", "built_in", "class_paths", "code_digest", "same", "source_digest"]
+__all__ = ["UNKNOWN", "built_in", "class_paths", "code_digest", "named_imports", "same", "source_digest"]
 
 UNKNOWN = "unknown"
 _CORE = ("cl_bench", "cl_bench_ops")  # what :func:`code_digest` covers
@@ -172,6 +172,17 @@ def _file_of(module: ModuleType | None) -> Path | None:
 
 
 # -- what a file imports ----------------------------------------------------------------------------------------------
+
+
+def named_imports(file: Path) -> list[str]:
+    """The modules that a file names in full where it imports, at its top or anywhere in it; none where it cannot be read."""
+    try:
+        _, imports = _read(file, *_version(file))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return []
+    names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+             [node.module] if isinstance(node, ast.ImportFrom) and not node.level and node.module else [] for node in imports)
+    return [name for part in names for name in part]
 
 
 def _imported(imports: Iterable[ast.stmt], file: Path, tops: Iterable[str]) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..backbones import Backbone
 from ..method import Method
+from ..records.source_digest import named_imports
 from .promise import Promise
 from .promises_answers import ANSWERS, FIRST
 from .promises_conduct import CONDUCT
@@ -44,19 +44,11 @@ def checks_for(cls: type[Method]) -> list[str]:
 def _imported(files: list[str]) -> None:
     """Import what a method's own file, and the private ones beside it, import of others and only when they need it: what a
     library does when it comes in is not the method's doing. Its author's own modules are watched."""
-    for file in files:
-        for path in (Path(file), *Path(file).parent.glob("_*.py")):
-            try:
-                tree = ast.parse(path.read_bytes())
-            except (OSError, SyntaxError, ValueError):
-                continue
-            for node in ast.walk(tree):
-                names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level and node.module else (
-                    [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
-                for name in names:
-                    if _installed(name):
-                        with contextlib.suppress(Exception):
-                            importlib.import_module(name)
+    for file in map(Path, files):
+        for name in (name for path in (file, *file.parent.glob("_*.py")) for name in named_imports(path)):
+            if _installed(name):
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
 
 
 def _installed(name: str) -> bool:
