@@ -7,6 +7,7 @@ import torch
 from cl_vit_toys import CPU, build, experience, images, learned
 
 from cl_bench.engine.fit import fit
+from cl_bench_methods.continual import _dualgpm as dualgpm
 
 
 def test_osft_updates_are_orthogonal_to_the_protected_directions() -> None:
@@ -50,6 +51,15 @@ def test_inflora_keeps_the_complement_once_the_space_is_large() -> None:
         eye = torch.eye(basis.shape[1], dtype=basis.dtype)
         assert torch.allclose(basis.T @ basis, eye, atol=1e-8)
         assert basis.shape[1] <= 12, at
+
+
+@pytest.mark.parametrize("released, kept", [(True, 1), (False, 2)])
+def test_infloras_first_basis_stops_one_direction_short_as_released(released: bool, kept: int) -> None:
+    """Singular values 3, 2, 1 and four of 0 have energies 9, 4, 1: two directions hold nine tenths."""
+    c = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64))
+    basis, complement = dualgpm.remember(c, None, False, 0.9, released)
+    assert basis.shape == (7, kept) and not complement
+    assert torch.equal(basis.abs(), torch.eye(7, dtype=torch.float64)[:, :kept])
 
 
 def test_olora_penalty_is_zero_at_orthogonality_and_counts_overlap() -> None:

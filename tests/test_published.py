@@ -57,7 +57,8 @@ def test_a_published_file_is_complete(key):
 def kinds(job: Job) -> set[tuple[str, ...]]:
     """What a run tries: its method with the words among its options, on its kind of network; and the layout of its data."""
     method, scenario = job.config["method"], job.config["scenario"]
-    words = [v for v in method["init_args"].values() if isinstance(v, str)] if isinstance(method, dict) else []
+    args = method.get("init_args") or {} if isinstance(method, dict) else {}
+    words = [v for v in args.values() if isinstance(v, str)]
     inner = scenario["init_args"].get("of", scenario)["class_path"]
     network = "vit" if "vit" in job.config["backbone"]["init_args"]["name"] else "resnet"
     return {("method", label(method), network, *words), ("layout", scenario["class_path"], inner)}

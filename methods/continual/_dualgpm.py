@@ -24,21 +24,22 @@ def share_of(lamda: float, task: int, tasks: int) -> float:
     return (1.0 - lamda) * task / tasks + lamda
 
 
-def remember(c: Tensor, basis: Tensor | None, complement: bool, share: float) -> tuple[Tensor, bool]:
+def remember(c: Tensor, basis: Tensor | None, complement: bool, share: float, released: bool = True) -> tuple[Tensor, bool]:
     """The space after a task with second moment C: (basis, whether it is the complement of the used one).
 
     Energies are squared singular values of C, which is second order already. The first basis has as many columns as have a
-    cumulative energy strictly below ``share``, at least one; later ones grow until they hold it. A basis of more than d / 2
-    columns is replaced by its complement, which shrinks from then on, to nothing if need be. As released, a first basis of
-    exactly d / 2 columns is taken for a complement as it is; with more, where that code stops, its complement is taken.
+    cumulative energy strictly below ``share``, at least one (not ``released``: one more, the fewest that hold it); later ones
+    grow until they hold it. A basis of more than d / 2 columns is replaced by its complement, which shrinks from then on, to
+    nothing if need be. As released, a first basis of exactly d / 2 columns is taken for a complement as it is; with more,
+    where that code stops, its complement is taken.
     """
     d = len(c)
     total = torch.linalg.svdvals(c).square().sum()
     u, s, _ = torch.linalg.svd(unused(c, basis, complement))
     energy = s.square() / total
     if basis is None:
-        basis = u[:, : max(1, int((energy.cumsum(0) < share).sum()))]
-        if 2 * basis.shape[1] == d:
+        basis = u[:, : max(1, int((energy.cumsum(0) < share).sum()) + (not released))]
+        if released and 2 * basis.shape[1] == d:
             return basis, True
     elif complement:
         left, n = float(energy.sum()), 0

@@ -4,7 +4,7 @@ components, and each task adds some."""
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,8 @@ class CODAPrompt(Prompted):
 
     q is the frozen, unprompted feature. Each experience gets ``pool // tasks`` components, started orthogonal to all
     earlier ones (Gram-Schmidt, unit norm); earlier ones are frozen and still take part. Adam (betas 0.9 and 0.999, no decay)
-    at the released truncated cosine, which stays at full rate for two epochs. Loss: cross-entropy among the
-    current classes, plus ``mu`` times the mean squares of ``Z Z^T - I`` for Z = K, A, P (published code: 0, because the
+    at the released truncated cosine, which stays at full rate for two epochs (``variant=paper``: for one). Loss: cross-entropy
+    among the current classes, plus ``mu`` times the mean squares of ``Z Z^T - I`` for Z = K, A, P (published code: 0, because the
     start replaces it). Where more rows than dimensions make orthogonality impossible, the row is kept as drawn.
 
     Args:
@@ -46,7 +46,8 @@ class CODAPrompt(Prompted):
                 "GT-RIPL/CODA-Prompt@6417d4f6 experiments/cifar-100.sh:29", table="released code",
                 here=({"mu": 0.0}, {"mu": 0.1})),
         Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
-                "GT-RIPL/CODA-Prompt@6417d4f6 utils/schedulers.py:42", table="released code"),
+                "GT-RIPL/CODA-Prompt@6417d4f6 utils/schedulers.py:42", table="released code",
+                here=({"variant": "released"}, {"variant": "paper"})),
     )
 
     def __init__(
@@ -60,12 +61,13 @@ class CODAPrompt(Prompted):
         length: Size = 8,
         tasks: Whole = 0,
         mu: Amount = 0.0,
+        variant: Literal["released", "paper"] = "released",
         at: Text = r"blocks\.[0-4]\.attn",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         if (tasks and pool % tasks) or length % 2:
             raise UserError(f"pool={pool} must be a multiple of tasks={tasks}, and length={length} even.")
-        self.pool, self.length, self.tasks, self.mu, self.at = pool, length, tasks, mu, at
+        self.pool, self.length, self.tasks, self.mu, self.variant, self.at = pool, length, tasks, mu, variant, at
         self.adapters = attach(backbone, PrefixSlot, at)
         self.width = backbone.num_features
         self.planned = tasks or 10
@@ -116,7 +118,7 @@ class CODAPrompt(Prompted):
         return total
 
     def configure_optimizers(self) -> Any:
-        return truncated_cosine(torch.optim.Adam(self.trained(), lr=self.lr), self.epochs)
+        return truncated_cosine(torch.optim.Adam(self.trained(), lr=self.lr), self.epochs, self.variant == "released")
 
 
 def orthonormal(n: int, width: int, old: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@ lies in the new inputs' span and outside the old ones'."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class InfLoRA(FrozenTrunk):
     (C is second order already, so this is a fourth power of activations: thresholds of GPM do not carry over). Where the
     subspace exceeds half the width, its complement is kept (DualGPM). Updates are merged, so only bases are stored.
 
+    ``variant=paper`` is the paper's text: a cosine that falls from the second epoch on, and a first basis of the fewest
+    directions that hold the share, where the released code stops one short of them.
+
     Args:
         r: rank, clipped to the width.
         lamda: the share of energy that counts as used, at the first experience.
@@ -46,8 +49,9 @@ class InfLoRA(FrozenTrunk):
     paper: ClassVar[str] = "Liang & Li, InfLoRA, CVPR 2024"
     differs: ClassVar[tuple[Differs, ...]] = (
         Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
-                "liangyanshuo/InfLoRA@e08b00ed utils/schedulers.py:42", table="released code"),
-        Differs("The first basis has one direction fewer than hold the threshold.",
+                "liangyanshuo/InfLoRA@e08b00ed utils/schedulers.py:42", table="released code",
+                here=({"variant": "released"}, {"variant": "paper"})),
+        Differs("The first basis has one direction fewer than hold the threshold; the choice above has both differences.",
                 "liangyanshuo/InfLoRA@e08b00ed methods/inflora.py:332", table="released code"),
     )
 
@@ -61,10 +65,11 @@ class InfLoRA(FrozenTrunk):
         r: Size = 10,
         lamda: Share = 0.95,
         tasks: Whole = 0,
+        variant: Literal["released", "paper"] = "released",
         at: Text = r"(.*\.)?blocks\.\d+\.attn\.qkv",
     ) -> None:
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
-        self.r, self.lamda, self.tasks, self.at = r, lamda, tasks, at
+        self.r, self.lamda, self.tasks, self.variant, self.at = r, lamda, tasks, variant, at
         self.adapters = attach(backbone, "lora", at, rows=("k", "v"), r=r)
         for _, adapter in self.adapters.each():
             assert isinstance(adapter, LoRA)
@@ -97,13 +102,13 @@ class InfLoRA(FrozenTrunk):
         return self.loss(self(batch.x), batch.y, among=self.current)
 
     def configure_optimizers(self) -> Any:
-        return truncated_cosine(torch.optim.Adam(self.trained(), lr=self.lr), self.epochs)
+        return truncated_cosine(torch.optim.Adam(self.trained(), lr=self.lr), self.epochs, self.variant == "released")
 
     @torch.no_grad()
     def end(self, exp: Experience) -> None:
         share = share_of(self.lamda, self.learned, self.planned)
         self.adapters.merge_()
         for site, c in self.covariances(exp).items():
-            kept = remember(c, self.bases.get(site), self.complement.get(site, False), share)
+            kept = remember(c, self.bases.get(site), self.complement.get(site, False), share, self.variant == "released")
             self.bases[site], self.complement[site] = kept
         self.learned += 1
