@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cl_bench_methods.continual import _dualgpm as dualgpm
 from cl_vit_toys import CPU, build, experience, images, learned
 
 from cl_bench.engine.fit import fit
-from cl_bench_methods.continual import _dualgpm as dualgpm
 
 
 def test_osft_updates_are_orthogonal_to_the_protected_directions() -> None:

@@ -25,9 +25,10 @@ class CODAPrompt(Prompted):
 
     q is the frozen, unprompted feature. Each experience gets ``pool // tasks`` components, started orthogonal to all
     earlier ones (Gram-Schmidt, unit norm); earlier ones are frozen and still take part. Adam (betas 0.9 and 0.999, no decay)
-    at the released truncated cosine, which stays at full rate for two epochs (``variant=paper``: for one). Loss: cross-entropy
-    among the current classes, plus ``mu`` times the mean squares of ``Z Z^T - I`` for Z = K, A, P (published code: 0, because the
-    start replaces it). Where more rows than dimensions make orthogonality impossible, the row is kept as drawn.
+    at the released truncated cosine, which stays at full rate for two epochs (``variant=paper``: for one). Loss:
+    cross-entropy among the current classes, plus ``mu`` times the mean squares of ``Z Z^T - I`` for Z = K, A, P (published
+    code: 0, because the start replaces it). Where more rows than dimensions make orthogonality impossible, the row is kept
+    as drawn.
 
     Args:
         pool, length: components over all experiences, and tokens in each (half keys, half values).
