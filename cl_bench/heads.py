@@ -48,7 +48,7 @@ def align_columns(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
     return out
 
 
-select = align_columns  # the name under which methods know it
+select = align_columns  # its earlier name, kept for methods outside this repository
 
 
 class Head(nn.Module):

@@ -7,7 +7,7 @@ if [ "$what" = start ]; then
   mkdir -p "$home"/{state,spool,log} /run/munge
   chown munge:munge /run/munge
   [ -f /etc/munge/munge.key ] || /usr/sbin/mungekey --create
-  [ -S /run/munge/munge.socket.2 ] || su -s /bin/sh munge -c /usr/sbin/munged
+  [ -S /run/munge/munge.socket.2 ] || timeout 10 su -s /bin/sh munge -c /usr/sbin/munged
   cat > "$home/slurm.conf" <<CONF
 ClusterName=tests
 SlurmctldHost=$host(127.0.0.1)
@@ -35,10 +35,11 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
   export SLURM_CONF=$home/slurm.conf
-  slurmctld -f "$SLURM_CONF"
-  slurmd -f "$SLURM_CONF"
-  for _ in $(seq 40); do
-    sinfo -h -o %t 2>/dev/null | grep -q idle && exit 0
+  timeout 10 slurmctld -f "$SLURM_CONF"
+  timeout 10 slurmd -f "$SLURM_CONF"
+  until=$((SECONDS + 15))
+  while [ $SECONDS -lt $until ]; do  # a controller that does not answer lets sinfo wait and ask again for a long time
+    timeout 3 sinfo -h -o %t 2>/dev/null | grep -q idle && exit 0
     sleep 0.25
   done
   echo "the node did not come up: see $home/log" >&2

@@ -136,10 +136,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip("a Slurm of one node needs root and the packages slurm-wlm and munge")
     home = tmp_path_factory.mktemp("slurm")
     port = str(17000 + os.getpid() % 500 * 2)
-    started = subprocess.run([HERE / "one_node_slurm.sh", "start", home, port], capture_output=True, text=True, timeout=60)
+    # What it says goes to a file: daemons that keep a pipe open would be waited for.
+    with (home / "said").open("w") as said:
+        started = subprocess.run(["timeout", "60", HERE / "one_node_slurm.sh", "start", home, port], stdout=said, stderr=said)
     if started.returncode:
         subprocess.run([HERE / "one_node_slurm.sh", "stop", home], capture_output=True, timeout=60)
-        pytest.skip(f"no Slurm of one node could be started here: {started.stderr.strip()[-200:]}")
+        why = (home / "said").read_text().strip()[-200:] or f"it ended with {started.returncode}"
+        pytest.skip(f"no Slurm of one node could be started here: {why}")
     os.environ["SLURM_CONF"] = str(home / "slurm.conf")
     yield
     del os.environ["SLURM_CONF"]

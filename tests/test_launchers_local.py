@@ -15,7 +15,7 @@ from cl_bench.errors import UserError
 
 def told(config: Mapping[str, Any]) -> tuple[str, str | None]:
     """In place of a run: what its process was given."""
-    seen = [os.environ.get(name, "-") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
+    seen = [os.environ.get(name, "-") or "none" for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
     if config.get("kill"):
         os.kill(os.getpid(), 9)
     file = Path("/proc/self/oom_score_adj")  # where there is none, nothing can be asked
@@ -46,6 +46,17 @@ def test_workers_see_their_gpu_and_their_share_of_the_cores(monkeypatch: pytest.
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5" and "OMP_NUM_THREADS" not in os.environ, "as they were"
     killed = list(local([{"kill": True}, {}], told, workers=2))
     assert sorted(error is None for _, _, error in killed) == [False, True], "and one that is killed costs no other"
+
+
+def test_workers_have_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the time when the process began from which they are forked: a notebook sets and unsets things."""
+    for now in ("7", None, "2"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr("cl_bench.command.launchers._gpus", list)
+        if now is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", now)
+        found = [words.split()[0] for _, words, _ in local([{}], told, workers=2)]
+        assert found == [now or "-"]
 
 
 def test_runs_of_many_threads_wait_for_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..heads import select
+from ..heads import align_columns
 from ..method import Method
 from ..ranges import Amount, Count, Whole, hints
 from ..state import moved
@@ -64,7 +64,7 @@ class Deployed(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (N, d) to logits (N, classes)."""
-        return select(self.head(features), self.head.space, self.space)
+        return align_columns(self.head(features), self.head.space, self.space)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))
@@ -204,7 +204,7 @@ class TestTimeMethod(Method):
         self.counts["batches"] += self.adapts
         with torch.enable_grad():
             out = self.adapt(x).detach()
-        return select(self._as_logits(out), self.model.space, space)
+        return align_columns(self._as_logits(out), self.model.space, space)
 
     @torch.no_grad()
     def answer(self, x: Tensor, space: LabelSpace) -> Tensor:
@@ -212,7 +212,7 @@ class TestTimeMethod(Method):
         if not self._built:
             return super().predict(x, space)
         self._narrow(space)
-        return select(self._as_logits(self.outputs(x)), self.model.space, space)
+        return align_columns(self._as_logits(self.outputs(x)), self.model.space, space)
 
     def counters(self) -> dict[str, int | float]:
         """Plain numbers for the record: ``counts`` and the size of what is trained."""

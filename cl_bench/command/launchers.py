@@ -179,11 +179,11 @@ class _Worker:
         context: Any = get_context(_STARTS)
         self.place, self.cores = place, 1
         self.pipe, theirs = context.Pipe()
-        given = dict.fromkeys((name for name in _POOLS if name not in os.environ), str(share))
+        own = dict.fromkeys((name for name in _POOLS if name not in os.environ), str(share))
         if place:
-            given["CUDA_VISIBLE_DEVICES"] = place
-        self.process = context.Process(target=_serve, args=(theirs, run, given), daemon=False)
-        with _surroundings(given):
+            own["CUDA_VISIBLE_DEVICES"] = place
+        self.process = context.Process(target=_serve, args=(theirs, run, {**os.environ, **own}), daemon=False)
+        with _surroundings(own):
             self.process.start()
         theirs.close()  # else the end of the process would not show here
 
@@ -245,8 +245,12 @@ def _end(workers: list[_Worker], orderly: bool) -> None:
 
 
 def _serve(pipe: Connection, run: Callable[[Config], Result], given: Mapping[str, str]) -> None:
-    """Run what comes until nothing comes any more. An interrupt is the parent's to handle: it terminates its workers."""
-    os.environ.update(given)  # a forked process has those of the one that it was forked from; no GPU was looked for yet
+    """Run what comes until nothing comes any more, in the environment that is given.
+
+    An interrupt is the parent's to handle: it terminates its workers.
+    """
+    os.environ.clear()  # a forked process has what held when the one it was forked from began; no GPU was looked for yet
+    os.environ.update(given)
     state = {"busy": False, "stopped": False}
 
     def stop(*_: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Batch, Experience, Head, LabelSpace, Method, UserError, select
+from cl_bench import Backbone, Batch, Experience, Head, LabelSpace, Method, UserError, align_columns
 from cl_bench.ranges import Amount, Count, Share, Text
 
 from ._avalanche import Columns, Network, experience_of, held_images, release
@@ -68,7 +68,7 @@ class AvalancheStrategy(Method):
         return self.network(x)[:, : len(self.head.space)]
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
-        return select(self(x), self.head.space, space)
+        return align_columns(self(x), self.head.space, space)
 
     def begin(self, exp: Experience) -> None:
         before = self.seen

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Amount, Backbone, Count, Experience, LabelSpace, Share, Whole, select
+from cl_bench import Amount, Backbone, Count, Experience, LabelSpace, Share, Whole, align_columns
 
 from .._differs import Differs
 from ._subspace import Features, orthonormal, own_directions, task_of, weight_gradients
@@ -117,7 +117,7 @@ class Cuber(Gpm):
         return self.head(self.features(x))
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
-        return select(self.head(self.features(x, task_of(space, self.tasks))), self.head.space, space)
+        return align_columns(self.head(self.features(x, task_of(space, self.tasks))), self.head.space, space)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         for layer in range(len(self.layers) if self.regimes else 0):

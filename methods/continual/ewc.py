@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, batches, columns_of, select
+from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, align_columns, batches, columns_of
 from cl_bench.ranges import Amount, Count, Share, Whole
 
 from .._differs import Differs
@@ -131,7 +131,7 @@ class Ewc(Method):
             count = -(-images // self.batch_size) * self.batch_size
 
         def logits(w: Weights, x: Tensor) -> Tensor:
-            return select(functional_call(self, w, (x,)), self.head.space, among)
+            return align_columns(functional_call(self, w, (x,)), self.head.space, among)
 
         def data() -> Iterator[tuple[Tensor, Tensor]]:
             left = images

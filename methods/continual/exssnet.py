@@ -1,5 +1,4 @@
-"""Yadav and Bansal, "Exclusive Supermask Subnetwork Training for Continual Learning", Findings of ACL 2023
-(prateeky2806/exessnet).
+"""Yadav & Bansal, "Exclusive Supermask Subnetwork Training for Continual Learning", ACL Findings 2023 (prateeky2806/exessnet).
 
 Every task finds a binary mask over one shared network, then trains the masked weights that no earlier task uses.
 """
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Method, Share, Whole, batches, select
+from cl_bench import Amount, Backbone, Batch, Count, Experience, LabelSpace, Method, Share, Whole, batches
+from cl_bench.heads import align_columns
 
 from .._differs import Differs
 from ._subspace import Features, matrix_layers, task_of
@@ -147,4 +147,4 @@ class Exssnet(Method):
         return functional_call(Features(self.backbone), {**weights, **norms}, (x,))
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
-        return select(self.head(self.features(x, task_of(space, self.tasks))), self.head.space, space)
+        return align_columns(self.head(self.features(x, task_of(space, self.tasks))), self.head.space, space)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, UserError, attach, select
+from cl_bench import Backbone, Batch, Experience, LabelSpace, UserError, align_columns, attach
 from cl_bench.adapters.lora import LoRA
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
@@ -135,4 +135,4 @@ class LAE(FrozenTrunk):
                 best = surer(best, self(x).softmax(1))
             finally:
                 self.adapters.use("default")
-        return select(best.log(), self.head.space, space)
+        return align_columns(best.log(), self.head.space, space)

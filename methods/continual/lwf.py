@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, select
+from cl_bench import Backbone, Batch, Experience, LabelSpace, Method, align_columns
 from cl_bench.ranges import Amount, Count, Positive, Whole
 
 from .._differs import Differs
@@ -99,8 +99,8 @@ class Lwf(Method):
         logits = self(batch.x)
         with torch.no_grad():
             before = self.teacher[1](self.teacher[0].forward_features(batch.x))
-        old = select(logits, self.head.space, self.old)
-        kept = distillation(old, select(before, self.teacher[1].space, self.old), self.temperature)
+        old = align_columns(logits, self.head.space, self.old)
+        kept = distillation(old, align_columns(before, self.teacher[1].space, self.old), self.temperature)
         among = self.seen if self.variant == "mammoth" else self.current
         return self.loss(logits, batch.y, among) + self.strength * kept
 

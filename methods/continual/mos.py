@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, PrototypeHead, attach, select
+from cl_bench import Backbone, Batch, Experience, LabelSpace, PrototypeHead, align_columns, attach
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Share, Size, Text, Whole
 
@@ -142,4 +142,4 @@ class MOS(FrozenTrunk):
         heads = torch.stack([self.head(f) for f in features])  # (tasks, N, classes)
         chosen, _ = look_up(near, heads, task_of, self.lookups)
         answer = heads[chosen, torch.arange(len(x), device=x.device)]
-        return select(score(near, answer, len(features)).log(), self.head.space, space)
+        return align_columns(score(near, answer, len(features)).log(), self.head.space, space)
