@@ -43,6 +43,7 @@ def test_a_class_runs_over_seeds_and_shows_itself(tmp_path) -> None:
     assert len(cl_bench.load(tmp_path)) == 2
 
 
+@pytest.mark.soak
 def test_a_class_typed_into_main_runs(tmp_path) -> None:
     """As in a notebook's cell: the class has no file of its own to be imported from."""
     code = ("import sys, json, cl_bench\nfrom cl_bench import Method\nclass Typed(Method):\n"

@@ -310,7 +310,7 @@ def test_a_method_that_calls_sys_exit_has_failed(how: str, tmp_path: Path, capsy
     assert load(only(tmp_path / "runs")).status == "failed"
 
 
-@pytest.mark.parametrize("how", ["term", "fit term"])
+@pytest.mark.parametrize("how", [pytest.param("term", marks=pytest.mark.soak), "fit term"])
 def test_sigterm_tells_the_truth(how: str, tmp_path: Path) -> None:
     (tmp_path / "leaves_config.py").write_text(LEAVES)
     argv = ["run", *LEARN[:4], "--method", f"{tmp_path}/leaves_config.py:Leaves", "--method.how", how, "--device", "cpu",

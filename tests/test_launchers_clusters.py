@@ -149,6 +149,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     subprocess.run([HERE / "one_node_slurm.sh", "stop", home], capture_output=True, timeout=60)
 
 
+@pytest.mark.soak
 def test_slurm_goes_on_after_its_launcher_was_killed(slurm: None, file: Path, alone: list[Any], tmp_path: Path) -> None:
     """The launcher is killed while jobs run: they go on, and the same command waits for them and starts nothing twice."""
     runs = tmp_path / "runs"

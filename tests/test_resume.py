@@ -170,13 +170,19 @@ def test_stopped_between_and_resumed(place: str, when: str, tmp_path: Path, monk
     assert numbers(resume(stop(argv, tmp_path / "cut", monkeypatch, chosen))) == numbers(whole)
 
 
+@cache
+def cut_of(fitted: bool) -> Path:
+    """A deployed run that was stopped: right after its fit, or in the middle of a later segment."""
+    when = (lambda p: p.fitted) if fitted else (lambda p: p.step >= 2 and isinstance(p.inside, SegmentPosition))
+    with pytest.MonkeyPatch.context() as patched:
+        return stop(PLACES["deployed learning"][0], Path(tempfile.mkdtemp(prefix="cl-bench-cut-")), patched, when)
+
+
 @pytest.mark.parametrize("name", [f.name for f in fields(Position)])
 def test_every_field_of_the_position_is_needed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A position that forgets one field gives another end, or none."""
-    argv = PLACES["deployed learning"][0]
     whole = whole_of("deployed learning")
-    when = (lambda p: p.fitted) if name == "fitted" else (lambda p: p.step >= 2 and isinstance(p.inside, SegmentPosition))
-    folder = stop(argv, tmp_path / "cut", monkeypatch, when)
+    folder = Path(shutil.copytree(cut_of(name == "fitted"), tmp_path / "cut" / cut_of(name == "fitted").name))
     known, busy = (load(folder).record["cost"][key] for key in ("seconds", "busy_seconds"))
     real = checkpoint.Found.fill
     forgotten = getattr(Position(), name)
