@@ -16,7 +16,9 @@ from official import checkouts
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "parity" / "cl_reference.md"
 KINDS = {"pilot": "official.learners:ncm", "ranpac": "official.learners:ranpac", "slca": "official.learners:slca",
-         "ease": "official.ease:ease", "peft": "official.tuners:peft"}
+         "ease": "official.ease:ease", "aper": "official.aper:aper", "mos": "official.mos:mos",
+         "inflora": "official.lowrank:inflora", "sdlora": "official.lowrank:sdlora", "coda": "official.prompts:coda",
+         "lae": "official.lae:lae", "sema": "official.sema:sema", "peft": "official.tuners:peft"}
 HEAD = """
 # Official learners beside ours
 

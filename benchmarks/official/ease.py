@@ -38,7 +38,7 @@ def ease(tree: Path) -> list[Row]:
         learner = bare(module.Learner, _network=net, _device=torch.device("cpu"), args=args, weight_decay=5e-4, min_lr=0.0,
                        init_cls=2, inc=2, moni_adam=False, use_init_ptm=False, use_exemplars=False, use_diagonal=False,
                        recalc_sim=True, alpha=0.1, beta=0.0)
-        module.tqdm, module.tensor2numpy = _Bar, lambda t: t.numpy()
+        module.tqdm, module.tensor2numpy = Bar, lambda t: t.numpy()
         for k, exp in enumerate(experiences):
             learner._cur_task, learner._known_classes, learner._total_classes = k, 2 * k, 2 * k + 2
             method: Any = ours.method
@@ -111,7 +111,7 @@ class _EaseNet(nn.Module):
         return self.proxy_fc(self.vit(self.preprocess(x), test=test))
 
 
-class _Bar:
+class Bar:
     """tqdm without drawing."""
 
     def __init__(self, of: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import timm.layers.helpers
 import timm.models.vision_transformer  # noqa: F401 - before stand-ins take the place of what it imports
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from .checkouts import Row, importable
 from .toys import difference
 
 DOUBLE, SINGLE = Compute("cpu", "64-true"), Compute("cpu")
-STAND_INS = ("timm.models.registry", "timm.models.layers", "datasets", "tqdm", "torchvision", "inc_net")
+STAND_INS = ("timm.models.registry", "timm.models.helpers", "datasets", "tqdm", "torchvision", "inc_net")
 
 
 def embedded() -> Backbone:
@@ -138,13 +140,15 @@ def on_the_cpu() -> Iterator[None]:
             kw["device"] = "cpu"
         return real(self, *args, **kw)
 
-    with mock.patch.object(Tensor, "cuda", lambda self: self), mock.patch.object(Tensor, "to", to):
+    stays = mock.patch.object(Tensor, "cuda", lambda self, *a, **kw: self)
+    with stays, mock.patch.object(nn.Module, "cuda", lambda self, *a: self), mock.patch.object(Tensor, "to", to):
         yield
 
 
 @contextmanager
 def modules(tree: Path, *names: str, empty: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> Iterator[list[Any]]:
     """Official modules by name, in double precision; ``more`` that are only imported and not used."""
+    sys.modules |= {"timm.models.layers": timm.layers, "timm.models.layers.helpers": timm.layers.helpers}  # their older names
     with importable(tree, (*STAND_INS, *more), empty):
         torch.set_default_dtype(torch.float64)
         yield [importlib.import_module(name) for name in names]
