@@ -15,9 +15,9 @@ from pathlib import Path
 from official import checkouts
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "parity" / "cl_reference.md"
-KINDS = {"pilot": "official.learners:ncm", "ranpac": "official.learners:ranpac", "slca": "official.learners:slca",
+KINDS = {"pilot": "official.prompts:pilot", "ranpac": "official.learners:ranpac", "slca": "official.learners:slca",
          "ease": "official.ease:ease", "aper": "official.aper:aper", "mos": "official.mos:mos",
-         "inflora": "official.lowrank:inflora", "sdlora": "official.lowrank:sdlora", "coda": "official.prompts:coda",
+         "inflora": "official.lowrank:inflora", "sdlora": "official.lowrank:sdlora", "coda": "official.prompts:both",
          "lae": "official.lae:lae", "sema": "official.sema:sema", "peft": "official.tuners:peft"}
 HEAD = """
 # Official learners beside ours

@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import timm.layers.helpers
-import timm.models.vision_transformer  # noqa: F401 - before stand-ins take the place of what it imports
+import timm.models.vision_transformer
 import torch
 from torch import Tensor, nn
 
@@ -140,8 +140,11 @@ def on_the_cpu() -> Iterator[None]:
             kw["device"] = "cpu"
         return real(self, *args, **kw)
 
-    stays = mock.patch.object(Tensor, "cuda", lambda self, *a, **kw: self)
-    with stays, mock.patch.object(nn.Module, "cuda", lambda self, *a: self), mock.patch.object(Tensor, "to", to):
+    def cuda(self: Tensor, *args: Any, **kw: Any) -> Tensor:
+        return self.clone() if self.requires_grad and self.is_leaf else self  # as there, what comes back is no leaf
+
+    whole = mock.patch.object(nn.Module, "cuda", lambda self, *a: self)
+    with mock.patch.object(Tensor, "cuda", cuda), whole, mock.patch.object(Tensor, "to", to):
         yield
 
 
