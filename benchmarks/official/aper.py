@@ -55,7 +55,7 @@ def aper(tree: Path) -> list[Row]:
                            weight_decay=5e-4, _compute_accuracy=lambda *a: 0.0)
             parts: list[tuple[Tensor, Tensor]] = []
             for k, exp in enumerate(experiences):
-                def copied(net: Any = net, method: Any = method, match: Any = match, k: int = k) -> None:
+                def copied(net: Any = net, method: Any = method, match: Any = match, k: int = k, parts: Any = parts) -> None:
                     if k == 0:
                         net.fc = nets.CosineLinear(64, 2)
                         net.fc.weight.data.copy_(method.temporary.weight)

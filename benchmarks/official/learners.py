@@ -37,6 +37,13 @@ def embedded() -> Backbone:
     return made.double()
 
 
+def looking(vit: Any) -> Any:
+    """An official transformer behind our preprocessing."""
+    see = embedded().preprocess
+    vit.patch_embed.register_forward_pre_hook(lambda module, given: (see(given[0]),))
+    return vit
+
+
 def digits(tasks: int = 3, per_class: int = 12) -> tuple[list[Experience], Tensor]:
     """Experiences of two digits, and test images of all of them."""
     scenario: Scenario = find("cl_bench.scenarios", "split_digits")(per_class=per_class, order=list(range(10)))

@@ -15,7 +15,7 @@ from cl_bench import Batch
 from .aper import VIT
 from .checkouts import Row
 from .ease import Bar
-from .learners import Epochs, Recorded, bare, digits, embedded, modules, on_the_cpu, whole
+from .learners import Epochs, Recorded, bare, digits, embedded, looking, modules, on_the_cpu, whole
 from .toys import difference
 
 
@@ -36,7 +36,7 @@ def low_rank(lamda: float, module: Any, vits: Any, nets: Any) -> list[Row]:
     method: Any = ours.method
     vit = nets.ViT_lora_co(**VIT, n_tasks=3, rank=4, weight_init="skip")
     vit.load_state_dict(embedded().model.state_dict(), strict=False)
-    vit.patch_embed.register_forward_pre_hook(lambda m, given, see=embedded().preprocess: (see(given[0]),))
+    looking(vit)
     for part in vit.modules():
         if isinstance(part, vits.Attention_LoRA):
             part.init_param()
@@ -60,7 +60,8 @@ def low_rank(lamda: float, module: Any, vits: Any, nets: Any) -> list[Row]:
         data = [Batch(x, y) for _, x, y in whole(exp)]
         learner._train(Epochs([data, *ours.epochs, data]), None)
         parts = [m for m in vit.modules() if isinstance(m, vits.Attention_LoRA)]
-        for (at, before), part, basis, kind in zip(start.items(), parts, learner.feature_list, learner.project_type, strict=True):
+        kept_now = zip(start.items(), parts, learner.feature_list, learner.project_type, strict=True)
+        for (at, before), part, basis, kind in kept_now:
             moved = method.adapters.weight(at) - before
             theirs = torch.cat([torch.zeros(64, 64), *(sum(b.weight @ a.weight for a, b in zip(left, right, strict=True))
                                 for left, right in ((part.lora_A_k, part.lora_B_k), (part.lora_A_v, part.lora_B_v)))])
@@ -102,8 +103,7 @@ def sdlora(tree: Path) -> list[Row]:
                        _compute_accuracy=lambda *a: 0.0)
 
         def fresh(index: bool = True) -> Any:
-            plain = embedded().model
-            plain.patch_embed.register_forward_pre_hook(lambda m, given, see=embedded().preprocess: (see(given[0]),))
+            plain = looking(embedded().model)
             made = loras.LoRA_ViT_timm(vit_model=plain.eval(), r=4, num_classes=10, index=index, increment=2,
                                        filepath=f"{where}/", cur_task_index=learner._cur_task)
             made.out_dim = 64

@@ -15,7 +15,7 @@ from torch import Tensor
 from .aper import VIT
 from .checkouts import Row
 from .ease import Bar, pair, split_qkv
-from .learners import Epochs, Recorded, bare, digits, embedded, modules, on_the_cpu, whole
+from .learners import Epochs, Recorded, bare, digits, embedded, looking, modules, on_the_cpu, whole
 from .toys import difference
 
 
@@ -40,7 +40,7 @@ def compared(name: str, momentum: float, module: Any, vits: Any, nets: Any) -> l
     method: Any = ours.method
     vit = vits.VisionTransformer(**{**VIT, "num_classes": 6}, tuning_config=config)
     vit.load_state_dict(split_qkv(embedded().model.state_dict()), strict=False)
-    vit.patch_embed.register_forward_pre_hook(lambda m, given, see=embedded().preprocess: (see(given[0]),))
+    looking(vit)
     vit.out_dim = 64
     for at, p in vit.named_parameters():
         p.requires_grad_("adapter" in at or "head" in at)
@@ -90,9 +90,10 @@ def compared(name: str, momentum: float, module: Any, vits: Any, nets: Any) -> l
         with still(config):
             learner._compute_mean(vit)
         gaussians, total = method.gaussians, 2 * k + 2
-        found["means"] = max(found["means"], difference([gaussians.means], [torch.stack([learner.cls_mean[c] for c in range(total)])]))
+        means, covariances = (torch.stack([held[c] for c in range(total)]) for held in (learner.cls_mean, learner.cls_cov))
+        found["means"] = max(found["means"], difference([gaussians.means], [means]))
         found["covariances"] = max(found["covariances"], difference(
-            [gaussians.roots @ gaussians.roots.transpose(1, 2)], [torch.stack([learner.cls_cov[c] for c in range(total)])]))
+            [gaussians.roots @ gaussians.roots.transpose(1, 2)], [covariances]))
         if k:
             draws = iter([part[c] for part in noise if part.ndim == 3 for c in range(total)])
 
@@ -125,7 +126,8 @@ def compared(name: str, momentum: float, module: Any, vits: Any, nets: Any) -> l
     told = {"adapters": "adapters of three experiences", "means": "class means", "covariances": "class covariances",
             "head": "head after 30 epochs of alignment on the same draws", "prototypes": "prototypes under the first adapter",
             "answers": "answers of 60 test images after each experience"}
-    rows = [Row(f"mos, {name}", told[key], value, 2e-6 if key in ("adapters", "means") else 1e-5) for key, value in found.items()]
+    bounds = {"adapters": 2e-6, "means": 2e-6}
+    rows = [Row(f"mos, {name}", told[key], value, bounds.get(key, 1e-5)) for key, value in found.items()]
     if momentum:
         rows.append(Row(f"mos, {name}", "the newest adapters after one more pass in evaluation mode", drift, 1e-6,
                         expected="as released every pass merges, those that only look as well; the rows above do without"))

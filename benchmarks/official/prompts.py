@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .aper import VIT
 from .checkouts import Row
 from .ease import Bar
-from .learners import Epochs, Recorded, bare, digits, embedded, modules, ncm, on_the_cpu
+from .learners import Epochs, Recorded, bare, digits, embedded, looking, modules, ncm, on_the_cpu
 from .toys import difference
 
 
@@ -29,7 +29,7 @@ def seeing(vit: Any) -> Any:
     told = vit.load_state_dict(state, strict=False)
     if told.unexpected_keys:
         raise ValueError(f"{told.unexpected_keys} have no place in the official network")
-    vit.patch_embed.register_forward_pre_hook(lambda m, given, see=embedded().preprocess: (see(given[0]),))
+    looking(vit)
     return vit.requires_grad_(False)
 
 
@@ -180,7 +180,7 @@ def l2p(tree: Path) -> list[Row]:
         place = state.pop("pos_embed")
         vit.load_state_dict(state, strict=False)
         vit.pos_embed.data = torch.cat([place[:, :1], torch.zeros(1, 6, 64), place[:, 1:]], 1)
-        vit.patch_embed.register_forward_pre_hook(lambda m, given, see=embedded().preprocess: (see(given[0]),))
+        looking(vit)
         for name, p in vit.named_parameters():
             p.requires_grad_(name.startswith(("prompt", "head")))
         net = nn.Module()
