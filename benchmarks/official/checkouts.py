@@ -42,7 +42,7 @@ PINS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "inflora": ("liangyanshuo/InfLoRA", "e08b00edd54f2f10cf2f9826eae7d44fdcb6354b", ("methods", "models", "utils")),
     "sdlora": ("WuYichen-97/SD-Lora-CL", "8bacded6eb44786db071f66fb90a87dd660d94ea", ("models", "backbone", "utils")),
     "coda": ("GT-RIPL/CODA-Prompt", "6417d4f68754be68b697c7ca2323ee61e791e1a3", ("models", "learners", "utils")),
-    "lae": ("gqk/LAE", "1680e496b7ac7ffa408b13d3b1a53a9be9b87696", ("libml",)),
+    "lae": ("gqk/LAE", "1680e496b7ac7ffa408b13d3b1a53a9be9b87696", ("libml", "main.py")),
     "sema": ("huiyiwang01/SEMA-CL", "5a4551262d659c6d93dd6c50ff814e028554fbf3", ("models", "backbone", "utils")),
     "olora": ("cmnfriend/O-LoRA", "07117e1fc4a5f5ad9308a815a42cee8f46502dc8", ("src",)),
     "libcontinual": ("RL-VIG/LibContinual", "a399ed4b0058e064871a212588118b97a1e4dfac", ("core/utils/utils.py",)),
