@@ -7,7 +7,8 @@ parameter of a backbone learns, its features are kept under the digest of all th
 adapters and which of them are in use) and of the image, and are read again where they are asked for again: for every class
 order, every epoch of a linear classifier and every evaluation. What learns, prompts that differ from image to image, and
 images that are augmented anew pass the network as always. An image's features come from the batch in which it was seen first;
-another batch would round the last bit differently, so a prediction may differ where two logits are equal to seven digits.
+another batch would round the last bit differently, so a prediction may differ where two logits are equal to seven digits. A
+record's count of passes is of what passed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Store:
 
     def features(self, backbone: Backbone, x: Tensor, compute: Any) -> Tensor:
         """As ``compute(backbone, x)``."""
-        network = "" if x.requires_grad else self.network(backbone)
+        network = "" if x.requires_grad or len(x) == 1 else self.network(backbone)
         if not network:
             return compute(backbone, x)  # type: ignore[no-any-return]
         table = self.table(network)
