@@ -122,7 +122,8 @@ def compared(module: Any, vits: Any, blocks: Any, nets: Any) -> list[Row]:
         grown.append("/".join(str(len(m.adapters)) for m in mixtures))
         found["head"] = max(found["head"], difference([method.head.weight, method.head.bias], [net.fc.weight, net.fc.bias]))
         with torch.no_grad():
-            found["logits"] = max(found["logits"], difference([method.predict(tests, method.seen)], [net(tests)["logits"][:, :known]]))
+            mine, theirs = method.predict(tests, method.seen), net(tests)["logits"][:, :known]
+            found["logits"] = max(found["logits"], difference([mine], [theirs]))
     named = {"experts": "experts of three experiences", "descriptors": "their auto-encoders", "routers": "router rows",
              "records": "recorded errors", "head": "head", "logits": "logits of 60 test images after each experience"}
     return [Row("sema", f"blocks with another number of experts ({', '.join(grown)} after each experience)", float(wrong), 0.0),

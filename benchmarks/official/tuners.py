@@ -90,4 +90,31 @@ def peft(tree: Path) -> list[Row]:
             closed = sum(int((a.gate != 0).sum()) for _, a in adapters.each())
             official = sum(int((p != 0).sum()) for n, p in wrapped.named_parameters() if "lora_E" in n)
             rows.append(Row(what, f"triplets left open at the end: {closed}", float(abs(closed - official)), 0.0))
+    return [*rows, *osf(theirs, where, tests, batches)]
+
+
+def osf(theirs: Any, where: str, tests: Tensor, batches: list[tuple[Tensor, Tensor]]) -> list[Row]:
+    """PEFT's OSF, the form in which OSFT's authors' method is spread: half of every weight's directions are kept."""
+    rows = list[Row]()
+    for name, make, expected in (("SGD", torch.optim.SGD, ""), ("AdamW", torch.optim.AdamW,
+                                 "PEFT projects gradients alone, and AdamW's scaling brings the protected directions back")):
+        torch.manual_seed(0)
+        mine, net = Classified(), Classified()
+        adapters = attach(mine.body, "osft", FUSED4, keep=0.5)
+        wrapped = theirs.get_peft_model(net, theirs.OSFConfig(effective_rank=32, target_modules=where)).double()
+        sides = [(mine, [p for p in adapters.parameters() if p.requires_grad]),
+                 (wrapped, [p for n, p in wrapped.named_parameters() if p.requires_grad])]
+        optimizers = [make(ps, lr=1e-2 if name == "SGD" else 1e-3, weight_decay=0.0) for _, ps in sides]
+        for bx, by in batches:
+            for (side, _), optimizer in zip(sides, optimizers, strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(side(bx), by).backward()
+                if side is mine:
+                    adapters.after_backward()
+                optimizer.step()
+            adapters.after_step()
+        with torch.no_grad():
+            apart = float((mine(tests) - wrapped(tests)).abs().max())
+        rows.append(Row("PEFT OSF, osft", f"logits after {STEPS} steps of {name}, 32 of 64 directions kept", apart, 1e-4,
+                        expected=expected))
     return rows
