@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 __all__ = ["HARNESS", "leaves", "modules", "moved", "own", "parts", "size_bytes", "stored_images"]
 
 HARNESS = ("_marked", "_answers", "_rows")
-_HOOKS = frozenset(k for k in nn.Module().__dict__ if "hook" in k)
+_HOOKS = frozenset(k for k in nn.Module().__dict__ if "hook" in k) | {"_compiled_call_impl"}
 _FSDP = "_is_full"  # torch's bookkeeping of backward hooks
 _MOST_OBJECTS = 1_000_000  # of one walk: a method that holds more is counted as far as that
 

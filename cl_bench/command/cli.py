@@ -50,6 +50,7 @@ OPTIONS = """\
   --label TEXT             what tables call the method (default: its name and the arguments that were changed)
   --seed N                 one seed makes every random draw (default 0)
   --device cpu|cuda|auto   and --precision, --workers, --threads, --optimizers torch|fused|apex
+  --layout channels_last   convolutions with the channels beside each other; --compile true: a compiled trunk
   --source.epochs N        and --source.lr, --source.batch_size: the classifier a test stream starts from
   --checkpoint true|false  keep what it takes to resume (default true)"""
 
@@ -147,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         several.add_argument("--launcher", type=_word, default="local", help="what executes the runs: local (processes of "
                              "this machine, the default), ray, slurm, or an entry point; its options stand beside it")
         several.add_argument("--html", type=_folder, help="where the page goes (default: RUNS/<suite>.html)")
+        several.add_argument("--allocator", choices=["keep", "system"], default="keep", help="keep: memory that is free stays "
+                             "for the next batch (default, glibc alone); system: as the machine does; changes no number")
     suite.add_argument("--check", action="store_true", help="run nothing: say what data and weights are missing, verify what "
                        "is there, estimate time and memory")
     suite.add_argument("--dry-run", action="store_true", help="run all of it on small synthetic copies of the data with a tiny "

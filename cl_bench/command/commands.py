@@ -63,6 +63,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
         try_method(plan.build, plan.backbone, plan.names["method"]["label"])
     from .processes import execute
 
+    _keep_memory(o)
     begun: list[Path] = [] if o.resume is None else [o.resume]
 
     def note(kind: str, facts: Any) -> None:
@@ -144,6 +145,7 @@ def _suite(o: argparse.Namespace, suite: Any, rest: list[str], runs: Path) -> in
     if o.html is not None:
         _page(o.html)
     _writable(runs)
+    _keep_memory(o)
     with SuiteProgress(suite.name, len(suite.jobs)) as progress:
         try:
             outcome = run_suite(suite, runs, jobs=o.jobs, again=o.again, keep=o.keep, overrides=rest, progress=progress,
@@ -165,6 +167,14 @@ def _suite(o: argparse.Namespace, suite: Any, rest: list[str], runs: Path) -> in
     for sentence in outcome.failures:
         print(f"failed: {sentence}", file=sys.stderr)
     return 1 if outcome.failures else 0
+
+
+def _keep_memory(o: argparse.Namespace) -> None:
+    """This process is the command's own: what its allocator keeps is nobody else's."""
+    if o.allocator == "keep":
+        from ..engine.allocator import keep_memory
+
+        keep_memory()
 
 
 def _finished_of(suite: str, runs: Path) -> list[Path]:

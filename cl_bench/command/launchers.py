@@ -249,8 +249,11 @@ def _serve(pipe: Connection, run: Callable[[Config], Result], given: Mapping[str
 
     An interrupt is the parent's to handle: it terminates its workers.
     """
+    from ..engine.allocator import as_asked
+
     os.environ.clear()  # a forked process has what held when the one it was forked from began; no GPU was looked for yet
     os.environ.update(given)
+    as_asked()
     state = {"busy": False, "stopped": False}
 
     def stop(*_: object) -> None:

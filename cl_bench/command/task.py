@@ -18,11 +18,18 @@ from .launchers import Result
 __all__ = ["Task", "key_of"]
 
 
+# Options that older records lack: at these values they ask for what was done before there were any.
+_SINCE = (("layout", "contiguous"), ("compile", False))
+
+
 def key_of(config: Mapping[str, Any]) -> str:
     """Hash of a config as a record holds it, by which its run is recognised."""
     from ..records.results import plain
 
-    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()
+    told = plain(config)
+    if isinstance(told, dict) and isinstance(compute := told.get("compute"), dict):
+        told = {**told, "compute": {k: v for k, v in compute.items() if (k, v) not in _SINCE}}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

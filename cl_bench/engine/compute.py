@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -34,6 +34,11 @@ class Compute:
         devices: processes that share the batches of learning, each with a GPU of its own where ``device`` is one; for
             methods that say they can (``Method.shares_batches``). ``batch_size`` stays that of all of them together.
         strategy: how they share: ``ddp``, each with the whole method, gradients averaged.
+        layout: ``channels_last`` keeps images and the weights of convolutions with the channels beside each other, which
+            convolutions compute faster on most machines; other kernels give other last bits. ``contiguous``: as torch makes
+            them.
+        compile: whether the trunk that learns is compiled by ``torch.compile``, in the first steps; copies of it are not
+            (teachers, and what a test-time method deploys). It gives other last bits.
     """
 
     device: Text = "auto"
@@ -43,6 +48,14 @@ class Compute:
     optimizers: Literal["torch", "fused", "apex"] = "torch"
     devices: Devices = 1
     strategy: Literal["ddp"] = "ddp"
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    compile: bool = False
+
+    def arithmetic(self) -> dict[str, Any]:
+        """The settings beside the device that decide how numbers are computed, those that are not at their defaults."""
+        told = {"precision": self.precision, "optimizers": self.optimizers, "layout": self.layout, "compile": self.compile}
+        plain = {f.name: f.default for f in fields(Compute)}
+        return {name: value for name, value in told.items() if value != plain[name]}
 
 
 def device_for(compute: Compute) -> torch.device:

@@ -22,6 +22,7 @@ from ..rng import Rng
 from ..types import Experience
 from .compute import Compute, resolve_device
 from .feed import FeedPosition, TrainingFeed, opaque
+from .layout import relaid
 from .optimizers import fuse
 from .processes import named_differences, own_masks, same_in_all
 from .seeding import derive, generators, seeded, set_generators
@@ -182,6 +183,8 @@ def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs:
 
     def resumed() -> None:
         assert at is not None
+        if compute.layout == "channels_last":
+            relaid(trainer.optimizers)
         set_generators(at.generators)
         method.rng.set_state(rng)  # in place of what preparing the optimizers drew
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,11 +23,14 @@ from ..method import Method
 from ..numbers.stream_metrics import CalibrationBins, top_class_share
 from ..types import LabelSpace, TestSet
 from .compute import Compute, resolve_device
+from .features import Features
 from .feed import Pool, opaque
 from .seeding import derive, seeded
 from .trainer import interruptible, quiet, tester, untouched
 
-__all__ = ["Clock", "Ledger", "Scored", "answer_all", "measure"]
+__all__ = ["Clock", "Ledger", "Scored", "answer_all", "fitting", "measure"]
+
+PIXELS = 16 * 2**20  # bytes of a batch of test images as the trunk takes them, on a CPU
 
 
 class Ledger:
@@ -118,8 +122,10 @@ class Clock(Protocol):
 
 class _NoClock:
     missing = False
+    batch: tuple[Tensor, Tensor, int] | None = None  # the images at hand, their rows, and how often they were written into
 
-    def begin(self, x: Tensor, rows: Tensor) -> None: ...
+    def begin(self, x: Tensor, rows: Tensor) -> None:
+        self.batch = x, rows, x._version
 
     def settle(self) -> None: ...
 
@@ -203,12 +209,13 @@ def _checked(method: Method, verb: str, x: Tensor, space: LabelSpace) -> Tensor:
 
 
 def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], compute: Compute, size: int,
-            seed: int) -> list[Scored]:
-    """Score ``method`` on each test set.
+            seed: int, features: Features | None = None) -> list[Scored]:
+    """Score ``method`` on each test set, every image in one pass.
 
     A method that adapts is measured on a copy per test set, so that measuring does not teach. For any other, the images
     of all test sets that are answered among the same classes come in one random order: neither the order nor the
     company of an image tells which test set, and so which experience, it is of. One test set alone comes in its order.
+    Its batches are no larger than fits; ``features`` remembers those of a trunk that nothing trains.
     """
     device = resolve_device(compute.device)
     groups: dict[Any, list[int]] = {}
@@ -218,7 +225,9 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
     scored: dict[int, Scored] = {}
     for members in groups.values():
         first, space = tests[members[0]], spaces[members[0]]
-        pool = Pool([tests[k].data for k in members], first.batch_size or size, device, workers=compute.workers)
+        data = [tests[k].data for k in members]
+        most = first.batch_size or size
+        pool = Pool(data, most if type(method).adapts else fitting(method, data, most, device), device, workers=compute.workers)
         ledger = Ledger(space)
         place, order = derive(seed, first.name) if type(method).adapts else seed, torch.arange(len(pool))
         if len(members) > 1:
@@ -227,11 +236,35 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
             order = torch.cat([order[:0], *order.split(pool.size)[ranks.rank()::ranks.size()]])
         if len(order) or ranks.size() == 1:
             asked = copy.deepcopy(method) if type(method).adapts else method
-            answer_all(asked, pool, order, [ledger], _NoClock(), compute, place)
+            clock = _NoClock()
+            with _remembering(method, features, pool, clock, device):
+                answer_all(asked, pool, order, [ledger], clock, compute, place)
         answers = Answers.joined(ranks.gathered(ledger.collect()))
         for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):
             scored[k] = Scored.of(answers.part(start, end), space, tests[k])
     return [scored[k] for k in range(len(tests))]
+
+
+def fitting(method: Method, data: Sequence[Any], size: int, device: torch.device) -> int:
+    """Images per batch of a method that does not adapt, ``size`` at most: so many that their pixels, as large as the trunk
+    takes them, fill 16 MiB on a CPU and 1 GiB on a GPU. The activations of a large network are some 30 times that."""
+    first = next((torch.as_tensor(part[0][0]) for part in data if len(part)), None)
+    if first is None or first.ndim != 3:
+        return size
+    side = method.backbone.info["preprocess"]["size"] or 0
+    each = 4 * max(first.numel(), first.shape[0] * side * side)
+    return max(1, min(size, (PIXELS * 64 if device.type == "cuda" else PIXELS) // each))
+
+
+def _remembering(method: Method, features: Features | None, pool: Pool, clock: _NoClock,
+                 device: torch.device) -> AbstractContextManager[None]:
+    """The trunk with what is remembered of the images of ``pool``, where it is a fixed function of them."""
+    if features is None or type(method).adapts or ranks.size() > 1 or not len(pool):
+        return nullcontext()
+    Method.to(method, device)
+    method.eval()
+    table = features.of(method, pool.data, pool.size)
+    return nullcontext() if table is None else features.answering(method, lambda: clock.batch, table)
 
 
 def _form(data: Any) -> Any:

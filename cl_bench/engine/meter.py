@@ -85,6 +85,15 @@ class Meter:
 
         return count
 
+    def count(self, images: int) -> None:
+        """Images that a method asked for and whose features were remembered: what a method costs does not depend on it."""
+        self.forward_images += images
+
+    def outside_of_graphs(self) -> None:
+        """Count beside compiled graphs; inside of one, every new count would be a reason to compile again."""
+        for name in ("_entered", "_left"):
+            setattr(self, name, torch.compiler.disable(getattr(self, name)))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
         return self  # a copied backbone is counted into the same run
 

@@ -80,6 +80,7 @@ def fingerprint(plan: Plan) -> dict[str, Any]:
         "source_recipe": asdict(plan.recipe) if trained else None,
         "metrics": METRICS,
         "seed_policy": SEED_POLICY,
+        **{f"compute.{k}": v for k, v in plan.compute.arithmetic().items()},
         **{f"scenario.{k}": v for k, v in s.protocol().items()},
     }
     if trained and s.source is not None:
@@ -107,6 +108,7 @@ def protocol_name(fields: Mapping[str, Any]) -> str:
         fields["stream_speed"] and f"speed {fields['stream_speed']:g}",
         fields["label_delay"] and f"labels {fields['label_delay']} late",
         fields["max_epochs"] and f"{fields['max_epochs']} pass" + ("es" if fields["max_epochs"] > 1 else ""),
+        *(f"{k.removeprefix('compute.')} {v}" for k, v in fields.items() if k.startswith("compute.")),
         fields["source_recipe"] and f"source {fields['source_recipe']['epochs']} epochs",
         f"{fields['backbone']}@{str(fields['weights'])[:6]}",
     ]  # fmt: skip

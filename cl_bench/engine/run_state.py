@@ -20,6 +20,7 @@ from ..numbers.stream_metrics import Stream, StreamEntry
 from ..records.writer import RunWriter, utc_now
 from . import checkpoint
 from .compute import resolve_device
+from .features import Features
 from .fit import FitPosition
 from .measure import Scored
 from .meter import Meter, held_memory, peak_memory
@@ -82,6 +83,7 @@ class RunState:
         self.plan, self.writer, self.record, self.listen = plan, writer, record, listen
         self.scenario, self.device = plan.scenario, resolve_device(plan.compute.device)
         self.meter, self.position = Meter(), Position()
+        self.features = Features(plan.compute, None, self.meter)
         self.tests = list(plan.scenario.test_sets())
         self._born, self._before = time.perf_counter(), 0.0
         self._clock: tuple[str, float, float] | None = None

@@ -23,6 +23,7 @@ from ..records.source_digest import UNKNOWN, source_digest
 from ..records.writer import RunWriter, new_id, plain, utc_now
 from . import checkpoint
 from .compute import Compute, device_for
+from .layout import arrange, relaid
 from .meter import reset_peak_memory
 from .processes import check_processes, writer_of
 from .protocol import PROTOCOL_VERSION, Plan, fingerprint, head_fits, needs_source, unsuited
@@ -144,6 +145,7 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
         cache: Path) -> None:
     """The whole run, from its start or from a checkpoint."""
     plan = state.plan
+    state.features.cache = cache
     if found is None:
         state.writer.cut_events(0)
     state.event("start", write=found is None, scenario=plan.names["scenario"]["name"], method=plan.names["method"]["label"],
@@ -157,11 +159,14 @@ def _go(state: RunState, timeline: list[Any], found: checkpoint.Found | None, lo
     state.record["source"] = {"sha256": trained["sha256"]} if trained else None
     with seeded(derive(plan.seed, "build")):
         method = _built(plan, backbone).to(state.device)
+    arrange(method, plan.compute, state.meter)
     watch(state, method)
     if found is not None:
         spent = state.position.seconds["source"]
         state.go_on(found.fill(method, state.device))
         state.position.seconds["source"] += spent
+        if plan.compute.layout == "channels_last":
+            relaid([method, Method.marked(method)])  # a checkpoint keeps values, not how they lay
         state.meter.watch([method, Method.marked(method)])
         state.event("resume", step=state.position.step)
     elif lost:

@@ -113,7 +113,7 @@ def measure_row(run: RunState, method: Method, row: str, seen: LabelSpace) -> No
     tests = [run.tests[k] for k in now]
     with run.clock("evaluate"):
         scored = measure(method, tests, [scenario.space_for(run.tests[k], known[k]) for k in now], run.plan.compute,
-                         scenario.test_batch_size, derive(run.plan.seed, "measure", row))
+                         scenario.test_batch_size, derive(run.plan.seed, "measure", row), run.features)
     correct: list[int | None] = [None] * len(run.tests)
     total: list[int | None] = [None] * len(run.tests)
     for k, result in zip(now, scored, strict=True):

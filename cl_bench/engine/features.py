@@ -1,0 +1,179 @@
+"""Features of test images by a trunk that nothing trains: computed once per data set and looked up from then on.
+
+A row of the matrix asks for all test images seen so far, so a trunk that stays as it is would answer for the same images in
+every row. Here each data set goes through it once, in its own order, whatever the run did before: what is remembered is a
+function of weights, preprocessing and data alone, and so a resumed run finds the same bits. Runs of a folder of records share
+what took long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..backbones import Backbone
+from ..data.digest import digest_of
+from ..method import Method
+from ..records.writer import write_atomically
+from ..state import leaves, own
+from .compute import Compute, resolve_device
+from .content import tensors_digest
+from .feed import Pool
+from .meter import Meter
+
+__all__ = ["Features", "trunk_digest"]
+
+MOST_BYTES = 512 * 2**20  # of features that a run keeps
+LONG = 1.0  # seconds that a data set must have taken to be kept for other runs
+
+
+class Features:
+    """What one run remembers.
+
+    Args:
+        cache: the folder that the runs of a folder of records share; None: nothing is kept for others.
+        meter: is told of images whose features were remembered, as if they had been computed: what a method costs does not
+            depend on what ran before.
+    """
+
+    def __init__(self, compute: Compute, cache: Path | None, meter: Meter) -> None:
+        self.compute, self.cache, self.meter = compute, cache, meter
+        self.trunk: str | None = None
+        self.kept: dict[int, tuple[Dataset, Tensor]] = {}  # by identity, which the data set beside it keeps unique
+
+    def of(self, method: Method, data: Sequence[Dataset], size: int) -> Tensor | None:
+        """Features (n, d) of all images of ``data``, in order; None where the trunk is trained or does more than a fixed
+        function of its images, and where they would not fit."""
+        images = sum(len(part) for part in data)  # type: ignore[arg-type]
+        if self.compute.precision != "32-true" or images * method.backbone.num_features * 4 > MOST_BYTES:
+            return None
+        if (trunk := trunk_digest(method.backbone)) is None:
+            return None
+        if trunk != self.trunk:
+            self.trunk, self.kept = trunk, {}
+        for part in data:
+            if id(part) not in self.kept:
+                found = self._found(method.backbone, part, size)
+                if found is None:
+                    return None
+                self.kept[id(part)] = part, found
+        return torch.cat([self.kept[id(part)][1] for part in data])
+
+    def _found(self, backbone: Backbone, data: Dataset, size: int) -> Tensor | None:
+        device = resolve_device(self.compute.device)
+        kept = _Kept(self.cache, str(self.trunk), data, size, device) if self.cache is not None else None
+        if kept is not None and (found := kept.read()) is not None:
+            return found.to(device)
+        started, before, counted = time.perf_counter(), torch.get_rng_state(), self.meter.forward_images
+        with torch.no_grad():
+            pool = Pool([data], size, device, workers=self.compute.workers)
+            parts = [backbone.forward_features(x) for _, x in pool.batches(torch.arange(len(pool)))]
+        self.meter.forward_images = counted  # counted where the method asks for them
+        features = torch.cat(parts) if parts else torch.zeros(0, backbone.num_features, device=device)
+        if not torch.equal(before, torch.get_rng_state()) or features.dtype != torch.float32:
+            torch.set_rng_state(before)  # it draws at random: another pass would be another answer
+            return None
+        if kept is not None and time.perf_counter() - started >= LONG:
+            kept.write(features)
+        return features
+
+    @contextmanager
+    def answering(self, method: Method, batch: Callable[[], tuple[Tensor, Tensor, int] | None],
+                  table: Tensor) -> Iterator[None]:
+        """While inside, the trunk looks the batch at hand up in ``table``: the very images that the engine handed out, nothing
+        written into them. ``batch`` says (images, rows, their version) of it. Anything else goes through the network."""
+        backbone, counted = method.backbone, self.meter.count
+        through = backbone.forward_features
+
+        def forward_features(x: Tensor) -> Tensor:
+            now = batch()
+            if now is None or x is not now[0] or x._version != now[2] or torch.is_grad_enabled():
+                return through(x)
+            counted(len(x))
+            return table[now[1].to(table.device)]
+
+        backbone.__dict__["forward_features"] = forward_features
+        try:
+            yield
+        finally:
+            backbone.__dict__.pop("forward_features", None)
+
+
+def trunk_digest(backbone: Backbone) -> str | None:
+    """sha256 over what a trunk computes: classes, settings, weights and buffers of its modules; None where it is trained, in
+    training mode, or something else hangs on it (hooks that are not the engine's, a forward of its own)."""
+    h = hashlib.sha256(repr(backbone.info["preprocess"]).encode())
+    if "forward_features" in backbone.__dict__ or "preprocess" in backbone.__dict__:
+        return None
+    for name, module in backbone.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        ours = all(isinstance(getattr(hook, "__self__", None), Meter) for hook in hooks)
+        if module.training or "forward" in module.__dict__ or not ours:
+            return None
+        h.update(f"{name} {type(module).__module__}.{type(module).__qualname__};".encode())
+        for key, value in sorted(own(module).items()):
+            if key not in ("_modules", "training", "info"):
+                if any(t.requires_grad for t in leaves(value) if isinstance(t, Tensor)):
+                    return None
+                _add(h, key, value)
+    return h.hexdigest()
+
+
+def _add(h: Any, key: str, value: Any) -> None:
+    """A setting or tensor of a module, in containers too; of other objects the class, as their tensors are added."""
+    if isinstance(value, Tensor):
+        h.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
+        h.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            _add(h, f"{key}.{name}", part)
+    elif isinstance(value, (list, tuple)):
+        for k, part in enumerate(value):
+            _add(h, f"{key}.{k}", part)
+    else:
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        h.update(f"{key} {value if plain else type(value).__qualname__};".encode())
+        for k, part in enumerate(() if plain else leaves(value, everything=True)):
+            if isinstance(part, Tensor):
+                _add(h, f"{key}.{k}", part)
+
+
+class _Kept:
+    """The features of one data set in the cache."""
+
+    def __init__(self, cache: Path, trunk: str, data: Dataset, size: int, device: torch.device) -> None:
+        place = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        facts = [trunk, digest_of(data), size, str(place), torch.get_num_threads(), torch.__version__]
+        self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        self.file = cache / f"features-{self.key}.safetensors"
+
+    def read(self) -> Tensor | None:
+        """The features, if they are those that were written; damaged ones are computed again."""
+        try:
+            data = self.file.read_bytes()
+            said = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            tensors = load(data)
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+            return None
+        whole = said == {"key": self.key, "sha256": tensors_digest(tensors)}
+        return tensors.get("features") if whole else None
+
+    def write(self, features: Tensor) -> None:
+        """Keep them; a cache that cannot be written costs the time of another pass."""
+        tensors: dict[str, Any] = {"features": features.cpu().contiguous()}
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, save(tensors, {"key": self.key, "sha256": tensors_digest(tensors)}))
+        except OSError:
+            return
