@@ -28,14 +28,14 @@ def need_root(root: str, what: str, layout: str) -> Path:
     return existing_folder(root, f"it should hold {layout}.")
 
 
-def class_folders(folder: Path, labels: dict[str, int] | None) -> dict[str, int]:
+def class_folders(folder: Path, labels: dict[str, int] | None, root: Path) -> dict[str, int]:
     """Label of every class folder: from ``labels`` (folder name to label), the number that the folder is called, or
     the rank of its name.
 
     Raises:
         UserError: no folders, or one that the list does not know.
     """
-    names = class_dirs(folder)
+    names = class_dirs(folder, root)
     if labels is not None:
         unknown = [n for n in names if n not in labels]
         if unknown:
@@ -49,15 +49,15 @@ def class_folders(folder: Path, labels: dict[str, int] | None) -> dict[str, int]
     return {n: k for k, n in enumerate(names)}
 
 
-def imagenet_labels(folder: Path, class_list: str, what: str) -> tuple[dict[str, int], tuple[str, ...]]:
+def imagenet_labels(folder: Path, class_list: str, what: str, root: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     """Label of every class folder of ImageNet's kind, and the readable names of the list: from ``class_list``, from
-    folders that are called by their label, or by rank where all 1,000 are there.
+    folders that are called by their label, or by rank where all 1,000 are there; ``root`` is the folder that the user names.
 
     Raises:
         UserError: some of the classes without a list: their ranks are not the labels that a classifier of 1,000 knows.
     """
-    labels, names = read_class_list(class_list, class_dirs(folder)) if class_list else (None, ())
-    here = class_folders(folder, labels)
+    labels, names = read_class_list(class_list, class_dirs(folder, root)) if class_list else (None, ())
+    here = class_folders(folder, labels, root)
     if labels is None and len(here) != IMAGENET and not all(n.isascii() and n.isdigit() for n in here):
         raise UserError(
             f'"{folder}" holds {len(here)} classes where {what} has ImageNet\'s 1,000: set class_list to a file with the '
@@ -78,7 +78,7 @@ def imagenet_source(root: str, classes: Mapping[str, int], space: LabelSpace, si
     if missing := sorted(set(classes) - set(class_dirs(where))):
         raise UserError(f'"{where}" lacks the class folders {listed(missing)} of the stream: name ImageNet\'s training images '
                         "with clean_root.")
-    return Experience("ImageNet", space, ImageFiles(lambda: in_folders(where, classes), where, size, resize))
+    return Experience("ImageNet", space, ImageFiles(lambda: in_folders(where, classes, where), where, size, resize))
 
 
 def given(names: object, source: object) -> frozenset[str]:
@@ -108,16 +108,17 @@ def same_classes(first: Iterable[str], second: Iterable[str], where: str, other:
     return missing, extra
 
 
-def drawn_part(folder: Path, classes: Mapping[str, int], part: Literal["train", "test"], *position: object) -> Listing:
+def drawn_part(folder: Path, classes: Mapping[str, int], part: Literal["train", "test"], *position: object,
+               root: Path) -> Listing:
     """Every class split 80 / 20 by a draw that depends on the position and the class's name alone, for data that publish no
-    split.
+    split; ``root`` is the folder that the user names.
 
     Raises:
         UserError: a class of a single image, which cannot be in both parts.
     """
     files, labels = [], []
     for name, label in classes.items():
-        every = in_folders(folder, {name: label})[0]
+        every = in_folders(folder, {name: label}, root)[0]
         if len(every) < 2:
             raise UserError(f'"{folder / name}" holds one image, which cannot be split into training and test images: give two '
                             "or more.")

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import LabelSpace, Scenario, TestSet, UserError
 from cl_bench.data.classes import numbered
+from cl_bench.data.files import existing_file, existing_folder
 from cl_bench.data.labels import whole_labels
 from cl_bench.data.pixels import decode_image
 from cl_bench.ranges import Count, Seed, Whole
@@ -137,7 +138,7 @@ class CCC(Scenario):
     @cached_property
     def _tests(self) -> tuple[TestSet, ...]:
         stem = f"baseline_{self.baseline}_transition+speed_{self.speed}_seed_{self.seed}"
-        folder = need_root(str(self._where / stem), "CCC", "serial_00000.tar and its siblings")
+        folder = existing_folder(self._where / stem, "it should hold serial_00000.tar and its siblings.", self._where)
         tars = sorted(folder.glob("serial_*.tar"))
         if [t.name for t in tars] != [f"serial_{k:05d}.tar" for k in range(len(tars))] or not tars:
             raise UserError(f'"{folder}" should hold serial_00000.tar, serial_00001.tar, ... without a gap.')
@@ -145,7 +146,7 @@ class CCC(Scenario):
         for tar in tars:
             if left <= 0:
                 break
-            data = TarImages(tar, left)
+            data = TarImages(existing_file(tar, root=self._where), left)
             left -= min(left, 25_000)
             tests.append(TestSet(tar.stem, self.space, data, tar.stem))
         return tuple(tests)

@@ -34,7 +34,7 @@ def clean_images(root: str, torchvision_name: str, split: str, classes: int) -> 
     where = existing_folder(root, "it should hold train-*.parquet and test-*.parquet, or torchvision's files.")
     if shards := sorted(where.glob(f"{split}-*.parquet")):
         label = ("fine_label", "label") if classes == 100 else ("label",)
-        return read_parquet(shards, label=label, classes=classes)
+        return read_parquet([existing_file(s, root=where) for s in shards], label=label, classes=classes)
     return torchvision_data(torchvision_name, where, split)  # type: ignore[arg-type]
 
 
@@ -86,7 +86,8 @@ class CIFAR10C(CorruptionStream):
         return LabelSpace(tuple(range(count)), names)
 
     def corrupted(self, corruption: str, severity: int) -> Dataset:
-        file = existing_file(self._where / f"{corruption}.npy", "download the data set's archive and unpack it there.")
+        hint = "download the data set's archive and unpack it there."
+        file = existing_file(self._where / f"{corruption}.npy", hint, self._where)
         y = cifar_c_labels(self._where, severity if len(npy_images(file)) == 50_000 else None, self.classes[0])
         y = y[: self.limit or None]
 
@@ -180,8 +181,8 @@ class CIFAR101(DomainStream):
 
     @cached_property
     def _data(self) -> TensorData:
-        x = npy_images(self._where / f"cifar10.1_{self.version}_data.npy")
-        file = self._where / f"cifar10.1_{self.version}_labels.npy"
+        x = npy_images(existing_file(self._where / f"cifar10.1_{self.version}_data.npy", root=self._where))
+        file = existing_file(self._where / f"cifar10.1_{self.version}_labels.npy", root=self._where)
         y = whole_labels(np.array(read_npy(file)), f'"{file}"', 10)
         if x.shape[1:] != (32, 32, 3) or len(y) != len(x):
             raise UserError(

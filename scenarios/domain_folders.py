@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from cl_bench import TestSet, UserError
 from cl_bench.data.files import existing_folder
 from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders, loose_images
+from cl_bench.data.labels import absent
 from cl_bench.data.lists import with_labels
 from cl_bench.ranges import Pixels, Seed
 from cl_bench.types import Transform
@@ -65,7 +66,7 @@ class FolderDomains(DomainIncremental):
         """
         if not self.root:
             raise UserError(f"{type(self).__name__} needs its data: set root to a folder that holds {self.layout}.")
-        return existing_folder(Path(self.root) / domain, f"set root to a folder that holds {self.layout}.")
+        return existing_folder(Path(self.root) / domain, f"set root to a folder that holds {self.layout}.", self.root)
 
     def folders(self) -> list[str]:
         """Names of the class folders, by class id: those of all domains.
@@ -80,7 +81,7 @@ class FolderDomains(DomainIncremental):
     def _folders(self) -> list[str]:
         known: set[str] = set()
         for place in (*self.published, *self.held_out):
-            there = class_dirs(self.folder(place))
+            there = class_dirs(self.folder(place), Path(self.root))
             same_classes(known or there, there, "the folders before it", place)
             known |= set(there)
         return sorted(known, key=self.rank)
@@ -105,9 +106,9 @@ class FolderDomains(DomainIncremental):
             UserError: a class of a single image, which cannot be in both parts.
         """
         where = self.folder(domain)
-        there = set(class_dirs(where))  # what a domain lacks is said by the run
+        there = set(class_dirs(where, Path(self.root)))  # what a domain lacks is said by the run
         classes = {name: label for label, name in enumerate(self.folders()) if name in there}
-        return drawn_part(where, classes, part, "domain split", self.split_seed, domain)
+        return drawn_part(where, classes, part, "domain split", self.split_seed, domain, root=Path(self.root))
 
     def notes(self) -> Sequence[str]:
         loose = {domain: loose_images(self.folder(domain)) for domain in self.domains()}
@@ -171,9 +172,8 @@ class DomainNet(FolderDomains):
     def _folders(self) -> list[str]:  # by class id, as the lists put them together
         lists = [(d, part) for d in self.published for part in ("train", "test")]
         known = one_folder_per_label({f"{d}_{p}.txt": self._lines(d, p) for d, p in lists})
-        absent = sorted(set(range(max(known) + 1)) - set(known))
-        if absent:
-            raise UserError(f"no list has an image of label {absent[0]}, where {max(known)} is the largest: take lists of "
+        if without := absent(known, max(known) + 1):
+            raise UserError(f"no list has an image of label {without[0]}, where {max(known)} is the largest: take lists of "
                             "one data set.")
         return [known[label] for label in sorted(known)]
 
@@ -226,8 +226,8 @@ class Core50(FolderDomains):
         files, labels = [], []
         for session in (domain,) if part == "train" else self.held_out:
             where = self.folder(session)
-            there = set(class_dirs(where))
-            found = in_folders(where, {name: k for name, k in label.items() if name in there})
+            there = set(class_dirs(where, Path(self.root)))
+            found = in_folders(where, {name: k for name, k in label.items() if name in there}, Path(self.root))
             files += found[0]
             labels += found[1]
         return files, labels

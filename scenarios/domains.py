@@ -81,7 +81,7 @@ class ImageNetR(DomainStream):
 
     @cached_property
     def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
-        return imagenet_labels(self._where, self.class_list, type(self).__name__)
+        return imagenet_labels(self._where, self.class_list, type(self).__name__, self._where)
 
     @property
     def source(self) -> Experience | None:
@@ -109,7 +109,7 @@ class ImageNetR(DomainStream):
 
     @cached_property
     def _files(self) -> ImageFiles:
-        return ImageFiles(lambda: in_folders(self._where, self._classes[0]), self._where, 224, self.resize)
+        return ImageFiles(lambda: in_folders(self._where, self._classes[0], self._where), self._where, 224, self.resize)
 
     def stream(self) -> Sequence[TestSet]:
         return self._tests

@@ -80,7 +80,7 @@ class ImageNetC(CorruptionStream):
     def _classes(self) -> tuple[dict[str, int], tuple[str, ...]]:
         """Labels by class folder, the same in every corruption, and the names of the list."""
         first = self._folder(self.domains()[0], self.severity)
-        return imagenet_labels(first, self.class_list, type(self).__name__)
+        return imagenet_labels(first, self.class_list, type(self).__name__, self._where)
 
     def _folder(self, corruption: str, severity: int) -> Path:
         return self._where / corruption / str(severity)
@@ -107,12 +107,14 @@ class ImageNetC(CorruptionStream):
         key = (corruption, severity)
         if key not in self._files:
             folder, classes = self._folder(corruption, severity), self._classes[0]
-            if differ := set(class_dirs(folder)) ^ set(classes):
+            if differ := set(class_dirs(folder, self._where)) ^ set(classes):
                 raise UserError(f'"{folder}" and the first corruption differ in the class folders {listed(sorted(differ))}: '
                                 "fetch both again.")
 
             def find() -> Listing:
-                return in_list(folder, self.image_list, classes) if self.image_list else in_folders(folder, classes)
+                if self.image_list:
+                    return in_list(folder, self.image_list, classes)
+                return in_folders(folder, classes, self._where)
 
             self._files[key] = ImageFiles(find, self._where, 224, self.resize)
         return self._files[key]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from cl_bench import UserError
-from cl_bench.data.folder import ImageFiles
+from cl_bench.data.folder import ImageFiles, stay_inside
 from cl_bench.data.vision import torchvision_data
 from cl_bench.ranges import LegacySeed, Pixels, Seed, Whole
 
@@ -19,6 +19,11 @@ from .split import Answers
 
 __all__ = ["Mtil"]
 
+FOLDERS = {  # of torchvision's classes, below the root
+    "FGVCAircraft": "fgvc-aircraft-2013b", "Caltech101": "caltech101", "DTD": "dtd", "EuroSAT": "eurosat",
+    "Flowers102": "flowers-102", "Food101": "food-101", "OxfordIIITPet": "oxford-iiit-pet", "StanfordCars": "stanford_cars",
+    "SUN397": "SUN397",
+}  # fmt: skip
 # torchvision's class, the keyword that names a part, its training and test values; None = split 80 to 20 by seed 42.
 SETS: dict[str, tuple[str, str, tuple[str, str] | None]] = {
     "aircraft": ("FGVCAircraft", "split", ("train", "test")),
@@ -101,13 +106,14 @@ def opened(kind: str, root: Path, **options: str) -> Any:
     """torchvision's data set.
 
     Raises:
-        UserError: its files are not all there.
+        UserError: its files are not all there, or a link among them leads elsewhere.
     """
     from torchvision import datasets
 
+    stay_inside(root / FOLDERS[kind], root)
     try:
         return getattr(datasets, kind)(str(root), **options)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what damaged lists raise (IndexError, scipy's own) is nowhere promised
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f'{kind} is not complete in "{root}" ({reason}): unpack it there as torchvision does.') from error
 

@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 from cl_bench import Scenario, UserError, Wrapper
 from cl_bench.data.files import existing_folder
 from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders, loose_images
+from cl_bench.data.labels import absent
 from cl_bench.data.lists import read_class_list, with_labels
 from cl_bench.ranges import Count, LegacySeed, Pixels, Whole
 from cl_bench.types import LabelSpace, Transform
 
 from ._augment import ResizedCropFlip
-from ._files import drawn_part, listed, need_root, same_classes
+from ._files import MOST, drawn_part, listed, need_root, same_classes
 from .domain_folders import FolderDomains
 from .split import Answers, ClassIncremental
 from .split_folders import FolderSplit
@@ -179,7 +180,7 @@ class _Classes(FolderSplit):
     def folder(self, part: str) -> Path:
         if self.parts is None:
             return existing_folder(self.root)
-        return self.parts[0 if part == "train" else 1]
+        return existing_folder(self.parts[0 if part == "train" else 1], root=self.root)
 
     def class_names(self) -> tuple[str, ...]:
         return tuple(n.replace("_", " ") for n in self.folders())
@@ -187,7 +188,8 @@ class _Classes(FolderSplit):
     def listing(self, part: Literal["train", "test"], where: Path) -> Listing:
         if self.parts is not None:
             return super().listing(part, where)
-        return drawn_part(where, {name: k for k, name in enumerate(self.folders())}, part, "class folders")
+        classes = {name: k for k, name in enumerate(self.folders())}
+        return drawn_part(where, classes, part, "class folders", root=Path(self.root))
 
     def beside(self) -> list[str]:
         return super().beside() if self.parts is not None else _loose({self.folder("train").name: self.folder("train")})
@@ -208,25 +210,26 @@ class _Domains(FolderDomains):
     def published(self) -> tuple[str, ...]:  # type: ignore[override]
         if self.parts is None:
             return tuple(class_dirs(Path(self.root).expanduser()))
-        train, test = (class_dirs(part) for part in self.parts)
+        train, test = (class_dirs(part, Path(self.root)) for part in self.parts)
         if train != test:
             raise UserError(f'"{self.parts[0]}" and "{self.parts[1]}" differ in the domains {listed(set(train) ^ set(test))}: '
                             "give both the same.")
         return tuple(train)
 
     def folder(self, domain: str = "") -> Path:
-        return existing_folder((self.parts[0] if self.parts else Path(self.root).expanduser()) / domain)
+        return existing_folder((self.parts[0] if self.parts else Path(self.root).expanduser()) / domain, root=self.root)
 
     def listing(self, domain: str, part: Literal["train", "test"]) -> Listing:
         label = {name: k for k, name in enumerate(self.folders())}
         if self.parts is None:
             where = self.folder(domain)
-            there = set(class_dirs(where))
-            return drawn_part(where, {n: k for n, k in label.items() if n in there}, part, "domain folders", domain)
-        where = existing_folder(self.parts[0 if part == "train" else 1] / domain)
-        there = set(class_dirs(where))
+            there = set(class_dirs(where, Path(self.root)))
+            return drawn_part(where, {n: k for n, k in label.items() if n in there}, part, "domain folders", domain,
+                              root=Path(self.root))
+        where = existing_folder(self.parts[0 if part == "train" else 1] / domain, root=self.root)
+        there = set(class_dirs(where, Path(self.root)))
         same_classes(self.folders(), there, "training", str(where))
-        return in_folders(where, {n: k for n, k in label.items() if n in there})
+        return in_folders(where, {n: k for n, k in label.items() if n in there}, Path(self.root))
 
     def notes(self) -> Sequence[str]:
         places = {domain: self.folder(domain) for domain in self.domains()}
@@ -275,9 +278,10 @@ class _Lists:
         if used[-1] >= count:
             raise UserError(f'the lists in "{self.lists}" use class {used[-1]}, and class_list names {count}: give the list '
                             "that belongs to them.")
-        missing = sorted(set(range(count)) - set(used))
-        if missing and not self.names:
-            raise UserError(f'the lists in "{self.lists}" leave out the classes {listed(missing)} below {used[-1]}: number '
+        if len(used) < count and not self.names:
+            first = absent(used, count, MOST)
+            more = f" and {count - len(used) - len(first)} more" if count - len(used) > len(first) else ""
+            raise UserError(f'the lists in "{self.lists}" leave out the classes {listed(first)}{more} below {used[-1]}: number '
                             "classes 0, 1, 2, ... without a gap.")
         return count
 

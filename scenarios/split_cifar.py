@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import TensorData, UserError
+from cl_bench.data.files import existing_file
 from cl_bench.data.parquet import read_parquet
 from cl_bench.data.vision import torchvision_data
 from cl_bench.ranges import Count, LegacySeed, Pixels, Whole
@@ -34,7 +35,7 @@ def cifar(name: Literal["CIFAR10", "CIFAR100"], root: str, part: str) -> TensorD
     where = Path(root).expanduser()
     if shards := sorted(where.glob(f"{part}-*.parquet")):
         label, classes = (("label",), 10) if name == "CIFAR10" else (("fine_label", "label"), 100)
-        return read_parquet(shards, label=label, classes=classes).data
+        return read_parquet([existing_file(s, root=where) for s in shards], label=label, classes=classes).data
     folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"
     if not (where / folder).is_dir():
         raise UserError(

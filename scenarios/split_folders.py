@@ -67,7 +67,7 @@ class FolderSplit(ClassIncremental):
         """
         if not self.root:
             raise UserError(f"{type(self).__name__} needs its data: set root to a folder that holds {self.layout}.")
-        return existing_folder(Path(self.root) / part, f"set root to a folder that holds {self.layout}.")
+        return existing_folder(Path(self.root) / part, f"set root to a folder that holds {self.layout}.", self.root)
 
     def folders(self) -> list[str]:
         """Names of the class folders, by class id."""
@@ -75,7 +75,7 @@ class FolderSplit(ClassIncremental):
 
     @cached_property
     def _folders(self) -> list[str]:
-        return class_dirs(self.folder("train"))
+        return class_dirs(self.folder("train"), Path(self.root))
 
     def number_of_classes(self) -> int:
         return len(self.folders())
@@ -90,15 +90,15 @@ class FolderSplit(ClassIncremental):
 
     def load(self, part: Literal["train", "test"]) -> Dataset:
         where = self.folder("train" if part == "train" else self.tests)
-        return ImageFiles(lambda: self.listing(part, where), where, self.size, self.resize)
+        return ImageFiles(lambda: self.listing(part, where), Path(self.root), self.size, self.resize)
 
     def listing(self, part: Literal["train", "test"], where: Path) -> Listing:
         """Paths and labels of a part."""
         missing = set(self._differ(where)[0]) if part == "test" else set()
-        return in_folders(where, {name: k for k, name in enumerate(self.folders()) if name not in missing})
+        return in_folders(where, {name: k for k, name in enumerate(self.folders()) if name not in missing}, Path(self.root))
 
     def _differ(self, where: Path) -> tuple[list[str], list[str]]:
-        return same_classes(self.folders(), class_dirs(where), "train", where.name)
+        return same_classes(self.folders(), class_dirs(where, Path(self.root)), "train", where.name)
 
     def notes(self) -> Sequence[str]:
         return [*super().notes(), *self.beside()]
@@ -108,7 +108,7 @@ class FolderSplit(ClassIncremental):
         out, where = [], self.folder(self.tests)
         extra = self._differ(where)[1]
         if extra:
-            count = sum(len(images_below(where / name)) for name in extra)
+            count = sum(len(images_below(where / name, Path(self.root))) for name in extra)
             out.append(f"{count} images of classes that only the test folder has are left out: {listed(extra)}.")
         for part in (self.folder("train"), where):
             if loose := loose_images(part):
@@ -231,7 +231,7 @@ class SplitTinyImagenet(FolderSplit):
             return super().listing(part, where)
         label = {name: k for k, name in enumerate(self.folders())}
         files, labels, listing = [], [], where / "val_annotations.txt"
-        for number, line in enumerate(lines_of(listing), 1):
+        for number, line in enumerate(lines_of(listing, Path(self.root)), 1):
             fields = line.split()
             if len(fields) < 2 or fields[1] not in label:
                 raise UserError(f'line {number} of "{listing}" is {line!r}; expected file and wnid.')

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import TensorData, UserError
 from cl_bench.data.digits import DIGIT_NAMES
+from cl_bench.data.files import existing_file
 from cl_bench.data.idx import read_idx_pair
 from cl_bench.ranges import Count, LegacySeed, Whole
 
@@ -49,7 +50,7 @@ def _read(root: str, part: Literal["train", "test"]) -> TensorData:
                 't10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz there, or name their folder with root '
                 '(with only the t10k files, set files="t10k").'
             )
-        found.append(there[0])
+        found.append(existing_file(there[0], root=root))
     return read_idx_pair(found[0], found[1], classes=10)
 
 

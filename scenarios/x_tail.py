@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cl_bench import LabelSpace, UserError
-from cl_bench.data.files import existing_file
+from cl_bench.data.files import below, existing_file
 from cl_bench.data.folder import ImageFiles
 from cl_bench.data.lists import lines_of
 from cl_bench.data.vision import torchvision_data
@@ -92,19 +93,20 @@ class XTail(NamedSets):
             train, test = (torchvision_data("MNIST", root, part) for part in ("train", "test"))  # type: ignore[arg-type]
             return Loaded(train.data, test.data, train.names)
         if name == "aircraft":
-            return self._aircraft(root / folder)
-        return read_split(root / folder / split, root / folder / images, self.size)
+            return self._aircraft(root / folder, root)
+        return read_split(root / folder / split, root / folder / images, self.size, root)
 
-    def _aircraft(self, folder: Path) -> Loaded:
-        names = lines_of(folder / "variants.txt")
+    def _aircraft(self, folder: Path, root: Path) -> Loaded:
+        names = lines_of(folder / "variants.txt", root)
 
         def part(which: str) -> ImageFiles:
-            pairs = [line.split(" ", 1) for line in lines_of(folder / f"images_variant_{which}.txt")]
+            listed = folder / f"images_variant_{which}.txt"
+            pairs = [line.split(" ", 1) for line in lines_of(listed, root)]
             if unknown := [p for p in pairs if len(p) != 2 or p[1] not in names]:
-                raise UserError(f'"{folder}/images_variant_{which}.txt" names "{" ".join(unknown[0])}", which variants.txt has '
+                raise UserError(f'"{listed}" names "{" ".join(unknown[0])}", which variants.txt has '
                                 "not: take both from one release.")
-            files = [folder / "images" / f"{image}.jpg" for image, _ in pairs]
-            return ImageFiles(lambda: (files, [names.index(n) for _, n in pairs]), folder, self.size, self.size)
+            files = [below(folder / "images", f"{image}.jpg", f'"{listed}"') for image, _ in pairs]
+            return ImageFiles(lambda: (files, [names.index(n) for _, n in pairs]), root, self.size, self.size)
 
         return Loaded(part("train"), part("test"), tuple(names))
 
@@ -116,30 +118,30 @@ def in_context(name: str, label: str) -> str:
     return f'number: "{label}"' if name == "mnist" else label
 
 
-def read_split(file: Path, images: Path, size: int) -> Loaded:
+def read_split(file: Path, images: Path, size: int, root: Path) -> Loaded:
     """One of CoOp's split files: ``{"train": [[path, label, name], ...], "val": ..., "test": ...}``.
 
     Raises:
         UserError: it is missing or of another form, names a class twice, or names images that are not there.
     """
-    where = existing_file(file, "it is one of the split files that CoOp publishes.")
+    where = existing_file(file, "it is one of the split files that CoOp publishes.", root)
     try:
         held: Any = json.loads(where.read_text(encoding="utf-8"))
-        parts = {k: [(str(p), int(y), str(n)) for p, y, n in held[k]] for k in ("train", "test")}
-    except (ValueError, KeyError, TypeError) as fault:
+        parts = {k: [(str(p), index(y), str(n)) for p, y, n in held[k]] for k in ("train", "test")}
+    except (ValueError, KeyError, TypeError, RecursionError) as fault:
         raise UserError(f'"{where}" is no split file of CoOp ({fault}): it should hold lists "train" and "test" of '
                         "[path, label, name].") from fault
     names: dict[int, str] = {}
     for path, label, name in (item for part in parts.values() for item in part):
         if names.setdefault(label, name) != name:
             raise UserError(f'"{where}" calls class {label} both "{names[label]}" and "{name}": take the published file.')
-        if not (images / path).is_file():
+        if not below(images, path, f'"{where}"').is_file():
             raise UserError(f'"{where}" names "{path}", which "{images}" does not hold: is it the split of this data set?')
     if sorted(names) != list(range(len(names))):
         raise UserError(f'"{where}" has labels that are not 0 to {len(names) - 1}: take the published file.')
 
     def part(which: str) -> ImageFiles:
         items = parts[which]
-        return ImageFiles(lambda: ([images / p for p, _, _ in items], [y for _, y, _ in items]), images, size, size)
+        return ImageFiles(lambda: ([images / p for p, _, _ in items], [y for _, y, _ in items]), root, size, size)
 
     return Loaded(part("train"), part("test"), tuple(names[k].replace("_", " ") for k in range(len(names))))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +70,28 @@ def test_runs_of_many_threads_wait_for_their_cores(monkeypatch: pytest.MonkeyPat
     found = list(local(four, told))
     assert [error for *_, error in found] == [None] * 3
     assert len({words.split()[3] for _, words, _ in found}) == 1
+
+
+SERVER = """
+import os, signal, sys, time
+from multiprocessing import forkserver, get_context
+from cl_bench.command.launchers import prepare
+
+prepare(2)
+os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)  # a terminal sends it to every process
+get_context("forkserver").Process(target=print, args=("a worker",)).start()
+"""
+
+
+@pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="this system forks no workers")
+def test_an_interrupt_and_a_module_that_fails_leave_the_server_of_workers_alone(tmp_path: Path) -> None:
+    """Both hit it while it imports: a module that raises what is no ImportError, and Ctrl-C in its first moments."""
+    odd = tmp_path / "cl_bench" / "engine"
+    odd.mkdir(parents=True)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'forkserver' in ' '.join(sys.orig_argv):\n"
+        f"    import cl_bench.engine\n    cl_bench.engine.__path__[:] = [{str(odd)!r}]\n")
+    (odd / "runner.py").write_text("import time\ntime.sleep(0.3)\nraise OSError('a library is damaged')\n")
+    done = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True, check=False, timeout=60,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    assert (done.stdout, done.stderr, done.returncode) == ("a worker\n", "", 0)

@@ -132,6 +132,54 @@ def test_a_split_file_of_another_data_set_is_refused(coop: Path) -> None:
         scenario("x_tail", root=str(coop), sets=["dtd"]).experiences()
 
 
+@pytest.mark.parametrize(("name", "which"), [("eurosat", "eurosat"), ("eurosat", "eurosat/2750/Forest"),
+                                             ("eurosat", "eurosat/2750/Forest/Forest_3.jpg")])
+def test_mtil_follows_no_link_out_of_its_root(eurosat: Path, name: str, which: str) -> None:
+    (eurosat / which).rename(eurosat.with_name(f"{eurosat.name}-away"))
+    (eurosat / which).symlink_to(eurosat.with_name(f"{eurosat.name}-away"))
+    with pytest.raises(UserError, match="leads out of"):
+        scenario("mtil", root=str(eurosat), sets=[name], size=8).protocol()
+
+
+def test_mtil_is_not_held_up_by_a_circle_of_links(eurosat: Path) -> None:
+    (eurosat / "eurosat" / "2750" / "Forest" / "again").symlink_to(eurosat / "eurosat")
+    with pytest.raises(UserError, match="a circle"):
+        scenario("mtil", root=str(eurosat), sets=["eurosat"], size=8).protocol()
+
+
+@pytest.mark.parametrize("which", ["dtd", "dtd/split_zhou_DescribableTextures.json", "dtd/images", "dtd/images/second/3.jpg"])
+def test_x_tail_follows_no_link_out_of_its_root(coop: Path, which: str) -> None:
+    (coop / which).rename(coop.with_name(f"{coop.name}-away"))
+    (coop / which).symlink_to(coop.with_name(f"{coop.name}-away"))
+    with pytest.raises(UserError, match="leads out of"):
+        scenario("x_tail", root=str(coop), sets=["dtd"], shots=2, size=8).protocol()
+
+
+@pytest.mark.parametrize(("row", "told"), [(["../../x.jpg", 0, "x"], "leaves the folder"), (["a", 0.5, "x"], "no split file"),
+                                           (["a", True, "x"], "does not hold"), (["a", None, "x"], "no split file")])
+def test_rows_of_a_split_file_that_cannot_be_right_are_refused(coop: Path, row: list[object], told: str) -> None:
+    picture(coop / "x.jpg", 3)
+    (coop / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps({"train": [row], "test": [row]}))
+    with pytest.raises(UserError, match=told):
+        scenario("x_tail", root=str(coop), sets=["dtd"]).experiences()
+
+
+def test_references_of_zscl_are_images_and_sentences_or_told(tmp_path: Path) -> None:
+    from methods.vision_language._distil import reference_pairs
+
+    picture(tmp_path / "in" / "a.png", 9)
+    Image.new("I;16", (12, 10), 40_000).save(tmp_path / "in" / "b.png")
+    (tmp_path / "lines.txt").write_bytes(b"\xef\xbb\xbfa cat.\r\n\r\na dog.\r\n")
+    made, texts = reference_pairs(4, str(tmp_path / "in"), str(tmp_path / "lines.txt"), torch.Generator())
+    assert texts == ["a cat.", "a dog."] and made.x.shape == (2, 3, 224, 224) and made.x[1].unique().tolist() == [156]
+    (tmp_path / "lines.txt").write_bytes(b"\x80abc")
+    with pytest.raises(UserError, match="not a text file"):
+        reference_pairs(4, "", str(tmp_path / "lines.txt"), torch.Generator())
+    (tmp_path / "in" / "c.png").write_bytes(b"<html>")
+    with pytest.raises(UserError, match="web page"):
+        reference_pairs(4, str(tmp_path / "in"), "", torch.Generator())
+
+
 def test_the_stream_has_the_test_sets_shuffled_and_cut() -> None:
     s = scenario("vlm_glyphs_stream", per_domain=9, domains=3, corruption="contrast", severity=2)
     assert [len(t.data) for t in s.stream()] == [9, 9, 9] and not s.experiences()

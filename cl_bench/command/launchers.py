@@ -160,12 +160,16 @@ def prepare(workers: int) -> None:
     That process runs nothing and has no threads; a fork of this one would keep locks of threads that are not there.
     """
     if workers != 1 and _STARTS == "forkserver":
-        from multiprocessing.forkserver import ensure_running
+        from multiprocessing import forkserver, resource_tracker
 
-        context = get_context(_STARTS)
-        context.set_forkserver_preload(["cl_bench.engine.runner", "cl_bench.command.config"])
+        get_context(_STARTS).set_forkserver_preload(["cl_bench.command.preload"])
         with _surroundings({name: str(max(1, cores() // (workers or cores()))) for name in _POOLS if name not in os.environ}):
-            ensure_running()
+            resource_tracker.ensure_running()  # it would let signals through as it starts
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is this process's to handle
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 local.prepare = prepare  # type: ignore[attr-defined]
@@ -262,6 +266,8 @@ def _serve(pipe: Connection, run: Callable[[Config], Result], given: Mapping[str
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # the server that it was forked from blocks it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, stop)
     with contextlib.suppress(OSError):  # where memory ends, a run goes before the process that looks after all of them
         Path("/proc/self/oom_score_adj").write_text("500")

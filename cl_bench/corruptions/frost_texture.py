@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.files import Bounds
 from ..data.pixels import decode_image
 from ..errors import UserError
 from .tools import blur
@@ -112,7 +113,8 @@ def read_folder(folder: str) -> tuple[Tensor, ...]:
     files = [f for f in entries if f.suffix.lower() in {".png", ".jpg", ".jpeg"}]
     if not files:
         raise UserError(f"No frost pictures (.png, .jpg) in '{folder}': give the folder that holds them, or none.")
-    return tuple(decode_image(file).float() for file in files[:5])
+    bounds = Bounds(path)
+    return tuple(decode_image(bounds.check(file)).float() for file in files[:5])
 
 
 class TexturePool:

@@ -80,7 +80,7 @@ def cifar_c(
     if not file.is_file():
         known = ", ".join(cifar_c_corruptions(where)) or "no corruption at all"
         raise UserError(f'"{where}" has no "{corruption}.npy": it holds {known}.')
-    x = npy_images(file)
+    x = npy_images(existing_file(file, root=where))
     y = cifar_c_labels(where, severity if len(x) == _SEVERITIES * _BLOCK else None, classes)
     rows = slice(0, len(x))
     if len(x) == _SEVERITIES * _BLOCK:
@@ -99,7 +99,7 @@ def cifar_c_labels(folder: Path, severity: int | None, classes: int = 0) -> torc
     Raises:
         UserError: labels of another data set: beyond ``classes``, or of only some of them where all must occur.
     """
-    file = folder / "labels.npy"
+    file = existing_file(folder / "labels.npy", root=folder)
     y = whole_labels(np.array(read_npy(file)), f'"{file}"', classes)
     found = len(y.unique())
     # A test set of ten images per class and more has every class: a tenth of them is CIFAR-10 read as CIFAR-100.

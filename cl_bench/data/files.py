@@ -13,8 +13,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import UserError
 
-__all__ = ["below", "check_magic", "existing_file", "existing_folder", "file_digest", "is_web_page", "verify_digest"]
+__all__ = ["Bounds", "below", "check_magic", "existing_file", "existing_folder", "file_digest", "is_web_page", "shown",
+           "verify_digest"]
 
+LINKS = "CL_BENCH_LINKS"  # folders that links in a data set may lead to
 # First bytes of each format; parquet has its mark at both ends, which also shows a truncated file.
 _MAGIC: dict[str, tuple[bytes, ...]] = {
     "gzip": (b"\x1f\x8b",),
@@ -24,8 +26,52 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
 }
 
 
-def existing_file(path: str | os.PathLike[str], hint: str = "") -> Path:
-    """The path, or a `UserError` that says the file is missing or empty and, with `hint`, what belongs there."""
+class Bounds:
+    """Which files belong to a folder that the user names: those below it, wherever it lies itself.
+
+    A link below it counts as what it leads to. One that leads elsewhere is refused: an archive from a stranger can hold
+    one, and data that lie somewhere else can change without their data set. Who keeps a data set as links says where
+    they may lead with the environment variable `CL_BENCH_LINKS`, folders as in `PATH`. The cache of the Hugging Face hub
+    (``snapshots/<revision>`` with links into ``blobs``) is one data set.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = _expanded(root)
+        real = Path(os.path.realpath(self.root))
+        named = [_expanded(p) for p in os.environ.get(LINKS, "").split(os.pathsep) if p.strip()]
+        hub = [p.parent.parent / "blobs" for p in (real, *real.parents) if p.parent.name == "snapshots"]
+        self._grounds = [real, *(Path(os.path.realpath(p)) for p in named), *hub]
+        self._folders: dict[str, bool] = {}
+
+    def hold(self, path: Path) -> bool:
+        """Whether a path, its links followed, lies below the folder."""
+        folder = os.path.dirname(path)
+        if folder not in self._folders:  # one look a folder, however many files are in it
+            self._folders[folder] = self._real(os.path.realpath(folder))
+        if self._folders[folder] and not os.path.islink(path):
+            return True
+        return self._real(os.path.realpath(path))
+
+    def _real(self, path: str) -> bool:
+        return any(Path(path).is_relative_to(ground) for ground in self._grounds)
+
+    def check(self, path: Path) -> Path:
+        """The path.
+
+        Raises:
+            UserError: it leads out of the folder.
+        """
+        if not self.hold(path):
+            raise UserError(f'"{shown(path)}" is a link, or lies in one, that leads out of "{shown(self.root)}": put the '
+                            f"data there, or name the folder that it may lead to in the environment variable {LINKS}.")
+        return path
+
+
+def existing_file(path: str | os.PathLike[str], hint: str = "", root: str | os.PathLike[str] | None = None) -> Path:
+    """The path, or a `UserError` that says the file is missing or empty and, with `hint`, what belongs there.
+
+    With ``root``, the folder that the user names, a link that leads out of it is refused too (:class:`Bounds`).
+    """
     found = _expanded(path)
     kind = _kind(found)
     if kind is None or stat.S_ISDIR(kind):
@@ -34,16 +80,16 @@ def existing_file(path: str | os.PathLike[str], hint: str = "") -> Path:
         raise UserError(f'"{found}" is a pipe, socket or device, not a file{_because(hint)}')
     if found.stat().st_size == 0:
         raise UserError(f'"{found}" is empty: fetch it again.')
-    return found
+    return found if root is None else Bounds(root).check(found)
 
 
-def existing_folder(path: str | os.PathLike[str], hint: str = "") -> Path:
-    """The path, or a `UserError` that says the folder is missing and, with `hint`, what belongs there."""
+def existing_folder(path: str | os.PathLike[str], hint: str = "", root: str | os.PathLike[str] | None = None) -> Path:
+    """The path, or a `UserError` that says the folder is missing and, with `hint`, what belongs there; ``root`` as above."""
     found = _expanded(path)
     kind = _kind(found)
     if kind is None or not stat.S_ISDIR(kind):
         raise UserError(f'There is no folder "{found}"{_because(hint)}')
-    return found
+    return found if root is None else Bounds(root).check(found)
 
 
 def below(root: Path, name: str, told: str) -> Path:
@@ -129,6 +175,11 @@ def verify_digest(path: Path, expected: str, algorithm: str = "sha256") -> str:
             "it is cut short or another version, fetch it again."
         )
     return found
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as it can be printed anywhere, whatever bytes its name has."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _because(hint: str) -> str:

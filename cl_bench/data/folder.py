@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .files import below, existing_folder, file_digest
+from .files import Bounds, below, existing_folder, file_digest, shown
 from .labels import whole_labels
 from .pixels import ENDINGS, decode_image
 
-__all__ = ["FolderData", "ImageFiles", "Listing", "class_dirs", "images_below", "in_folders", "loose_images", "shown"]
+__all__ = ["FolderData", "ImageFiles", "Listing", "class_dirs", "images_below", "in_folders", "loose_images", "shown",
+           "stay_inside"]
 
 Listing = tuple[list[Path], list[int]]
 # What file managers, notebooks and archives leave between the classes, beside everything whose name starts with a dot.
@@ -35,7 +36,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     Args:
         find: gives paths and labels; asked once, when length, labels or an image are first wanted.
-        root: the folder that the data are said to be of, in messages.
+        root: the folder that the user names, which no file may leave by a link (:class:`cl_bench.data.files.Bounds`).
 
     Raises:
         UserError: sizes that do not fit.
@@ -54,6 +55,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     def _listing(self) -> tuple[list[Path], Tensor]:
         assert self._find is not None
         files, labels = self._find()
+        bounds = Bounds(self._root)
+        for file in files:
+            bounds.check(file)
         return files, whole_labels(labels, f'the images of "{self._root}"')
 
     @property
@@ -121,18 +125,27 @@ class FolderData(ImageFiles):
         self.names = tuple(names) if names else tuple(class_dirs(where))
         for name in names or ():
             below(where, name, "names")
-        listing = in_folders(where, {name: k for k, name in enumerate(self.names)})
+        listing = in_folders(where, {name: k for k, name in enumerate(self.names)}, where)
         super().__init__(_Found(listing), where, size, resize or size)
 
 
-def class_dirs(folder: Path) -> list[str]:
+def class_dirs(folder: Path, root: Path | None = None) -> list[str]:
     """Names of the class folders in order; hidden ones and litter are none.
 
+    Args:
+        root: the folder that the user names, where it is not ``folder`` itself.
+
     Raises:
-        UserError: a missing folder, none inside, a link that leads nowhere, a name that is not UTF-8.
+        UserError: a missing folder, none inside, a link that leads nowhere or out of ``root``, a name that is not UTF-8.
     """
-    where = existing_folder(folder, "it should hold one folder of images per class.")
-    names = [_utf8(where, e.name) for e in _entries(where) if stat.S_ISDIR(_stat(Path(e.path)).st_mode)]
+    where = existing_folder(folder, "it should hold one folder of images per class.", root)
+    bounds = Bounds(root or where)
+    names = []
+    for entry in _entries(where):
+        if stat.S_ISDIR(_stat(Path(entry.path)).st_mode):
+            names.append(_utf8(where, entry.name))
+            if entry.is_symlink():
+                bounds.check(Path(entry.path))
     if not names:
         raise UserError(f'"{where}" holds no folders of classes: put the images of each class into a folder of its name.')
     return sorted(names)
@@ -143,8 +156,8 @@ def loose_images(folder: Path) -> int:
     return sum(e.name.lower().endswith(ENDINGS) and e.is_file() for e in _entries(folder))
 
 
-def in_folders(folder: Path, classes: Mapping[str, int]) -> Listing:
-    """All images below the class folders, by class and path.
+def in_folders(folder: Path, classes: Mapping[str, int], root: Path) -> Listing:
+    """All images below the class folders, by class and path; ``root`` is the folder that the user names.
 
     Raises:
         UserError: a class folder that is missing or without images, or what :func:`images_below` refuses.
@@ -154,7 +167,7 @@ def in_folders(folder: Path, classes: Mapping[str, int]) -> Listing:
     for name, label in classes.items():
         if not (folder / name).is_dir():
             raise UserError(f'"{folder}" has no folder "{name}": check the names of the classes.')
-        found = images_below(folder / name)
+        found = images_below(folder / name, root)
         if not found:
             raise UserError(f'"{folder / name}" holds no images ({", ".join(ENDINGS)}): fill or remove it.')
         files += found
@@ -162,36 +175,71 @@ def in_folders(folder: Path, classes: Mapping[str, int]) -> Listing:
     return files, labels
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, by path; hidden files and folders are skipped, links are followed.
+def images_below(folder: Path, root: Path) -> list[Path]:
+    """All image files below a folder, by path; hidden files and folders are skipped, links within ``root`` are followed.
 
     Raises:
-        UserError: a link that leads nowhere or in a circle, something under an image's name that is no file, a name that
-            is not UTF-8, an image format that is not read.
+        UserError: a link that leads nowhere, in a circle or out of ``root``, something under an image's name that is no
+            file, a name that is not UTF-8, an image format that is not read.
     """
-    chain = [(s.st_dev, s.st_ino) for s in map(_stat, folder.absolute().parents)]
-    return sorted(_below(folder, chain))
+    bounds, found = Bounds(root), []
+    for path, mode, linked in _walk(bounds.check(folder), _above(folder), bounds):
+        ending = _ending(path.name)
+        if ending in ENDINGS:
+            _utf8(path.parent, path.name)
+            if linked:
+                bounds.check(path)
+            if not stat.S_ISREG(mode):
+                raise UserError(f'"{shown(path)}" is a pipe, socket or device under the name of an image: remove it.')
+            found.append(path)
+        elif ending in _UNREAD and stat.S_ISREG(mode):
+            raise UserError(f'"{shown(path)}" is in a format that is not read ({", ".join(ENDINGS)}): convert or remove it.')
+    return sorted(found)
 
 
-def _below(folder: Path, above: list[tuple[int, int]]) -> Iterable[Path]:
+def stay_inside(folder: Path, root: Path) -> None:
+    """Go through a folder that a library will read by itself, if it is there.
+
+    Raises:
+        UserError: a link that leads in a circle or out of ``root``, something that is no file: the library would follow,
+            or wait.
+    """
+    if not folder.is_dir():
+        return
+    bounds = Bounds(root)
+    for path, mode, linked in _walk(bounds.check(folder), _above(folder), bounds):
+        if linked:
+            bounds.check(path)
+        if not stat.S_ISREG(mode):
+            raise UserError(f'"{shown(path)}" is a pipe, socket or device, not a file: remove it.')
+
+
+def _above(folder: Path) -> list[tuple[int, int]]:
+    return [(s.st_dev, s.st_ino) for s in map(_stat, folder.absolute().parents)]
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _walk(folder: Path, above: list[tuple[int, int]], bounds: Bounds) -> Iterable[tuple[Path, int, bool]]:
+    """All that is no folder below a folder: path, mode, and whether it is a link; folders are looked at before they are
+    followed."""
     here = _stat(folder)
     if (here.st_dev, here.st_ino) in above:
         raise UserError(f'"{shown(folder)}" is a link to a folder that it lies in, a circle: remove it.')
     for entry in _entries(folder):
-        path, ending = Path(entry.path), os.path.splitext(entry.name)[1].lower()
+        path, ending = Path(entry.path), _ending(entry.name)
         if entry.is_symlink() and ending and ending not in ENDINGS and not path.exists():
             continue  # notes.txt that leads nowhere is no image either way
         mode = _stat(path).st_mode
         if stat.S_ISDIR(mode):
             _utf8(folder, entry.name)
-            yield from _below(path, [*above, (here.st_dev, here.st_ino)])
-        elif ending in ENDINGS:
-            _utf8(folder, entry.name)
-            if not stat.S_ISREG(mode):
-                raise UserError(f'"{shown(path)}" is a pipe, socket or device under the name of an image: remove it.')
-            yield path
-        elif ending in _UNREAD and stat.S_ISREG(mode):
-            raise UserError(f'"{shown(path)}" is in a format that is not read ({", ".join(ENDINGS)}): convert or remove it.')
+            if entry.is_symlink():
+                bounds.check(path)
+            yield from _walk(path, [*above, (here.st_dev, here.st_ino)], bounds)
+        else:
+            yield path, mode, entry.is_symlink()
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -225,8 +273,3 @@ def _utf8(folder: Path, name: str) -> str:
     except UnicodeEncodeError as fault:
         raise UserError(f'"{shown(folder / name)}" has a name that is not UTF-8: rename it.') from fault
     return name
-
-
-def shown(path: str | Path) -> str:
-    """A path as it can be printed anywhere, whatever bytes its name has."""
-    return str(path).encode("utf-8", "backslashreplace").decode()

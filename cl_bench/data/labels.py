@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Collection, Sized
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..errors import UserError
 
-__all__ = ["labels_of", "whole_labels"]
+__all__ = ["absent", "labels_of", "whole_labels"]
 
 _LARGEST = 2**31 - 1  # predictions are recorded as 32-bit numbers
 _PROBES = 32  # items whose labels are compared with what the data set says of itself
@@ -124,3 +125,9 @@ def _once(kept: weakref.WeakKeyDictionary[Any, Any], data: Any, make: Callable[[
         return kept[data]
     except TypeError:  # a list of pairs, or a class with its own equality: it cannot be remembered
         return make()
+
+
+def absent(used: Collection[int], count: int, most: int = 6) -> list[int]:
+    """The first ``most`` numbers below ``count`` that are not used. A label of nine digits among small ones costs nothing."""
+    there = set(used)
+    return list(islice((k for k in range(count) if k not in there), most))

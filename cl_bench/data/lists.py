@@ -18,13 +18,16 @@ __all__ = ["in_list", "lines_of", "read_class_list", "with_labels"]
 _LABELLED = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]{1,9})")  # a path (spaces and all), then the label
 
 
-def lines_of(path: str | Path) -> list[str]:
+def lines_of(path: str | Path, root: Path | None = None) -> list[str]:
     """The non-empty lines of a text file: UTF-8 or UTF-16, with or without a byte-order mark, any line ends.
 
+    Args:
+        root: the folder that the user names, where the file is one that lies in it.
+
     Raises:
-        UserError: a missing, empty or unreadable file.
+        UserError: a missing, empty or unreadable file, a link that leads out of ``root``.
     """
-    file = existing_file(path)
+    file = existing_file(path, root=root)
     content = file.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -66,7 +69,7 @@ def with_labels(file: Path, root: Path, mapping: Sequence[int] = ()) -> Listing:
         UserError: a line of another form, a label without a mapping, a path that leaves ``root``, a missing image.
     """
     files, labels = [], []
-    for number, line in enumerate(lines_of(file), 1):
+    for number, line in enumerate(lines_of(file, file.parent), 1):
         found = _LABELLED.fullmatch(line)
         if found is None:
             raise UserError(f'line {number} of "{file}" is {line!r}: expected an image\'s path and its label (0, 1, ...).')

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .files import below, check_magic, existing_file, verify_digest
+from .files import Bounds, below, check_magic, existing_file, verify_digest
 from .labels import whole_labels
 from .pixels import decode_image
 from .tensor import TensorData
@@ -157,6 +157,7 @@ def _decode_all(column: Any, file: Path, size: int | None, pool: ThreadPoolExecu
         for data, path in zip(chunk if bare else chunk.field("bytes"), paths, strict=True):
             yield data.as_buffer(), path.as_py() if path is not None else None
 
+    bounds = Bounds(file.parent)
     rows = [row for chunk in column.chunks for row in encoded(chunk)]  # buffers point into the table: nothing is copied
 
     def one(row: int) -> Tensor:
@@ -165,7 +166,7 @@ def _decode_all(column: Any, file: Path, size: int | None, pool: ThreadPoolExecu
             return decode_image(data, size, f'row {row} of "{file}"')
         if not path:
             raise UserError(f'Row {row} of "{file}" holds neither bytes nor a path: fetch the file again.')
-        return decode_image(existing_file(below(file.parent, str(path), f'row {row} of "{file}"')), size)
+        return decode_image(bounds.check(existing_file(below(file.parent, str(path), f'row {row} of "{file}"'))), size)
 
     first = one(0)
     out = first.new_empty(len(rows), *first.shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from .files import is_web_page
 
-__all__ = ["ENDINGS", "LARGEST", "check_size", "decode_image"]
+__all__ = ["ENDINGS", "LARGEST", "check_size", "decode_image", "rgb_picture"]
 
 LARGEST = 89_478_485  # pixels: a quarter of a GiB as RGB, from where Pillow warns of decompression bombs
 ENDINGS = (
@@ -45,7 +45,7 @@ def decode_image(source: Any, size: int | None = None, name: str = "", resize: i
             raise UserError(f"The image {where} is not a file: check the path, or fetch it again.")
     elif size is None and _is_plain(source, where):
         return _decode_quickly(source, where)
-    picture = _as_rgb(source, where)
+    picture = rgb_picture(source, where)
     if size is not None:
         width, height = picture.size
         side = resize or size
@@ -64,7 +64,8 @@ def check_size(size: tuple[int, int], where: str) -> None:
         raise UserError(f"The image {where} is {size[0]} x {size[1]} pixels{_TOO_LARGE}")
 
 
-def _as_rgb(source: Any, where: str) -> Any:
+def rgb_picture(source: Any, where: str) -> Any:
+    """One encoded image (bytes-like, or a path) as Pillow's image in RGB, as :func:`decode_image` says."""
     from PIL import Image
 
     try:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from .folder import stay_inside
 from .labels import whole_labels
 from .parquet import LabelledImages
 from .tensor import TensorData
@@ -53,6 +54,7 @@ def torchvision_data(
     if split not in ("train", "test"):
         raise UserError(f'Unknown split "{split}" of {name}: use "train" or "test".')
     where = Path(root).expanduser()
+    stay_inside(where / _WANTED[name].partition("/")[0], where)
     try:
         data: Any = getattr(datasets, name)(os.fspath(where), train=split == "train", download=download)
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,10 @@ from torch import Tensor
 from cl_bench import TensorData, UserError
 from cl_bench.backbones.vision_language import VisionLanguageBackbone
 from cl_bench.data.described import described, sentences
-from cl_bench.data.files import existing_file, existing_folder
+from cl_bench.data.files import existing_folder
+from cl_bench.data.folder import images_below
+from cl_bench.data.lists import lines_of
+from cl_bench.data.pixels import rgb_picture
 
 
 def frozen_copy(backbone: VisionLanguageBackbone) -> VisionLanguageBackbone:
@@ -50,20 +52,18 @@ def reference_pairs(count: int, images: str, captions: str, rng: torch.Generator
     if images:
         data = _pictures(images, count)
     if captions:
-        lines = existing_file(captions, "it should hold one sentence per line.").read_text(encoding="utf-8").splitlines()
-        texts = [line.strip() for line in lines if line.strip()]
-        if not texts:
-            raise UserError(f'"{captions}" holds no sentence: put one on each line.')
+        texts = lines_of(captions)
     return data, texts
 
 
 def _pictures(folder: str, count: int, size: int = 224) -> TensorData:
-    from PIL import Image, ImageOps
+    from PIL.Image import Resampling
+    from PIL.ImageOps import fit
     from torchvision.transforms.functional import pil_to_tensor
 
     where = existing_folder(folder, "it should hold images.")
-    files = sorted(f for f in Path(where).rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))[:count]
+    files = images_below(where, where)[:count]
     if not files:
-        raise UserError(f'"{folder}" holds no JPEG or PNG image: name a folder that does.')
-    made = [pil_to_tensor(ImageOps.fit(Image.open(f).convert("RGB"), (size, size), Image.Resampling.BICUBIC)) for f in files]
+        raise UserError(f'"{folder}" holds no image: name a folder that does.')
+    made = [pil_to_tensor(fit(rgb_picture(f, f'"{f}"'), (size, size), Resampling.BICUBIC)) for f in files]
     return TensorData(torch.stack(made), torch.zeros(len(made), dtype=torch.int64))

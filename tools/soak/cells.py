@@ -10,6 +10,9 @@ LEARN = ("--scenario", "split_digits", "--scenario.per_class", "24")
 DOMAINS = ("--scenario", "rotated_digits", "--scenario.angles", "[0, 40, 80]")
 STREAM = ("--scenario", "digits_c", "--scenario.corruptions", "[gaussian_noise, contrast, fog]", "--source.epochs", "2")
 SHORT = ("--scenario", "digits_c", "--scenario.corruptions", "[fog]", "--source.epochs", "1")
+CLIP = ("--scenario", "vlm_glyphs", "--scenario.domains", "2", "--scenario.shots", "2")
+CLIP_STREAM = ("--scenario", "vlm_glyphs_stream", "--scenario.domains", "2", "--scenario.per_domain", "32",
+               "--scenario.test_batch_size", "8")
 DEPLOYED = ("--scenario", "deployed_digits", "--scenario.corruptions", "[contrast, fog]")
 
 
@@ -36,7 +39,7 @@ def _epochs(n: int) -> tuple[str, ...]:
 
 
 # Families: baseline, prototype, regularisation, replay, adapter, subspace, projection, prompt, masks, fine-tuning,
-# interoperation, test-time.
+# vision-language, test-time.
 CELLS = (
     Cell("finetune", LEARN, _epochs(3)), Cell("joint", LEARN, _epochs(2)), Cell("ncm", LEARN), Cell("ranpac", LEARN),
     Cell("ewc", LEARN, _epochs(2)), Cell("lwf", DOMAINS, _epochs(1)), Cell("er", LEARN, _epochs(2)),
@@ -46,6 +49,7 @@ CELLS = (
     Cell("l2p", LEARN, _epochs(2)), Cell("slca", LEARN, _epochs(2)),
     Cell("gpm", (*LEARN, "--scenario.answers", "task"), _epochs(2)),
     Cell("exssnet", (*LEARN, "--scenario.answers", "task"), ("--method.mask_epochs", "2", "--method.weight_epochs", "2")),
+    Cell("clip_adapter", CLIP, ("--method.iterations", "10")), Cell("tda", CLIP_STREAM),
     Cell("tent", STREAM), Cell("eata", STREAM), Cell("cotta", SHORT), Cell("rotta", STREAM), Cell("sar", STREAM),
     Cell("roid", STREAM), Cell("note", STREAM), Cell("shot", STREAM),
     Cell("tent", DEPLOYED), Cell("bn_ema", DEPLOYED), Cell("er", DEPLOYED, _epochs(2)),
