@@ -54,5 +54,8 @@ CELLS = (
     Cell("roid", STREAM), Cell("note", STREAM), Cell("shot", STREAM),
     Cell("tent", DEPLOYED), Cell("bn_ema", DEPLOYED), Cell("er", DEPLOYED, _epochs(2)),
 )
-_QUICK = (("er", LEARN), ("codyra", LEARN), ("tent", STREAM), ("tent", DEPLOYED))
-QUICK = tuple(c for c in CELLS if (c.method, c.scenario) in _QUICK)
+# Of a moment each: for the tests.
+_FEW = ("--scenario", "split_digits", "--scenario.per_class", "10")
+_BOTH = ("--scenario", "deployed_digits", "--scenario.base", "5", "--scenario.increment", "5", *SHORT[2:4])
+QUICK = (Cell("er", _FEW, _epochs(1)), Cell("codyra", _FEW, ("--method.iterations", "6")), Cell("tent", SHORT),
+         Cell("tent", _BOTH, _epochs(1)))
