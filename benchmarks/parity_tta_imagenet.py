@@ -154,11 +154,11 @@ def table() -> str:
     pin = checkouts.PINS["tta"]
     return "\n".join([
         "# Test-time methods on an ImageNet stream against the public implementations", "",
-        "Made by `python benchmarks/parity_tta_imagenet.py --checkouts DIR`. EfficientNet-Lite0 with its ImageNet classifier at",
-        f"128 pixels; {EACH} images (one per class) under each of {', '.join(CORRUPTIONS)}, computed on the fly at severity 5,",
-        f"batches of {BATCH}, continual, no reset; the published ImageNet values on both sides; the same tensors. Reference:",
-        f"{pin[0]} at `{pin[1][:12]}`. Error in percent; in brackets how many seeds. EATA's Fisher information is of the same 50",
-        "clean images. Bound of the difference: 0.1 points; of methods that draw, what seeds differ by.", "",
+        "Made by `python benchmarks/parity_tta_imagenet.py --checkouts DIR`. EfficientNet-Lite0 with its ImageNet classifier",
+        f"at 128 pixels; {EACH} images (one per class) under each of {', '.join(CORRUPTIONS)}, computed on the fly at",
+        f"severity 5, batches of {BATCH}, continual, no reset; the published ImageNet values on both sides; the same tensors.",
+        f"Reference: {pin[0]} at `{pin[1][:12]}`. Error in percent; in brackets how many seeds. EATA's Fisher information is",
+        "of the same 50 clean images. Bound of the difference: 0.1 points; of methods that draw, what seeds differ by.", "",
         "| method | ours | reference | difference | largest difference of a probability | same answers | |",
         "|---|---|---|---|---|---|---|", *rows, ""])
 
