@@ -13,17 +13,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
+import io
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+import cl_bench
 from cl_bench import Backbone, LabelSpace, Method, Scenario
+from cl_bench.adaptation import TestTimeMethod
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.fit import fit
 from cl_bench.engine.measure import measure
@@ -33,6 +38,8 @@ from cl_bench.registry import entries, find
 HERE = Path(__file__).resolve().parents[1]
 LINES, PAGE = HERE / "results" / "errata.jsonl", HERE / "docs" / "errata.md"
 SEEDS, PER_CLASS = (0, 1, 2, 3, 4), 20
+CORRUPTIONS = ("gaussian_noise", "defocus_blur", "contrast", "pixelate")
+TRANSFORMERS = ("vida",)  # adapt the layers of attention
 CPU = Compute("cpu")
 HEAD = f"""# Errata: papers, their code, and copies of it
 
@@ -41,7 +48,8 @@ true. Every difference names the code that makes it: repository, commit, file an
 both choices ran on Split-Digits (five experiences of two digits, {PER_CLASS} training images per digit) with the embedded
 backbone, the method's defaults otherwise, and {len(SEEDS)} seeds; the effect is the second choice minus the first in points of
 average accuracy after the last experience, with a 95 % interval over paired seeds. Methods that need the task's identity are
-scored among each test set's own classes, the others among all classes seen.
+scored among each test set's own classes, the others among all classes seen. For test-time methods it is the accuracy over
+{", ".join(CORRUPTIONS)} of Digits-C, one after another, after the embedded network's classifier was trained on clean digits.
 """
 
 
@@ -65,8 +73,19 @@ def backbone() -> Backbone:
     return made
 
 
+def streamed(name: str, settings: dict[str, Any], seed: int) -> float:
+    """Accuracy in percent over the corruptions of Digits-C, one after another without a reset."""
+    network = "glyph_vit" if name in TRANSFORMERS else "glyph_resnet"
+    with tempfile.TemporaryDirectory() as where, redirect_stdout(io.StringIO()):
+        made = cl_bench.run("digits_c", name, seeds=[seed], method_args=settings, backbone=network, runs=where,
+                            scenario_args={"corruptions": ",".join(CORRUPTIONS)}, checkpoint=False)
+    return 100 - float(made.metrics["mean_error"])
+
+
 def accuracy(name: str, cls: type[Method], settings: dict[str, Any], seed: int) -> float:
-    """Average accuracy in percent after five experiences."""
+    """Average accuracy in percent after five experiences, or over a stream for methods that adapt."""
+    if issubclass(cls, TestTimeMethod):
+        return streamed(name, settings, seed)
     order = np.random.default_rng(seed).permutation(10).tolist()
     scenario: Scenario = find("cl_bench.scenarios", "split_digits")(per_class=PER_CLASS, order=order)
     with seeded(derive(seed, "build")):

@@ -10,6 +10,7 @@ from cl_bench import Backbone, Experience
 from cl_bench.adaptation import Learning
 from cl_bench.ranges import Amount, Positive, Share
 
+from .._differs import Differs
 from .roid import ROID
 
 __all__ = ["CMF"]
@@ -31,6 +32,10 @@ class CMF(ROID):
     """
 
     paper: ClassVar[str] = "Lee & Chang, ICLR 2024"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The authors' code runs in float16, with a float32 copy of what is trained; here all is float32.",
+                "j-pong/CMF@7edc1d73 methods/cmf.py:64", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
 
     def __init__(

@@ -24,6 +24,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount, Share, Size
 
+from .._differs import Differs
+
 __all__ = ["CoTTA", "CoTTACalibrated"]
 
 
@@ -45,6 +47,11 @@ class CoTTA(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Wang et al., CVPR 2022"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The paper averages the teacher's answer over augmentations for each image of which the source is unsure; "
+                "the code for a whole batch, by its mean confidence.", "qinenergy/cotta@c212a204 cifar/cotta.py:107",
+                table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "cifar100": {"threshold": 0.72},
         "imagenet": {"lr": 1e-2, "optimizer": "sgd", "restore": 0.001, "threshold": 0.1, "symmetric": True},

@@ -22,6 +22,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount, Count
 
+from .._differs import Differs
+
 __all__ = ["EATA", "ETA"]
 
 
@@ -96,6 +98,12 @@ class EATA(ETA):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The Fisher information is taken on clean images of the test set; here on source images.",
+                "mr-eggplant/EATA@f739b366 main.py:144", table="released code"),
+        Differs("A reset brings weights and optimizer back and leaves the running mean of the answers as it is.",
+                "mr-eggplant/EATA@f739b366 eata.py:59", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "cifar100": {"redundancy": 0.1},
         "imagenet": {"lr": 2.5e-4, "optimizer": "sgd", "redundancy": 0.05, "fisher_weight": 2000.0},

@@ -13,6 +13,7 @@ from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import Learning, MixedNorm, TestTimeMethod, convert
 from cl_bench.ranges import Amount, Size, Whole
 
+from .._differs import Differs
 from ._augmix import augmix
 
 __all__ = ["MEMO"]
@@ -36,6 +37,10 @@ class MEMO(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Zhang et al., NeurIPS 2022"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The optimizer is made once, so that AdamW's moments pass from image to image; the paper resets everything.",
+                "zhangmarvin/memo@228b2908 imagenet-exps/test_calls/test_adapt.py:49", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "views": 64}}
 
     def __init__(

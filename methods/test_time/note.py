@@ -11,6 +11,8 @@ from cl_bench import Backbone, Experience
 from cl_bench.adaptation import InstanceAwareNorm, Learning, TestTimeMethod, convert, entropy, norm_parameters
 from cl_bench.ranges import Amount, Count, Positive, Share
 
+from .._differs import Differs
+
 __all__ = ["NOTE"]
 
 
@@ -35,6 +37,10 @@ class NOTE(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Gong et al., NeurIPS 2022"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The entropy is a mean over images and classes, so smaller by the number of classes than the paper's; Adam "
+                "does not see the factor.", "TaesikGong/NOTE@a714a2a2 utils/loss_functions.py:17", table="released code"),
+    )
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount, Count, Share, Size
 
+from .._differs import Differs
+
 __all__ = ["PSMT"]
 
 
@@ -53,6 +55,11 @@ class PSMT(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Tian & Lyu, ACCV 2024"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("Paper and code are different algorithms: which weights may move, what holds the student, and whether labels "
+                "are averaged over augmentations.", "JiaxuTian/PSMT@2c743358 classification/methods/psmt.py:181",
+                table="released code", here=({"variant": "code"}, {"variant": "paper"})),
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     output = "logit_sum"
 

@@ -21,6 +21,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount, Positive, Share
 
+from .._differs import Differs
+
 __all__ = ["ROID"]
 
 
@@ -41,6 +43,10 @@ class ROID(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Marsden et al., WACV 2024"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("Where all samples are equally diverse or certain their weight is 0 / 0; here it is 1.",
+                "mariodoebler/test-time-adaptation@8b2ed632 classification/methods/roid.py:65", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
     output = "scaled_logits"
 

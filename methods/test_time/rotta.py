@@ -23,6 +23,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount, Count, Share
 
+from .._differs import Differs
+
 __all__ = ["RoTTA"]
 
 
@@ -43,6 +45,10 @@ class RoTTA(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Yuan et al., CVPR 2023"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The authors' code exchanges and adapts BatchNorm alone; here LayerNorm and GroupNorm are adapted too.",
+                "BIT-DA/RoTTA@67e34c90 core/adapter/rotta.py:80", table="released code"),
+    )
 
     def __init__(
         self,

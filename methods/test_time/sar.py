@@ -20,6 +20,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount
 
+from .._differs import Differs
+
 __all__ = ["SAR"]
 
 
@@ -40,6 +42,10 @@ class SAR(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Niu et al., ICLR 2023"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("A reset clears the running entropy, and the line after it writes the old value back.",
+                "mr-eggplant/SAR@20f6e24b sar.py:52", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4}}
     nesterov: ClassVar[bool] = False
 

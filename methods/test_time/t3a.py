@@ -12,6 +12,8 @@ from cl_bench import Backbone, Experience, UserError
 from cl_bench.adaptation import Learning, TestTimeMethod, entropy
 from cl_bench.ranges import Whole
 
+from .._differs import Differs
+
 __all__ = ["T3A"]
 
 
@@ -29,6 +31,10 @@ class T3A(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Iwasawa and Matsuo, NeurIPS 2021"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The setting that keeps all supports slices to -1 and so drops each class's least certain one.",
+                "matsuolab/T3A@ff8cde5f domainbed/adapt_algorithms.py:92", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"supports": 20}}
 
     def __init__(

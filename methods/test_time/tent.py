@@ -9,6 +9,8 @@ from torch import Tensor
 from cl_bench import Experience
 from cl_bench.adaptation import TestTimeMethod, batch_statistics, entropy, norm_parameters
 
+from .._differs import Differs
+
 __all__ = ["Tent"]
 
 
@@ -23,6 +25,10 @@ class Tent(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Wang et al., ICLR 2021"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The authors' code adapts BatchNorm alone; copies of it, and this one, LayerNorm and GroupNorm too.",
+                "DequanWang/tent@e9e926a6 tent.py:104", table="released code"),
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {"lr": 2.5e-4, "optimizer": "sgd"}}
 
     def build(self, source: Experience | None) -> None:

@@ -21,6 +21,8 @@ from cl_bench.adaptation import (
 )
 from cl_bench.ranges import Amount, Share, Size
 
+from .._differs import Differs
+
 __all__ = ["ViDA"]
 
 
@@ -46,9 +48,9 @@ class ViDA(TestTimeMethod):
     """Domain-shared (rank 1) and domain-specific (rank 128) adapters in every attention layer, and a mean teacher.
 
     Liu et al., "ViDA: Homeostatic Visual Domain Adapter for Continual Test Time Adaptation", ICLR 2024
-    (Yangsenqiao/vida). Transformers with attention made of ``nn.Linear`` layers (timm's); the authors never released
-    their ResNet form. Deviations: adapters start as drawn, since the recipe of the authors' warmed-up checkpoints is not
-    published; augmentations work on the images as they come, the official CIFAR files enlarge them to 384 first.
+    (Yangsenqiao/vida). Transformers with attention made of ``nn.Linear`` layers (timm's); no ResNet form was released.
+    Deviations: adapters start as drawn, the recipe of the authors' warmed-up checkpoints not being published;
+    augmentations work on the images as they come, the official CIFAR files enlarge them to 384 first.
 
     Args:
         lr, adapter_lr: of the model and of the adapters. CIFAR-10 1e-4 and 1e-5 with Adam (CIFAR-100 3e-4 and 1e-6);
@@ -58,13 +60,14 @@ class ViDA(TestTimeMethod):
         restore: probability per weight and batch to return to the start; 0.1 is what the official CIFAR driver ends up
             with, since it never passes its configured value on; ImageNet 0.
         symmetric: symmetric cross-entropy (ImageNet) in place of the plain one (CIFAR).
-        variant: ``code`` sets the low-rank branch's scale alone, because the official setter never reaches the second;
-            ``paper`` sets both.
-        low, high: ranks.
-        views: augmentations over which the teacher's logits vary.
+        variant: ``code`` sets the low-rank branch's scale alone; ``paper`` sets both.
+        low, high: ranks; views: augmentations over which the teacher's logits vary.
     """
 
     paper: ClassVar[str] = "Liu et al., ICLR 2024"
+    differs = (Differs("The setter of the two branches' scales never reaches the second.",
+                       "Yangsenqiao/vida@c26b0db2 cifar/vida.py:106", table="released code",
+                       here=({"variant": "code"}, {"variant": "paper"})),)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "cifar100": {"lr": 3e-4, "adapter_lr": 1e-6},
         "imagenet": {"lr": 5e-7, "adapter_lr": 2e-7, "optimizer": "sgd", "momentum": 0.999, "adapter_momentum": 0.8,
@@ -78,10 +81,8 @@ class ViDA(TestTimeMethod):
         lr: Amount = 1e-4,
         adapter_lr: Amount = 1e-5,
         optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: Share = 0.999,
-        adapter_momentum: Share = 0.999,
-        threshold: Amount = 0.05,
-        restore: Share = 0.1,
+        momentum: Share = 0.999, adapter_momentum: Share = 0.999,
+        threshold: Amount = 0.05, restore: Share = 0.1,
         symmetric: bool = False,
         variant: Literal["code", "paper"] = "code",
         low: Size = 1, high: Size = 128, views: Size = 10, **learning: Learning,
