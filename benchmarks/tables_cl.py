@@ -32,6 +32,13 @@ def about(suite: str) -> str:
     return "\n".join(head)
 
 
+def command(suite: str) -> str:
+    """What runs the suite, as its file says."""
+    if "features_once.py" in about(suite):
+        return f"python benchmarks/features_once.py --cache runs/.features {suite} --runs runs/{suite}"
+    return f"cl-bench suite {suite} --runs runs/{suite}"
+
+
 def made_on(runs: RunList) -> str:
     """Versions, commits and the runs' time."""
     envs = [r.record["environment"] for r in runs]
@@ -45,16 +52,26 @@ def made_on(runs: RunList) -> str:
             f"Python {python}, {', '.join(versions)}; commit {', '.join(commits)}.")
 
 
+def network(run: Run) -> str:
+    """What the run's network is called."""
+    return str((run.record["backbone"].get("args") or {}).get("name") or run.backbone)
+
+
 def growth(run: Run) -> tuple[float, int]:
     """KiB of state that the last experience left above the first, and stored images."""
     steps = run.record["cost"]["growth"]
     return (steps[-1]["state_bytes"] - steps[0]["state_bytes"]) / 1024, int(steps[-1]["stored_samples"])
 
 
+def baselines(group: Group) -> dict[str, dict[Any, float]]:
+    """Average accuracies of sequential fine-tuning, by its variants and by seed and order."""
+    return {r.method: r.values["average_accuracy"] for r in group.rows for run in [*r.runs.values()][:1]
+            if run.record["method"]["name"] == BASELINE}
+
+
 def above(group: Group) -> str:
     """Average accuracy above each fine-tuning row, paired by seed and order, and what a method keeps from step to step."""
-    base = {r.method: r.values["average_accuracy"] for r in group.rows for run in [*r.runs.values()][:1]
-            if run.record["method"]["name"] == BASELINE}
+    base = baselines(group)
     head = ["method", *(f"above {name}: mean (least), points" for name in base), "state grown (KiB)", "stored images"]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
     behind = []
@@ -91,8 +108,11 @@ def page(name: str, parts: dict[str, Path]) -> None:
     """Write ``results/continual/<name>.md`` and ``.jsonl``."""
     out = ROOT / "results" / "continual"
     told = " ".join(f"{suite}=runs/{suite}" for suite in parts)
-    text = [f"# {name.replace('_', '-').title().replace('Cifar', 'CIFAR-').replace('Mnist', 'MNIST')}", ""]
-    text += ["    " + c for c in [*(f"cl-bench suite {s} --runs runs/{s}" for s in parts),
+    title = name.replace("_", "-").title()
+    for written, meant in (("Cifar", "CIFAR-"), ("Mnist", "MNIST"), ("-Imagenet", " on ImageNet weights"), ("Pacs", "PACS")):
+        title = title.replace(written, meant)
+    text = [f"# {title}", ""]
+    text += ["    " + c for c in [*(command(s) for s in parts),
                                   f"python benchmarks/tables_cl.py {name} {told}"]]
     lines: list[str] = []
     for suite, folder in parts.items():
@@ -100,9 +120,12 @@ def page(name: str, parts: dict[str, Path]) -> None:
         unfinished = [r.id for r in runs if r.status != "finished"]
         if unfinished or runs.problems:
             sys.exit(f"{folder} holds runs that did not finish or cannot be read: {unfinished or runs.problems}")
-        found = compare(runs)
-        text += ["", f"## {suite}", "", about(suite), "", made_on(runs), "", to_markdown(found)]
-        text += [above(group) for group in found.groups]
+        text += ["", f"## {suite}", "", about(suite), "", made_on(runs), ""]
+        networks = dict.fromkeys(network(r) for r in runs)
+        for name_of in networks:  # one after another: other weights are another protocol
+            found = compare(RunList(r for r in runs if network(r) == name_of))
+            text += [f"### On {name_of}", ""] if len(networks) > 1 else []
+            text += [to_markdown(found), *(above(group) for group in found.groups if baselines(group))]
         lines += [json.dumps(line_of(r), sort_keys=True) for r in sorted(runs, key=lambda r: r.id)]
     text.append(f"The runs, one per line with the counts behind every number: `{name}.jsonl`.")
     out.mkdir(parents=True, exist_ok=True)
