@@ -18,7 +18,8 @@ OUT = Path(__file__).resolve().parents[1] / "results" / "parity" / "cl_reference
 KINDS = {"pilot": "official.prompts:pilot", "ranpac": "official.learners:ranpac", "slca": "official.learners:slca",
          "ease": "official.ease:ease", "aper": "official.aper:aper", "mos": "official.mos:mos",
          "inflora": "official.lowrank:inflora", "sdlora": "official.lowrank:sdlora", "coda": "official.prompts:both",
-         "lae": "official.lae:lae", "sema": "official.sema:sema", "peft": "official.tuners:peft"}
+         "lae": "official.lae:lae", "sema": "official.sema:sema", "olora": "official.olora:olora",
+         "peft": "official.tuners:peft"}
 HEAD = """
 # Official learners beside ours
 
