@@ -181,3 +181,48 @@ def test_sts_moves_every_coordinate_by_its_rate_and_not_by_the_penalty() -> None
     same(still, (100 * kept @ text.T).softmax(1).mean(0))
 
 
+
+
+def test_ecalp_propagates_as_released(shared: Path) -> None:
+    for v in draws(shared, "ECALP", KIND):
+        method = bare("ecalp", v.text_features, k_image=8, k_text=3, gamma=10.0, alpha=1.0, iterations=3, sharpness=1e4)
+        rows = torch.stack([method.row(f, v.text_features) for f in v.image_features])
+        same(rows, v.row_stable, 1e-8 * float(v.row_stable.abs().max()))
+        same((1e4 * rows).softmax(1), v.output_stable, 1e-6)
+        assert torch.equal(rows.argmax(1), v.row_float64.argmax(1))
+        assert torch.equal(method.near[:, :8], v.knn_image_final) and torch.equal(method.near_text, v.knn_text_final)
+        same(method.likeness[:, :8], v.sim_image_final)
+        same(method.labels, v.y0_final, 1e-9)
+
+
+def test_ecalp_by_hand_and_of_what_came_before_alone() -> None:
+    options = dict(k_image=8, k_text=3, gamma=10.0, alpha=1.0, iterations=3, sharpness=1e4)
+    text = unit(10, 50)
+    method = bare("ecalp", text, **options)
+    same(method.row(unit(20)[0], text), torch.tensor([0.776575, 0.408393], dtype=torch.float64), 1e-6)
+    method = bare("ecalp", text, **options)
+    same(method.row(unit(20)[0], text.flip(0)), torch.tensor([0.408393, 0.776575], dtype=torch.float64), 1e-6)
+
+
+def test_tfup_selects_and_answers_as_released(shared: Path) -> None:
+    m = core("tfup")
+    for v in draws(shared, "TFUP", KIND):
+        text, pool = (F.normalize(t, dim=-1) for t in (v.class_embeddings, v.pool_features))
+        assert m.published_shots(len(pool), len(text), v.number("cache_proportion")) == int(v.number("shots"))
+        chosen = m.select(pool, text, int(v.number("shots")))
+        assert torch.equal(chosen.rows.reshape(v.cache_index.shape), v.cache_index)
+        assert torch.equal(chosen.of, v.cache_labels)
+        same(m.nearness(pool, pool[chosen.rows], text), v.similarity, 1e-8)
+        logits = 100 * pool @ text.T
+        same(logits, v.logits_clip, 1e-9)
+        same(logits + v.number("alpha") * m.cached(pool, pool[chosen.rows], chosen.of, text, v.number("beta")), v.logits, 1e-6)
+
+
+def test_tfup_by_hand() -> None:
+    m = core("tfup")
+    text, keys, f = unit(0, 90), unit(0, 80), unit(10)
+    same(m.divergence((10 * f @ text.T).softmax(1), (10 * keys @ text.T).softmax(1)),
+         torch.tensor([[0.000312, 8.10673]], dtype=torch.float64), 1e-5)  # fmt: skip
+    got = 100 * f @ text.T + 0.3 * m.cached(f, keys, torch.tensor([0, 1]), text, 1.0)
+    same(got, torch.tensor([[99.271854, 17.475182]], dtype=torch.float64), 1e-5)
+    assert m.published_shots(20_000, 345, 0.3) == 16 and m.published_shots(2427, 65, 0.3) == 11

@@ -1,11 +1,14 @@
 """Pretrain the embedded vision-language model on described characters and textures; writes weights, config and card.
 
-    python tools/pretrain_clip.py --steps 2200 --until 1000      # at a high rate: about ten minutes on one core
-    python tools/pretrain_clip.py --go-on --seed 1 --steps 150   # the rate falls to 0: one minute more
+    python tools/pretrain_clip.py --steps 5000      # about half an hour on one core
+    python tools/pretrain_clip.py --card-only       # evaluate and write the card again
 
-Training sees rendered images of `TRAIN_FONTS` only, and their sentences (`cl_bench.data.described`). Handwritten digits
-and the held-out fonts are used once, after training, to write the card. The same machine, thread count and seed give the
-same weights bit for bit.
+Training sees rendered images of `TRAIN_FONTS` only, and their sentences (`cl_bench.data.described`). Two losses are added.
+The contrastive one compares the images of a batch with the sentences of that batch. A sentence is silent about most of its
+image, so that letters are told apart by it slowly; the second loss asks about every image of the batch which of all names
+of things, letters, colours and kinds, each in a sentence, is its own (as in UniCL, Yang et al., CVPR 2022, labels are
+texts). Images are light on black at first and of all colours from the middle on. Handwritten digits and the held-out fonts
+are used once, after training, to write the card. The same machine, thread count and seed give the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -27,14 +30,18 @@ from torch import Tensor, nn
 from cl_bench.backbones.glyph import WEIGHTS
 from cl_bench.backbones.open_clip_models import VisionLanguageBackbone, open_clip_model
 from cl_bench.data.described import (
+    ATTRIBUTES,
     COLOURS,
     KINDS,
     MARKS,
     TEXTURES,
+    THINGS,
     Look,
+    described,
     described_data,
     letter_name,
-    pairs,
+    sentences,
+    true_of,
     vocabulary,
 )
 from cl_bench.data.digits import DIGIT_NAMES, digits
@@ -43,7 +50,9 @@ from cl_bench.data.glyphs import HELD_OUT_FONTS, LETTERS, TRAIN_FONTS
 from cl_bench.data.tensor import TensorData, batches
 
 FOLDER = WEIGHTS / "glyph_clip"
-BATCH, STEPS, LR, DECAY, CLIP = 256, 2200, 2e-3, 0.05, 1.0
+BATCH, STEPS, LR, DECAY, CLIP = 128, 5000, 2e-3, 0.05, 1.0
+STARTS = ("a photo of {}.", "a picture of {}.", "{}.", "{}")
+PLAIN = 0.8  # share that is light on black at the start; it falls to that of `Look` until the middle
 
 
 def merges(words: tuple[str, ...]) -> list[str]:
@@ -106,30 +115,67 @@ def contrast(logits: Tensor, true: Tensor) -> Tensor:
     return (rows + columns) / 2
 
 
-def pretrain(seed: int, steps: int, until: int, go_on: bool) -> VisionLanguageBackbone:
-    """A model trained from `seed` (`go_on`: from the weights that are there, smaller batches); prints its progress."""
-    backbone = (open_clip_model(f"local-dir:{FOLDER}") if go_on else prepare(seed)).train()
-    batch, rate = (BATCH // 2, 0.65 * LR) if go_on else (BATCH, LR)
+def questions(start: str) -> dict[str, list[str]]:
+    """A sentence for every value of the attributes that zero-shot classification asks about, all with the same beginning."""
+    plural = ("stripes", "dots", "rings", "waves", "speckles")
+    nouns = {
+        "thing": THINGS, "letter": tuple(f"letter {c}" for c in LETTERS[26:]), "colour": tuple(f"{c} thing" for c in COLOURS),
+        "kind": KINDS,
+    }  # fmt: skip
+    return {k: [start.format(n if n.endswith(plural) else f"a {n}") for n in names] for k, names in nouns.items()}
+
+
+def named(image: Tensor, text: Tensor, facts: Tensor, sizes: dict[str, int], scale: Tensor) -> Tensor:
+    """Cross-entropy of images (N, d) among the texts of each attribute, summed over attributes; -1 in `facts` is no answer.
+
+    Args:
+        text: (sum of sizes, d), attribute after attribute.
+    """
+    total, first = image.new_zeros(()), 0
+    for attribute, count in sizes.items():
+        answer = facts[:, ATTRIBUTES.index(attribute)]
+        logits = scale * image @ text[first : first + count].T
+        total, first = total + F.cross_entropy(logits, answer, ignore_index=-1), first + count
+    return total
+
+
+def pretrain(seed: int, steps: int) -> VisionLanguageBackbone:
+    """A model trained from `seed`; prints its progress."""
+    backbone = prepare(seed).train()
     own = [p for n, p in backbone.named_parameters() if p.ndim > 1 and "embedding" not in n]
     single = [p for n, p in backbone.named_parameters() if p.ndim <= 1 or "embedding" in n]
-    optimizer = torch.optim.AdamW([{"params": own, "weight_decay": DECAY}, {"params": single, "weight_decay": 0.0}], lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    stream, start = pairs(batch, seed), time.perf_counter()
-    for step in range(1, until + 1):
-        x, texts, true = next(stream)
+    optimizer = torch.optim.AdamW([{"params": own, "weight_decay": DECAY}, {"params": single, "weight_decay": 0.0}], lr=LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
+    rng, start, look = torch.Generator().manual_seed(seed), time.perf_counter(), Look()
+    asked = [questions(s) for s in STARTS]
+    tokens = [backbone.tokenize([t for texts in q.values() for t in texts]) for q in asked]
+    sizes = {k: len(v) for k, v in asked[0].items()}
+    told = [0.0, 0.0, 0.0]
+    for step in range(1, steps + 1):
+        early = max(0.0, 1 - 2 * step / steps)
+        x, facts = described(BATCH, rng, replace(look, plain=look.plain + early * (PLAIN - look.plain)))
+        texts, claims = sentences(facts, rng)
         image = F.normalize(backbone.forward_features(x), dim=-1)
         text = F.normalize(backbone.encode_tokens(backbone.tokenize(texts)), dim=-1)
-        loss = contrast(backbone.logit_scale * image @ text.T, true)
+        names = F.normalize(backbone.encode_tokens(tokens[step % len(tokens)]), dim=-1)
+        paired = contrast(backbone.logit_scale * image @ text.T, true_of(claims, facts))
+        answered = named(image, names, facts, sizes, backbone.logit_scale)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (paired + answered).backward()
         nn.utils.clip_grad_norm_(backbone.parameters(), CLIP)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
             backbone.language.logit_scale.clamp_(0, math.log(100))
-        if step % 50 == 0 or step == until:
-            print(f"step {step}/{steps} loss {loss.item():.3f} {time.perf_counter() - start:.0f} s", flush=True)
-        if step % 250 == 0:
+            thing, count = facts[:, 0], sizes["thing"]
+            hit = (image @ names[:count].T).argmax(1).eq(thing)[thing < len(LETTERS)].float().mean()
+        told = [a + float(b) for a, b in zip(told, (paired, answered, hit), strict=True)]
+        if step % 50 == 0 or step == steps:
+            n = (step - 1) % 50 + 1
+            print(f"step {step}/{steps} pairs {told[0] / n:.3f} names {told[1] / n:.3f} letters {100 * told[2] / n:.1f} % "
+                  f"scale {backbone.logit_scale.item():.1f} {time.perf_counter() - start:.0f} s", flush=True)
+            told = [0.0, 0.0, 0.0]
+        if step % 500 == 0:
             save(backbone.whole_state())
     return backbone.eval()
 
@@ -175,27 +221,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--until", type=int, default=0, help="end after so many of the steps, at the rate they have then")
-    parser.add_argument("--go-on", action="store_true", help="from the weights that are there, with half the batch")
     parser.add_argument("--card-only", action="store_true", help="evaluate and write the card again")
     given = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
-    backbone = (
-        open_clip_model(f"local-dir:{FOLDER}")
-        if given.card_only
-        else pretrain(given.seed, given.steps, given.until or given.steps, given.go_on)
-    )
-    if not given.card_only:
+    if given.card_only:
+        backbone = open_clip_model(f"local-dir:{FOLDER}")
+    else:
+        backbone = pretrain(given.seed, given.steps)
         save(backbone.whole_state())
-    print(f"{time.process_time() - start:.0f} s of processor time")
-    write_card(report(backbone), sum(p.numel() for p in backbone.parameters()))
+        print(f"{time.process_time() - start:.0f} s of processor time")
+    write_card(report(backbone), sum(p.numel() for p in backbone.parameters()), given.seed, given.steps)
 
 
-def write_card(found: dict[str, tuple[int, float]], size: int) -> None:
+def write_card(found: dict[str, tuple[int, float]], size: int, seed: int, steps: int) -> None:
     file: Path = FOLDER / "open_clip_model.safetensors"
     letters = f"letters, digits and marks in {len(TRAIN_FONTS)} fonts of matplotlib, textures, and sentences about them"
     loss = "image-to-text and text-to-image cross-entropy, a row's target spread over all sentences that are true of it"
+    names = "cross-entropy of every image among all names of things, letters, colours and kinds, each in a sentence"
     rows = "\n".join(f"| {what} | {n} | {acc:.1f} | {100 / n:.1f} |" for what, (n, acc) in found.items())
     text = f"""# glyph_clip
 
@@ -205,11 +248,12 @@ def write_card(found: dict[str, tuple[int, float]], size: int) -> None:
 | parameters | {size:,}; both towers and one scale; 64 features |
 | input | 32 x 32 pixels (bilinear), mean 0.5, std 0.5; at most 40 tokens, byte pairs of `glyph_clip/merges.txt.gz` |
 | data | `cl_bench.data.described`: {letters} |
-| recipe | 1,000 steps of {BATCH} pairs, then 150 of {BATCH // 2}; AdamW, weight decay {DECAY}, learning rate {LR} (the first \
-part of a one-cycle over 2,200 steps), then {0.65 * LR:g} falling to 0; {loss} |
-| seeds | 0, then 1 |
-| command | `python tools/pretrain_clip.py --steps 2200 --until 1000`, then `--go-on --seed 1 --steps 150` |
-| made with | PyTorch {torch.__version__.split("+")[0]}, {platform.machine()}, one thread, about ten minutes of processor time |
+| recipe | {steps:,} steps of {BATCH} pairs; AdamW, weight decay {DECAY}, one-cycle learning rate of {LR}; {loss}; \
+plus {names}; \
+the share of images that are light on black falls from {PLAIN:.0%} to {Look().plain:.0%} until the middle |
+| seed | {seed} |
+| command | `python tools/pretrain_clip.py --seed {seed} --steps {steps}` |
+| made with | PyTorch {torch.__version__.split("+")[0]}, {platform.machine()}, one thread |
 
 | zero-shot accuracy | classes | % | chance, % |
 |---|---|---|---|

@@ -103,15 +103,16 @@ class VisionLanguageBackbone(Backbone):
             raise UserError(f"{self.info['name']} has no text tower that takes learned vectors; use one of OpenCLIP's own.")
         return self._text.token_embedding(tokens)  # type: ignore[operator]
 
-    def encode_tokens(self, tokens: Tensor, embedded: Tensor | None = None) -> Tensor:
+    def encode_tokens(self, tokens: Tensor, embedded: Tensor | None = None, deeper: Sequence[Tensor] = ()) -> Tensor:
         """Tokens (N, L) -> features (N, num_features), not normalised; `embedded` (N, L, width) in place of the vectors
-        of the tokens, which then only say where a text ends.
+        of the tokens, which then only say where a text ends. `deeper` (n, width) each stand in the place of what positions
+        1 to n came to, before the second block, the third, ...
 
         A causal tower that is read at the end token computes no more positions than the longest text has: exact, and a
         fraction of the work.
         """
         if not self.takes_embeddings:
-            if embedded is not None:
+            if embedded is not None or len(deeper):
                 self.embed_tokens(tokens)
             return self.language.encode_text(tokens)  # type: ignore[operator]
         from open_clip.transformer import text_global_pool
@@ -126,7 +127,8 @@ class VisionLanguageBackbone(Backbone):
         x = tower.token_embedding(tokens) if embedded is None else embedded
         length = x.shape[1]
         x = x + tower.positional_embedding[:length].to(x)
-        x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+        mask = None if mask is None else mask[:length, :length]
+        x = through(tower.transformer, x, mask, deeper, 1) if len(deeper) else tower.transformer(x, attn_mask=mask)
         x = text_global_pool(tower.ln_final(x), tokens, pool, eos_token_id=eos)
         if tower.text_projection is None:
             return x
@@ -143,6 +145,39 @@ class VisionLanguageBackbone(Backbone):
             for t in templates
         ]
         return F.normalize(torch.stack(vectors).mean(0), dim=-1)
+
+    # ------------------------------------------------------------------ images
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Blocks of the image tower and of the text tower, where both are OpenCLIP's own transformers.
+
+        Raises:
+            UserError: they are not, and no learned vector can stand in their sequences.
+        """
+        sides = [getattr(getattr(side, "transformer", None), "resblocks", None) for side in (self.model, self._text)]
+        if not self.takes_embeddings or any(s is None for s in sides) or not hasattr(self.model, "_embeds"):
+            raise UserError(f"{self.info['name']} has no two transformers of OpenCLIP's own, in whose sequences learned vectors "
+                            "can stand; use one that has, such as glyph_clip or ViT-B-16.")
+        return len(sides[0]), len(sides[1])  # type: ignore[arg-type]
+
+    def prompted_features(self, x: Tensor, prompts: Tensor, deeper: Sequence[Tensor] = ()) -> Tensor:
+        """Images -> features (N, num_features), with `prompts` (n, width) behind the patches and `deeper` (n, width) each in
+        the place of what those came to, before the second block, the third, ... (Jia et al., VPT, ECCV 2022)."""
+        _ = self.depths
+        tower: Any = self.model
+        tokens = tower._embeds(self.preprocess(x).to(next(tower.parameters()).dtype))
+        count = tokens.shape[1]
+        tokens = torch.cat([tokens, tower.ln_pre(prompts.to(tokens)).expand(len(x), -1, -1)], 1)
+        return _projected(tower, through(tower.transformer, tokens, None, deeper, count)[:, :count])
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """Images -> what the image tower's last norm gives, before it is projected among texts (N, width); of towers that
+        are not OpenCLIP's own, the features as they are."""
+        tower: Any = self.model
+        x = self.preprocess(x).to(next(tower.parameters()).dtype)
+        if isinstance(trunk := getattr(tower, "trunk", None), nn.Module):
+            return trunk(x)
+        return tower._pool(tower.transformer(tower._embeds(x)))[0] if hasattr(tower, "_embeds") else tower(x)
 
     # ------------------------------------------------------------------ plain files
     def whole_state(self) -> dict[str, Tensor]:
@@ -175,6 +210,22 @@ class VisionLanguageBackbone(Backbone):
         save_file({k: v.contiguous().clone() for k, v in self.whole_state().items()}, where / "open_clip_model.safetensors")
         (where / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         return where
+
+
+def through(transformer: Any, x: Tensor, mask: Tensor | None, deeper: Sequence[Tensor], at: int) -> Tensor:
+    """Tokens (N, L, width) through the blocks; before all but the first, as long as there are `deeper` ones, the tokens from
+    position `at` on become them."""
+    for k, block in enumerate(transformer.resblocks):
+        if 0 < k <= len(deeper):
+            new = deeper[k - 1].to(x).expand(len(x), -1, -1)
+            x = torch.cat([x[:, :at], new, x[:, at + new.shape[1]:]], 1)
+        x = block(x, attn_mask=mask) if transformer.batch_first else block(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+    return x
+
+
+def _projected(tower: Any, tokens: Tensor) -> Tensor:
+    pooled = tower._pool(tokens)[0]
+    return pooled if tower.proj is None else pooled @ tower.proj
 
 
 def _plain(module: nn.Module) -> dict[str, Tensor]:

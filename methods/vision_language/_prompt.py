@@ -36,7 +36,11 @@ def prompt_tokens(backbone: VisionLanguageBackbone, length: int, names: tuple[st
 
 def prompted(backbone: VisionLanguageBackbone, tokens: Tensor, context: Tensor) -> Tensor:
     """Unit text features (C, d) of ``tokens`` whose places after the start hold ``context``: (n, width), or (C, n, width)."""
+    return F.normalize(backbone.encode_tokens(tokens, replaced(backbone, tokens, context)), dim=-1)
+
+
+def replaced(backbone: VisionLanguageBackbone, tokens: Tensor, context: Tensor) -> Tensor:
+    """Vectors (C, L, width) of ``tokens``, those after the start being ``context``: (n, width), or (C, n, width)."""
     vectors = backbone.embed_tokens(tokens)
     context = context.expand(len(tokens), -1, -1).to(vectors)
-    whole = torch.cat([vectors[:, :1], context, vectors[:, 1 + context.shape[1]:]], 1)
-    return F.normalize(backbone.encode_tokens(tokens, whole), dim=-1)
+    return torch.cat([vectors[:, :1], context, vectors[:, 1 + context.shape[1]:]], 1)

@@ -91,21 +91,24 @@ class Views(TestTimeMethod):
 
 def crops(image: Tensor, views: int, rng: Rng, area: float, flip: bool) -> Tensor:
     """The image (3, H, W) and random resized crops of it (views, 3, H, W)."""
-    u = torch.rand(views - 1, 5, generator=rng.on("cpu"))
+    return torch.cat([image[None], cropped(image.expand(views - 1, -1, -1, -1), rng, area, flip)])
+
+
+def cropped(x: Tensor, rng: Rng, area: float, flip: bool) -> Tensor:
+    """A random resized crop of each image (N, 3, H, W), at its own size."""
+    u = torch.rand(len(x), 5, generator=rng.on("cpu"))
     share = area + (1 - area) * u[:, 0]
     ratio = torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
     across, up = (share * ratio).sqrt().clamp(max=1), (share / ratio).sqrt().clamp(max=1)
-    mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if flip else torch.ones(views - 1)
-    zero = torch.zeros(views - 1)
+    mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if flip else torch.ones(len(x))
+    zero = torch.zeros(len(x))
     theta = torch.stack([
         torch.stack([across * mirror, zero, (2 * u[:, 2] - 1) * (1 - across)], 1),
         torch.stack([zero, up, (2 * u[:, 3] - 1) * (1 - up)], 1),
-    ], 1).to(image)  # fmt: skip
-    x = image.expand(views - 1, -1, -1, -1)
-    with torch.autocast(image.device.type, enabled=False):
+    ], 1).to(x)  # fmt: skip
+    with torch.autocast(x.device.type, enabled=False):
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-        cut = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return torch.cat([image[None], cut])
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def entropies(logits: Tensor) -> Tensor:
