@@ -16,7 +16,8 @@ from cl_bench.testing import _engine as engine
 
 SPACE = LabelSpace((0, 1, 2), ("digit zero", "digit one", "digit two"))
 EPISODIC = ("zero", "mta", "tps", "sts", "tpt", "c_tpt", "r_tpt")
-ONLINE = ("tda", "dmn", "onzeta", "boostadapter")
+ONLINE = ("tda", "dmn", "onzeta", "boostadapter", "ecalp", "tfup")
+OPTIONS = {"onzeta": {}, "ecalp": {}, "tfup": {"pool": 4, "shots": 1}}  # of those that see one view
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_an_episodic_answer_is_of_its_image_alone_whatever_the_order_of_its_view
 
 @pytest.mark.parametrize("name", (*EPISODIC, *ONLINE))
 def test_a_reset_and_the_same_images_give_the_same_bits(name: str, clip: Any, images: torch.Tensor) -> None:
-    method = deployed(name, clip, **({} if name in ("onzeta",) else {"views": 6}))
+    method = deployed(name, clip, **OPTIONS.get(name, {"views": 6}))
     weights = [p.clone() for p in method.model.parameters()]
     method.mark()
     with torch.enable_grad():
@@ -98,6 +99,8 @@ def learned(name: str, clip: Any, **options: Any) -> Any:
         ("lwf_vr", {"iterations": 3, "texts": "classes"}), ("zscl", {"iterations": 3, "references": 16, "average_every": 2}),
         ("clip_lora", {"iterations": 3}), ("codyra_clip", {"iterations": 4}), ("rail", {"hidden": 50}),
         ("rail", {"form": "dual"}), ("clip_adapter", {"epochs": 1}), ("rapf", {"epochs": 1}), ("coop", {"epochs": 1}),
+        ("clip_svd", {"epochs": 1}), ("ramt", {"epochs": 1}), ("maple", {"epochs": 1}), ("coprompt", {"epochs": 1}),
+        ("proof", {"epochs": 1}), ("engine", {"epochs": 1}), ("moe_adapters", {"iterations": 2, "experts": 3, "code_steps": 3}),
     ],
 )  # fmt: skip
 def test_it_answers_for_classes_learned_and_not(name: str, options: dict[str, Any], clip: Any, images: torch.Tensor) -> None:
@@ -117,6 +120,8 @@ def test_wise_ft_with_alpha_zero_and_adapters_without_steps_are_the_model_as_it_
         for name, options in (
             ("wise_ft", {"iterations": 2, "alpha": 0.0, "lr": 1e-3}), ("clip_lora", {"iterations": 1, "lr": 0.0}),
             ("codyra_clip", {"iterations": 1, "lr": 0.0}), ("clip_adapter", {"ratio": 0.0}),
+            ("clip_svd", {"epochs": 1, "lr": 0.0}), ("ramt", {"epochs": 1, "lr": 0.0}),
+            ("moe_adapters", {"iterations": 1, "lr": 0.0, "experts": 3, "code_steps": 1}),
         ):  # fmt: skip
             got = learned(name, copy.deepcopy(clip), **options).predict(images, SPACE)
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)

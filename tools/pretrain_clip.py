@@ -1,14 +1,15 @@
 """Pretrain the embedded vision-language model on described characters and textures; writes weights, config and card.
 
-    python tools/pretrain_clip.py --steps 5000      # about half an hour on one core
+    python tools/pretrain_clip.py --steps 3000      # about a quarter of an hour on one core
     python tools/pretrain_clip.py --card-only       # evaluate and write the card again
 
-Training sees rendered images of `TRAIN_FONTS` only, and their sentences (`cl_bench.data.described`). Two losses are added.
-The contrastive one compares the images of a batch with the sentences of that batch. A sentence is silent about most of its
-image, so that letters are told apart by it slowly; the second loss asks about every image of the batch which of all names
-of things, letters, colours and kinds, each in a sentence, is its own (as in UniCL, Yang et al., CVPR 2022, labels are
-texts). Images are light on black at first and of all colours from the middle on. Handwritten digits and the held-out fonts
-are used once, after training, to write the card. The same machine, thread count and seed give the same weights bit for bit.
+The image tower starts as the embedded `glyph_vit`, which knows letters, with more blocks behind its own. Training sees
+rendered images of `TRAIN_FONTS` only, and their sentences (`cl_bench.data.described`). Two losses are added.
+The contrastive one compares the images of every second batch with the sentences of that batch. A sentence is silent about
+most of its image, so that letters are told apart by it slowly; the other asks about every image which of all names of
+things, letters, colours and kinds, each in a sentence, is its own (as in UniCL, Yang et al., CVPR 2022, labels are texts).
+Images are light on black at first and of all colours from the middle on. Handwritten digits and the held-out fonts are used
+once, after training, to write the card. The same machine, thread count and seed give the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cl_bench.backbones.glyph import WEIGHTS
+from cl_bench.backbones.glyph import WEIGHTS, glyph_vit
 from cl_bench.backbones.open_clip_models import VisionLanguageBackbone, open_clip_model
 from cl_bench.data.described import (
     ATTRIBUTES,
@@ -50,7 +51,7 @@ from cl_bench.data.glyphs import HELD_OUT_FONTS, LETTERS, TRAIN_FONTS
 from cl_bench.data.tensor import TensorData, batches
 
 FOLDER = WEIGHTS / "glyph_clip"
-BATCH, STEPS, LR, DECAY, CLIP = 128, 5000, 2e-3, 0.05, 1.0
+BATCH, STEPS, LR, DECAY, CLIP, LAYERS = 128, 3000, 1e-3, 0.05, 1.0, 5
 STARTS = ("a photo of {}.", "a picture of {}.", "{}.", "{}")
 PLAIN = 0.8  # share that is light on black at the start; it falls to that of `Look` until the middle
 
@@ -73,7 +74,8 @@ def config(vocab: int) -> dict[str, object]:
             "embed_dim": 64,
             "quick_gelu": False,
             "vision_cfg": {
-                "image_size": 32, "patch_size": 8, "width": 96, "layers": 5, "head_width": 24, "mlp_ratio": 2.0,
+                "image_size": 16, "patch_size": 4, "width": 64, "layers": LAYERS, "head_width": 16, "mlp_ratio": 2.0,
+                "no_ln_pre": True,
             },
             "text_cfg": {
                 "context_length": 40, "vocab_size": vocab, "width": 64, "heads": 4, "layers": 3, "mlp_ratio": 2.0,
@@ -81,13 +83,13 @@ def config(vocab: int) -> dict[str, object]:
             },
         },
         "preprocess_cfg": {
-            "size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash",
+            "size": 16, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash",
         },
     }  # fmt: skip
 
 
 def prepare(seed: int) -> VisionLanguageBackbone:
-    """Writes config, merges and random weights; the model that OpenCLIP makes of them."""
+    """Writes config, merges and the weights that training starts from; the model that OpenCLIP makes of them."""
     import open_clip
 
     rules = merges(vocabulary())
@@ -99,8 +101,33 @@ def prepare(seed: int) -> VisionLanguageBackbone:
     torch.manual_seed(seed)
     cfg = dict(how["model_cfg"])  # type: ignore[call-overload]
     model = open_clip.CLIP(cfg["embed_dim"], cfg["vision_cfg"], cfg["text_cfg"])
+    start_from_letters(model.visual)
     save(model.state_dict())
     return open_clip_model(f"local-dir:{FOLDER}")
+
+
+@torch.no_grad()
+def start_from_letters(visual: nn.Module) -> None:
+    """The image tower computes what the embedded `glyph_vit` does: its blocks come first, those behind them add nothing yet
+    (their last maps are 0), and the bias of its patches, which OpenCLIP's do not have, goes into their positions."""
+    old = glyph_vit().model.state_dict()
+    pairs = {"norm1": "ln_1", "attn.qkv": "attn.in_proj", "attn.proj": "attn.out_proj", "norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
+             "mlp.fc2": "mlp.c_proj"}  # fmt: skip
+    new = {"conv1.weight": old["patch_embed.proj.weight"], "class_embedding": old["cls_token"].flatten(),
+           "positional_embedding": old["pos_embed"][0].clone(), "proj": torch.eye(64),
+           "ln_post.weight": old["norm.weight"], "ln_post.bias": old["norm.bias"]}  # fmt: skip
+    new["positional_embedding"][1:] += old["patch_embed.proj.bias"]
+    for k in range(LAYERS):
+        for theirs, ours in pairs.items():
+            for kind in ("weight", "bias"):
+                name = f"transformer.resblocks.{k}.{ours}{'_' if ours == 'attn.in_proj' else '.'}{kind}"
+                if f"blocks.{k}.{theirs}.{kind}" in old:
+                    new[name] = old[f"blocks.{k}.{theirs}.{kind}"]
+                elif ours in ("attn.out_proj", "mlp.c_proj"):
+                    new[name] = torch.zeros_like(visual.get_parameter(name))
+    unexpected = visual.load_state_dict(new, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"glyph_vit is no longer what this was written for: {unexpected}")
 
 
 def save(state: dict[str, Tensor]) -> None:
@@ -150,18 +177,20 @@ def pretrain(seed: int, steps: int) -> VisionLanguageBackbone:
     asked = [questions(s) for s in STARTS]
     tokens = [backbone.tokenize([t for texts in q.values() for t in texts]) for q in asked]
     sizes = {k: len(v) for k, v in asked[0].items()}
-    told = [0.0, 0.0, 0.0]
+    told, tokenizer, paired = [0.0, 0.0, 0.0], backbone.tokenizer(), torch.zeros(())
     for step in range(1, steps + 1):
         early = max(0.0, 1 - 2 * step / steps)
         x, facts = described(BATCH, rng, replace(look, plain=look.plain + early * (PLAIN - look.plain)))
-        texts, claims = sentences(facts, rng)
         image = F.normalize(backbone.forward_features(x), dim=-1)
-        text = F.normalize(backbone.encode_tokens(backbone.tokenize(texts)), dim=-1)
-        names = F.normalize(backbone.encode_tokens(tokens[step % len(tokens)]), dim=-1)
-        paired = contrast(backbone.logit_scale * image @ text.T, true_of(claims, facts))
-        answered = named(image, names, facts, sizes, backbone.logit_scale)
+        names = F.normalize(backbone.encode_tokens(tokens[step // 2 % len(tokens)]), dim=-1)
+        loss = answered = named(image, names, facts, sizes, backbone.logit_scale)
+        if step % 2 == 0:
+            texts, claims = sentences(facts, rng)
+            text = F.normalize(backbone.encode_tokens(tokenizer(texts, context_length=backbone.context_length)), dim=-1)
+            paired = contrast(backbone.logit_scale * image @ text.T, true_of(claims, facts))
+            loss = answered + paired
         optimizer.zero_grad(set_to_none=True)
-        (paired + answered).backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(backbone.parameters(), CLIP)
         optimizer.step()
         schedule.step()
@@ -169,7 +198,7 @@ def pretrain(seed: int, steps: int) -> VisionLanguageBackbone:
             backbone.language.logit_scale.clamp_(0, math.log(100))
             thing, count = facts[:, 0], sizes["thing"]
             hit = (image @ names[:count].T).argmax(1).eq(thing)[thing < len(LETTERS)].float().mean()
-        told = [a + float(b) for a, b in zip(told, (paired, answered, hit), strict=True)]
+        told = [a + float(b.detach()) for a, b in zip(told, (paired, answered, hit), strict=True)]
         if step % 50 == 0 or step == steps:
             n = (step - 1) % 50 + 1
             print(f"step {step}/{steps} pairs {told[0] / n:.3f} names {told[1] / n:.3f} letters {100 * told[2] / n:.1f} % "
@@ -246,10 +275,11 @@ def write_card(found: dict[str, tuple[int, float]], size: int, seed: int, steps:
 |---|---|
 | sha256 of `glyph_clip/open_clip_model.safetensors` | `{file_digest(file)}` |
 | parameters | {size:,}; both towers and one scale; 64 features |
-| input | 32 x 32 pixels (bilinear), mean 0.5, std 0.5; at most 40 tokens, byte pairs of `glyph_clip/merges.txt.gz` |
-| data | `cl_bench.data.described`: {letters} |
-| recipe | {steps:,} steps of {BATCH} pairs; AdamW, weight decay {DECAY}, one-cycle learning rate of {LR}; {loss}; \
-plus {names}; \
+| input | 16 x 16 pixels (bilinear), mean 0.5, std 0.5; at most 40 tokens, byte pairs of `glyph_clip/merges.txt.gz` |
+| data | `cl_bench.data.described` at 32 x 32: {letters} |
+| recipe | image tower from `glyph_vit`, {LAYERS - 3} blocks added; {steps:,} steps of {BATCH} pairs; \
+AdamW, weight decay {DECAY}, one-cycle learning rate of {LR}; {names}; \
+on every second batch plus {loss}; \
 the share of images that are light on black falls from {PLAIN:.0%} to {Look().plain:.0%} until the middle |
 | seed | {seed} |
 | command | `python tools/pretrain_clip.py --seed {seed} --steps {steps}` |

@@ -48,6 +48,16 @@ PINS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tta": ("mariodoebler/test-time-adaptation", "8b2ed63255d906b6b0afaefc6ae630b9ec4bdaa1",
             ("classification/methods", "classification/utils", "classification/augmentations")),
     "libcontinual": ("RL-VIG/LibContinual", "a399ed4b0058e064871a212588118b97a1e4dfac", ("core/utils/utils.py",)),
+    "tpt": ("azshue/TPT", "63ecbace79694205d7884e63fdc3137a200f0b0e", ("clip", "tpt_classification.py")),
+    "c_tpt": ("hee-suk-yoon/C-TPT", "085e6c2e3d2da647ca42dcef163e0cbd4bf30a67", ("clip", "tpt_classification.py")),
+    "r_tpt": ("TomSheng21/R-TPT", "e085f134eb299083ccc97327b316272fc40393b8", ("clip", "rtpt.py")),
+    "coop": ("KaiyangZhou/CoOp", "ff61507c790454bce7c5052c3ac39e60772f1f89", ("clip", "trainers")),
+    "maple": ("muzairkhattak/multimodal-prompt-learning", "69bce21ae8eda80ad6187534b2dce09cf6c59e17", ("clip", "trainers")),
+    "coprompt": ("ShuvenduRoy/CoPrompt", "a2a6c12e3622cfe4b3a127f4ba0c4f3eb841418c", ("clip", "trainers")),
+    "clip_svd": ("HealthX-Lab/CLIP-SVD", "022b1eda02df7a5a1311d0868d49874d69b0010e", ("clip", "svf_utils")),
+    "ramt": ("wuw2019/R-AMT", "07f8d2c36670e1fb9498aab169b9f3790ccda66b", ("code/clip", "code/modules", "code/trainers")),
+    "moe_adapters": ("JiazuoYu/MoE-Adapters4CL", "4572d97d28d3a7b45e8808bee1d3c64263f425f2", ("mtil/clip",)),
+    "c3box": ("LAMDA-CL/C3Box", "1378ab2118f04d4ca0d4782d22bd0098a3eeb666", ("models", "utils", "backbone")),
     "continuum": ("Continvvm/continuum", "43ba0090dec7e5d6976c57df05cb5ef5225e88f2", ("continuum/metrics",)),
 }
 

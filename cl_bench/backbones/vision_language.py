@@ -156,8 +156,8 @@ class VisionLanguageBackbone(Backbone):
         """
         sides = [getattr(getattr(side, "transformer", None), "resblocks", None) for side in (self.model, self._text)]
         if not self.takes_embeddings or any(s is None for s in sides) or not hasattr(self.model, "_embeds"):
-            raise UserError(f"{self.info['name']} has no two transformers of OpenCLIP's own, in whose sequences learned vectors "
-                            "can stand; use one that has, such as glyph_clip or ViT-B-16.")
+            raise UserError(f"{self.info['name']} has no two transformers of OpenCLIP's own, in whose sequences learned "
+                            "vectors can stand; use one that has, such as glyph_clip or ViT-B-16.")
         return len(sides[0]), len(sides[1])  # type: ignore[arg-type]
 
     def prompted_features(self, x: Tensor, prompts: Tensor, deeper: Sequence[Tensor] = ()) -> Tensor:

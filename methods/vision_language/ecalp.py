@@ -35,7 +35,6 @@ class Ecalp(Views):
 
     family: ClassVar[str] = "test-time"
     paper: ClassVar[str] = "Li et al. (ECALP), ICLR 2025"
-    exempt: ClassVar[dict[str, str]] = {}
 
     def __init__(self, backbone: Backbone, *, k_image: Size = 8, k_text: Size = 3, gamma: Positive = 10.0,
                  alpha: Share = 1.0, iterations: Count = 3, sharpness: Amount = 10_000.0) -> None:  # fmt: skip

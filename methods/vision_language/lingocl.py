@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cl_bench import Backbone, Batch, Experience, LabelSpace, LinearHead, Method, UserError
-from cl_bench.heads import CosineHead
+from cl_bench.heads import CosineHead, FixedHead
 from cl_bench.ranges import Positive, Text
 from cl_bench.registry import find
 
@@ -39,7 +39,7 @@ class Lingocl(Method):
                  words: Text = "glyph_clip", template: Text = "a photo of a {}.",
                  scale: Positive = 1 / 0.07) -> None:  # fmt: skip
         inner: Method = find("cl_bench.methods", host)(backbone, **(args or {}))
-        if inner.adapts or type(inner.head) not in (LinearHead, CosineHead):
+        if inner.adapts or type(inner.head) not in (LinearHead, CosineHead, FixedHead):
             raise UserError(f"{host} has no classifier that class names can take the place of; name a method that trains a "
                             "linear one.")
         super().__init__(backbone, lr=inner.lr, epochs=inner.epochs, batch_size=inner.batch_size)

@@ -42,12 +42,12 @@ class Maple(Clip):
         self.backbone.requires_grad_(False)
         blocks = max(self.backbone.depths)
         first = start_context(self.backbone, start)[:words]
-        image = self.backbone.model.ln_pre.weight  # of the width of the image tower
+        width = self.backbone.model.conv1.out_channels  # of the image tower
         fresh = torch.empty(max(0, words - len(first)), first.shape[1]).normal_(std=0.02).to(first)
         self.context = nn.Parameter(torch.cat([first, fresh]))
         self.deeper = nn.ParameterList(
             torch.empty(words, first.shape[1]).normal_(std=0.02) for _ in range(min(depth, blocks) - 1))  # fmt: skip
-        self.maps = nn.ModuleList(nn.Linear(first.shape[1], len(image)) for _ in range(min(depth, blocks)))  # type: ignore[arg-type]
+        self.maps = nn.ModuleList(nn.Linear(first.shape[1], width) for _ in range(min(depth, blocks)))  # type: ignore[arg-type]
         self.replaces = len(first) == words  # the other words of the prompt stay
         self.learned = False
 

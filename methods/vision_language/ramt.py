@@ -17,7 +17,7 @@ from ._distil import frozen_copy
 
 __all__ = ["Ramt"]
 
-ATTENTION = r"(.*\.)?(resblocks\.\d+\.attn(\.out_proj)?|blocks\.\d+\.attn\.(qkv|proj))"
+ATTENTION = r"(.*\.)?(conv1|resblocks\.\d+\.attn(\.out_proj)?|blocks\.\d+\.attn\.(qkv|proj))"
 
 
 class Masked(Adapter):
@@ -44,7 +44,7 @@ class Masked(Adapter):
 
 
 class Ramt(Clip):
-    """Binary masks on the attention of the image tower, learned through real scores; texts and weights stay.
+    """Binary masks on attention and patch embedding of the image tower, learned through real scores; texts and weights stay.
 
     Zheng et al., "Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language Models", ICCV 2023
     (wuw2019/R-AMT): Adam 8e-5, a cosine stepped per epoch, 30 epochs, batches of 32. An entry of the loss's gradient is
