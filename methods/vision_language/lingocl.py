@@ -34,6 +34,9 @@ class Lingocl(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"names"})
     family: ClassVar[str] = "vision-language"
     paper: ClassVar[str] = "Ni et al. (LingoCL), CVPR 2024"
+    exempt: ClassVar[dict[str, str]] = {
+        "no file, program or network is opened": "the language model is a second set of weights, read when the method is built"
+    }
 
     def __init__(self, backbone: Backbone, *, host: Text = "finetune", args: dict[str, Any] | None = None,
                  words: Text = "glyph_clip", template: Text = "a photo of a {}.",
