@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .checkouts import Row
 from .ease import Bar, pair, split_qkv
 from .learners import Epochs, Recorded, Trunk, bare, digits, embedded, modules, on_the_cpu, whole
+from .shipped import dropout
 from .toys import difference
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0, "num_classes": 0}
@@ -95,7 +96,7 @@ def official(pet: str, method: Any, adapters: Any, ssf: Any, vpt: Any) -> tuple[
         for name, p in body.named_parameters():
             p.requires_grad_(name in told.missing_keys)
         for block in body.blocks:
-            block.adaptmlp.dropout = 0.0
+            block.adaptmlp.dropout = dropout()
         return Seen(body), lambda: [
             both for (_, a), block in zip(each, body.blocks, strict=True)
             for mine, theirs in zip((a.down, a.up), pair(block.adaptmlp), strict=True)

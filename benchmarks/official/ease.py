@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .checkouts import Row
 from .learners import Epochs, Recorded, bare, digits, embedded, modules, whole
+from .shipped import dropout
 from .toys import difference
 
 
@@ -48,7 +49,7 @@ def ease(tree: Path) -> list[Row]:
                 with torch.no_grad():
                     net.proxy_fc.weight.copy_(method.temporary.weight)
                 for (_, mine), theirs in zip(method.adapters.each(method.adapters.names[-1]), vit.cur_adapter, strict=True):
-                    theirs.dropout = 0.0
+                    theirs.dropout = dropout()
                     for a, b in zip(pair(theirs), (mine.down, mine.up), strict=True):
                         a.load_state_dict(b.state_dict())
 

@@ -7,7 +7,7 @@ import importlib
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +24,7 @@ from cl_bench.engine.fit import fit
 from cl_bench.registry import find
 
 from .checkouts import Row, importable
+from .shipped import STATE, shuffled, unaligned
 from .toys import difference
 
 DOUBLE, SINGLE = Compute("cpu", "64-true"), Compute("cpu")
@@ -47,7 +48,9 @@ def looking(vit: Any) -> Any:
 def digits(tasks: int = 3, per_class: int = 12) -> tuple[list[Experience], Tensor]:
     """Experiences of two digits, and test images of all of them."""
     scenario: Scenario = find("cl_bench.scenarios", "split_digits")(per_class=per_class, order=list(range(10)))
-    tests = torch.cat([t.data.x[:20] for t in scenario.test_sets()[:tasks]])  # type: ignore[attr-defined]
+    found, count = scenario.test_sets()[:tasks], 1000 if STATE.on else 20
+    tests = torch.cat([t.data.x[:count] for t in found])  # type: ignore[attr-defined]
+    STATE.labels = torch.cat([t.data.y[:count] for t in found])  # type: ignore[attr-defined]
     return list(scenario.experiences()[:tasks]), as_float(tests)
 
 
@@ -55,7 +58,7 @@ class Recorded:
     """Our method on one experience after another; what its steps were given, epoch by epoch."""
 
     def __init__(self, name: str, dtype: torch.dtype = torch.float64, **kw: Any) -> None:
-        torch.manual_seed(0)
+        torch.manual_seed(max(0, STATE.seed))
         self.dtype = dtype
         self.method: Method = find("cl_bench.methods", name)(embedded().to(dtype), **kw)
         self.widen()
@@ -84,15 +87,21 @@ class Recorded:
             begin(e)
             self.widen()
             for module in self.method.modules():
-                if isinstance(getattr(module, "dropout", None), float):
+                if isinstance(getattr(module, "dropout", None), float) and not STATE.on:
                     module.dropout = 0.0  # type: ignore[assignment]
             if before is not None:
-                before()
+                with unaligned():
+                    before()
 
         self.method.__dict__["begin"] = begun
-        fit(self.method, exp, DOUBLE if self.dtype == torch.float64 else SINGLE, seed)
+        fit(self.method, exp, DOUBLE if self.dtype == torch.float64 else SINGLE, seed + 1000 * max(0, STATE.seed))
         self.method.__dict__.pop("begin")
         self.widen()
+
+
+def together(name: str, stand_in: Any) -> Any:
+    """A patch that makes both sides draw the same; nothing where each draws for itself."""
+    return nullcontext() if STATE.on else mock.patch(name, stand_in)
 
 
 class Epochs:
@@ -106,6 +115,9 @@ class Epochs:
         return len(self.epochs[0])
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        if STATE.on:  # a walk of its own; one more than ours where its training asks for more
+            epoch = shuffled(next(self.left, self.epochs[-1]))
+            return iter([(k, x, y) for k, (x, y) in enumerate(epoch)])
         return iter([(k, b.x, b.y) for k, b in enumerate(next(self.left))])
 
 
@@ -263,7 +275,7 @@ def slca(tree: Path) -> list[Row]:
             def permuted(n: int, real: Any = torch.randperm, **kw: Any) -> Tensor:
                 return torch.arange(n) if n >= 512 else real(n, **kw)  # of draws, not of images
 
-            with mock.patch("torch.randn", drawn), mock.patch("torch.randperm", permuted):
+            with mock.patch("torch.randn", drawn), together("torch.randperm", permuted):
                 ours.learn(exp, k, copy_rows)
             learner._stage1_training(Epochs(ours.epochs), None)
             mine: Any = ours.method
@@ -289,8 +301,8 @@ def slca(tree: Path) -> list[Row]:
                     def sample(self, sample_shape: Any, draws: Any = draws) -> Tensor:
                         return self.mean + next(draws) @ self.root.T
 
-                module.MultivariateNormal = Normal
-                in_order = mock.patch("torch.randperm", lambda n, **kw: torch.arange(n))
+                module.MultivariateNormal = module.MultivariateNormal if STATE.on else Normal
+                in_order = together("torch.randperm", lambda n, **kw: torch.arange(n))
                 with in_order, mock.patch.object(Tensor, "float", lambda t: t):
                     learner._stage2_compact_classifier(2)
                 got = [torch.cat([h[0].weight for h in net.fc.heads]), torch.cat([h[0].bias for h in net.fc.heads])]

@@ -118,11 +118,15 @@ def sdlora(tree: Path) -> list[Row]:
         for k, exp in enumerate(experiences):
             learner._cur_task, learner._known_classes, learner._total_classes = k, 2 * k, 2 * k + 2
 
+            if k:
+                net.update_fc(2 * k + 2)
+
             def copied(k: int = k) -> None:
                 learner.begun = fresh(index=k == 0)
                 if k == 0:
                     net.backbone = learner.begun
-                net.update_fc(2 * k + 2)
+                if net.fc is None:
+                    net.update_fc(2)
                 with torch.no_grad():
                     net.fc.weight[2 * k :] = method.head.weight[2 * k :]
                     net.fc.bias[2 * k :] = method.head.bias[2 * k :]
@@ -147,7 +151,8 @@ def sdlora(tree: Path) -> list[Row]:
             block.attn.qkv = loras._LoRA_qkv_timm_eval(3, block.attn.qkv, *saved(where), at, 4, net.backbone.wrapped_param,
                                                        net.backbone.wrapped_param_prev, f"{where}/")
         with torch.no_grad():
-            evaluated = difference([answer], [net.fc(vit.forward_head(vit.forward_features(tests), pre_logits=True))["logits"]])
+            other = net.fc(vit.forward_head(vit.forward_features(tests), pre_logits=True))["logits"]
+            evaluated = float((answer - other).abs().max())
     told = {"directions": "A and B after each of three experiences", "magnitudes": "magnitudes, one per task",
             "head": "head", "logits": "logits of 60 test images after each experience"}
     return [*(Row("sdlora", told[key], value, 2e-6) for key, value in found.items()),
