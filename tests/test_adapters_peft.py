@@ -133,3 +133,7 @@ def test_what_cannot_be_written_or_read_says_so(tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "VERA"}))
     with pytest.raises(UserError, match="VERA"):
         load_peft(vit(), tmp_path)
+    for text in ("[]", "{}", "{", "[" * 100_000, "3"):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(UserError, match="no configuration of PEFT"):
+            load_peft(vit(), tmp_path)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_finished_without_done_counts_as_running(tmp_path):
 @pytest.mark.parametrize("change,message", [
     (lambda r: r.update(schema=2), "upgrade"), (lambda r: r.update(schema=None), "schema"),
     (lambda r: r.pop("seed"), "seed"), (lambda r: r.update(id="../x"), "id"),
-    (lambda r: r["scenario"].pop("name"), "scenario.name"),
+    (lambda r: r["scenario"].pop("name"), "scenario.name"), (lambda r: r.update(config="x"), "'config'"),
+    (lambda r: r.update(cost=[1]), "'cost'"), (lambda r: r.update(environment=3), "'environment'"),
     (lambda r: r["matrix"].update(rows=["a"], columns=["a"], correct=[[5]], total=[[1]]), "fit together"),
     (lambda r: r["matrix"].update(rows=["a"], columns=["b"]), "fit together"),
     (lambda r: r.update(stream=[{"nonsense": 1}]), "fit together")])
@@ -131,6 +133,18 @@ def test_a_bad_record_is_one_clear_sentence(tmp_path, change, message):
     (folder / "run.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match=message):
         load(folder)
+
+
+def test_a_number_of_thousands_of_digits_is_damage(tmp_path):
+    folder = records.write(tmp_path, "a", records.record())
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(text.replace('"seed": ', f'"seed": {"9" * 5000}', 1))
+    with pytest.raises(UserError, match="damaged, not valid JSON"):
+        load(folder)
+    (folder / "run.json").write_text(text)
+    for line in (f'{{"kind": "x", "value": {"9" * 5000}}}', "[" * 100_000, "[1]"):
+        (folder / "events.jsonl").write_text(f'{line}\n{{"kind": "finish", "t": 1}}\n')
+        assert [e["kind"] for e in load(folder).events()][-1] == "finish"
 
 
 def test_load_all_reports_and_goes_on(tmp_path):
@@ -165,6 +179,14 @@ def test_missing_folder(tmp_path):
 def test_damaged_arrays(tmp_path):
     folder = records.write_learner(tmp_path, "ncm", 0)
     (folder / "arrays.npz").write_bytes(b"PK\x03\x04nonsense")
+    with pytest.raises(UserError, match="damaged"):
+        load(folder).arrays()
+    with zipfile.ZipFile(folder / "arrays.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", bytes(range(256)) * 40)
+        place = file.getinfo("a.npy").header_offset + 35
+    data = bytearray((folder / "arrays.npz").read_bytes())
+    data[place:place + 9] = b"\xff" * 9
+    (folder / "arrays.npz").write_bytes(data)
     with pytest.raises(UserError, match="damaged"):
         load(folder).arrays()
 

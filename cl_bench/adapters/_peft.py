@@ -140,9 +140,13 @@ def load_peft(backbone: nn.Module, folder: str | Path) -> AdapterSet:
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / file).is_file():
             raise UserError(f"there is no {file} in {folder}; give a folder that PEFT's save_pretrained wrote.")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    kinds = {"ADALORA": "adalora", "LORA": "dora" if config.get("use_dora") else "lora"}
-    kind = kinds.get(config["peft_type"])
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        kinds = {"ADALORA": "adalora", "LORA": "dora" if config.get("use_dora") else "lora"}
+        kind = kinds.get(config["peft_type"])
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as fault:
+        raise UserError(f"{folder / 'adapter_config.json'} is no configuration of PEFT ({type(fault).__name__}: {fault}); "
+                        "write it anew.") from fault
     if kind is None:
         return _load_tuner(backbone, folder, config["peft_type"])
     sites: dict[str, dict[str, Tensor]] = {}

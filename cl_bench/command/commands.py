@@ -52,9 +52,14 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
         if rest:
             raise UserError(f"a resumed run keeps its config; leave out {rest[0]}.")
         record = load(o.resume)
+        o.resume = record.folder
         if complete(o.resume):
             raise UserError(f"{o.resume} has finished; there is nothing to resume.")
-        config, runs = dict(record.record["config"]), o.resume.resolve().parent
+        try:
+            config = parse([], record.record.get("config"))
+        except UserError as fault:
+            raise UserError(f"{o.resume} cannot be resumed, its config is none: {fault}") from fault
+        runs = o.resume.resolve().parent
     else:
         config, runs = parse(rest), _one(o)
     plan = plan_from(config, None if o.resume is None else record.record.get("suite"))

@@ -21,7 +21,7 @@ class Earlier:
         self.every = load_all(runs) if runs.is_dir() else []  # whatever it is of: how long runs took
         self.runs: dict[str, list[Any]] = {}
         for run in self.every if not again else ():
-            self.runs.setdefault(key_of(run.record["config"]), []).append(run)
+            self.runs.setdefault(key_of(run.record.get("config") or {}), []).append(run)
 
     def finished(self, config: Mapping[str, Any]) -> Path | None:
         from ..records.results import complete

@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,7 @@ PACKAGES = ("cl-bench", "torch", "torchvision", "timm", "open-clip-torch", "aval
             "mlflow", "peft", "numpy", "scipy")
 _NEEDED = {"id": str, "status": str, "scenario": dict, "method": dict, "seed": int, "fingerprint": dict,
            "metrics": dict}
+_PARTS = ("backbone", "config", "cost", "environment")  # mappings, in records that have them
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ class Run:
             for line in file:
                 try:
                     event = json.loads(line)
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):  # ValueError: also a number of thousands of digits
                     if line.endswith("\n"):
                         yield {"kind": "error", "text": f"unreadable line in events.jsonl: {line[:80]!r}"}
                     continue
@@ -140,7 +142,7 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged ({error}): run it again, or remove the file.") from error
 
 
@@ -164,6 +166,9 @@ def _check(record: Any, path: Path) -> dict[str, Any]:
     for name, kind in _NEEDED.items():
         if not isinstance(record.get(name), kind):
             raise UserError(f"{path} lacks '{name}' (or it is not of the right type): run it again.")
+    for name in _PARTS:
+        if not isinstance(record.get(name, {}), dict | None):
+            raise UserError(f"{path} has a '{name}' that is no object: run it again.")
     for part, key in (("scenario", "name"), ("method", "name"), ("fingerprint", "id")):
         if not isinstance(record[part].get(key), str):
             raise UserError(f"{path} lacks '{part}.{key}': run it again.")
@@ -180,7 +185,7 @@ def load(path: str | Path) -> Run:
         record = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{folder} holds no run (no run.json in it).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise UserError(f"{file} is damaged, not valid JSON ({error}): remove its folder, or run it again.") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}).") from None

@@ -190,10 +190,10 @@ def _events(run: Run) -> tuple[dict[str, Any], list[str]]:
     for line in losses[::step]:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        value = event.get("value")
-        if event.get("kind") == "loss" and isinstance(value, (int, float)):
+        value = event.get("value") if isinstance(event, dict) else None
+        if value is not None and event.get("kind") == "loss" and isinstance(value, (int, float)):
             x, y = curves.setdefault(str(event.get("experience", "")), ([], []))
             x.append(event.get("step", len(x)))
             y.append(float(f"{value:.4g}"))
