@@ -269,3 +269,7 @@ def test_weights_of_another_model_name_the_first_that_differs():
         load_exactly(model, {**good, "fc.bias": good["0.bias"]}, "w.pth")
     with pytest.raises(UserError, match=r'"0.bias" in "w.pth" has shape \(4,\) where the model has \(3,\)'):
         load_exactly(model, {**good, "0.bias": torch.zeros(4)}, "w.pth")
+    for kind in (torch.int8, torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(UserError, match=f'"0.bias" in "w.pth" holds {str(kind)[6:]} numbers'):
+            load_exactly(model, {**good, "0.bias": torch.zeros(3, dtype=kind)}, "w.pth")
+    load_exactly(model, {**good, "0.bias": torch.zeros(3, dtype=torch.float16)}, "w.pth")

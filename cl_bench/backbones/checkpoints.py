@@ -110,4 +110,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str | o
                 f'The weight "{name}" in "{source}" has shape {tuple(state[name].shape)} where the model has '
                 f"{tuple(value.shape)}: name the model (size, number of classes) they are of."
             )
+        if value.is_floating_point() and not state[name].is_floating_point():
+            raise UserError(f'The weight "{name}" in "{source}" holds {str(state[name].dtype).removeprefix("torch.")} numbers: '
+                            "it was quantised, take weights in floating point.")
     module.load_state_dict(state)
