@@ -280,33 +280,6 @@ def test_what_cannot_be_resumed(finished: Path, tmp_path: Path, capsys: pytest.C
     assert before == {f: f.read_bytes() for f in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("config", "told"), [
-    (None, "name a scenario"), ({}, "name a scenario"), ({"method": "nc"}, "name a scenario"),
-    ({"scenario": "split_digits", "method": "/nowhere/m.py:M"}, "/nowhere/m.py"),
-    ({"scenario": "split_digits", "method": ["ncm"]}, "method"), ({"scenario": {"class_path": 3}, "method": "ncm"}, "scenario"),
-    ({"scenario": "split_digits", "method": "ncm", "compute": "cpu"}, "compute must be a mapping")])
-def test_a_record_whose_config_is_none_is_not_resumed(finished: Path, tmp_path: Path, config: object, told: str,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
-    copy = tmp_path / "runs" / only(finished).name
-    shutil.copytree(only(finished), copy)
-    (copy / "DONE").unlink()
-    record = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps({**record, "status": "stopped", "config": config}))
-    before = {f: f.read_bytes() for f in copy.iterdir()}
-    assert main(["run", "--resume", str(copy), "--tracking", "none"]) == 2
-    err = capsys.readouterr().err
-    assert "cannot be resumed, its config is none" in err and told in err and err.count("\n") == 1
-    assert before == {f: f.read_bytes() for f in copy.iterdir()}
-
-
-def test_a_run_is_resumed_by_its_folder_or_its_record(finished: Path, tmp_path: Path,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
-    said = mistake(["run", "--resume", str(only(finished) / "run.json")], tmp_path, capsys)
-    assert "has finished; there is nothing to resume" in said
-
-
 def test_a_run_without_a_checkpoint_starts_over_and_says_so(finished: Path, tmp_path: Path,
                                                             capsys: pytest.CaptureFixture[str]) -> None:
     import shutil

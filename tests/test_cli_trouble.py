@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -219,3 +220,27 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(
                           f"{folder}` goes on")
     assert main(["run", "--resume", str(folder), "--tracking", "none"]) == 0
     assert load(folder).record["matrix"] == load(only(finished)).record["matrix"]
+
+
+@pytest.mark.parametrize(("config", "told"), [
+    (None, "name a scenario"), ({}, "name a scenario"), ({"method": "nc"}, "name a scenario"),
+    ({"scenario": "split_digits", "method": "/nowhere/m.py:M"}, "/nowhere/m.py"),
+    ({"scenario": "split_digits", "method": ["ncm"]}, "method"), ({"scenario": {"class_path": 3}, "method": "ncm"}, "scenario"),
+    ({"scenario": "split_digits", "method": "ncm", "compute": "cpu"}, "compute must be a mapping")])
+def test_a_record_whose_config_is_none_is_not_resumed(finished: Path, tmp_path: Path, config: object, told: str,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "runs" / only(finished).name
+    shutil.copytree(only(finished), copy)
+    (copy / "DONE").unlink()
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "status": "stopped", "config": config}))
+    before = {f: f.read_bytes() for f in copy.iterdir()}
+    assert main(["run", "--resume", str(copy), "--tracking", "none"]) == 2
+    err = capsys.readouterr().err
+    assert "cannot be resumed, its config is none" in err and told in err and err.count("\n") == 1
+    assert before == {f: f.read_bytes() for f in copy.iterdir()}
+
+
+def test_a_run_is_resumed_by_its_record_too(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--resume", str(only(finished) / "run.json"), "--tracking", "none"]) == 2
+    assert "has finished; there is nothing to resume" in capsys.readouterr().err
