@@ -14,6 +14,7 @@ from cl_bench.command.published import facts_of
 from cl_bench.command.shipped import shipped_configs
 from cl_bench.command.suites import Job, read_suite
 from cl_bench.data.layouts import LAYOUTS, synthetic
+from cl_bench.registry import find
 
 PUBLISHED = {key: file for key, file in shipped_configs().items() if key.startswith("published/")}
 
@@ -52,6 +53,14 @@ def test_a_published_file_is_complete(key):
     for job in suite.jobs:
         args = job.config["backbone"]["init_args"]
         assert "." in args["name"] if job.config["backbone"]["class_path"] == "timm_model" else args["weights"]
+
+
+def test_imagenet_suites_take_published_presets_where_a_method_has_one():
+    """Values that stand in a suite instead would part from the method's own; what a network asks beside them may."""
+    files = [file for key, file in PUBLISHED.items() if "imagenet_c" in key]
+    chosen = [job.config["method"] for file in files for job in read_suite(file).jobs]
+    having = [m for m in chosen if "imagenet" in find("cl_bench.methods", m if isinstance(m, str) else m["class_path"]).presets]
+    assert len(having) > 40 and all(isinstance(m, dict) and m["preset"] == "imagenet" for m in having)
 
 
 def kinds(job: Job) -> set[tuple[str, ...]]:
