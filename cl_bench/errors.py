@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Helped", "Terminated", "UserError", "no_room", "told"]
+__all__ = ["Helped", "Terminated", "UserError", "no_room", "putting_off", "refuse", "refused", "told"]
 
 
 class UserError(Exception):
@@ -23,6 +27,41 @@ class Terminated(KeyboardInterrupt):
 
 class Helped(SystemExit):
     """Help was asked for and printed: the one exit that is no failure."""
+
+
+_PUT_OFF: ContextVar[bool] = ContextVar("put_off", default=False)
+
+
+@contextmanager
+def putting_off() -> Iterator[None]:
+    """While a user's file is imported: a class of it that is refused is refused when it is named or built, so that the other
+    classes of the file can be used."""
+    before = _PUT_OFF.set(True)
+    try:
+        yield
+    finally:
+        _PUT_OFF.reset(before)
+
+
+def refuse(cls: type, why: str) -> None:
+    """Refuse a class as it is defined.
+
+    Raises:
+        UserError: ``why``; within :func:`putting_off` later, by whoever asks for :func:`refused` or builds the class.
+    """
+    if not _PUT_OFF.get():
+        raise UserError(why)
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise UserError(why)
+
+    type.__setattr__(cls, "_refused", why)
+    type.__setattr__(cls, "__new__", never)
+
+
+def refused(target: object) -> str:
+    """Why a class was refused when it was defined; "" where it was not."""
+    return str(getattr(target, "_refused", "")) if isinstance(target, type) else ""
 
 
 def told(fault: BaseException) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import ranks
-from .errors import UserError
+from .errors import UserError, refuse
 from .heads import Head, LinearHead, align_columns, columns_of
 from .ranges import Amount, Count, Whole, bounded
 from .rng import Rng
@@ -74,12 +74,12 @@ class Method(LightningModule):
         bounded(cls)
         for name, kind in FACTS.items():
             if not isinstance(value := getattr(cls, name), kind):
-                raise UserError(f"{cls.__name__}.{name} is a {type(value).__name__}: it is a fact of the class and must be a "
-                                f"{kind.__name__.lower()}.")
+                refuse(cls, f"{cls.__name__}.{name} is a {type(value).__name__}: it is a fact of the class and must be a "
+                            f"{kind.__name__.lower()}.")
         for name in FINAL:
             if getattr(cls, name) is not getattr(Method, name):
-                raise UserError(f"{cls.__name__} overrides {name}, which is final: a method adapts and answers in predict "
-                                "and learns in training_step; remove it.")
+                refuse(cls, f"{cls.__name__} overrides {name}, which is final: a method adapts and answers in predict "
+                            "and learns in training_step; remove it.")
 
     @bounded
     def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 5, batch_size: Count = 32) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import UserError, told
+from .errors import UserError, putting_off, refused, told
 
 __all__ = ["GROUPS", "Entry", "describe", "entries", "find", "load_path", "name_of", "spawnable"]
 
@@ -108,6 +108,8 @@ def load_path(path: str) -> Any:
         if not hasattr(found, step):
             raise UserError(_lacking(where, module, attribute))
         found = getattr(found, step)
+    if why := refused(found):
+        raise UserError(why)
     return found
 
 
@@ -163,7 +165,7 @@ def _import_file(file: Path) -> Any:
     module.__dict__["__source__"] = source
     sys.modules[name] = module
     try:
-        with _told_where(str(file)):
+        with _told_where(str(file)), putting_off():
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -179,7 +181,8 @@ def spawnable() -> None:
     """
     for name, module in list(sys.modules.items()):
         if name.startswith("cl_bench_user_") and isinstance(source := module.__dict__.get("__source__"), bytes):
-            text = f"__file__ = {module.__file__!r}\nexec(compile({source!r}, __file__, 'exec'))\n"
+            text = (f"__file__ = {module.__file__!r}\nfrom cl_bench.errors import putting_off\nwith putting_off():\n"
+                    f"    exec(compile({source!r}, __file__, 'exec'))\n")
             (Path(_shelf()) / f"{name}.py").write_text(text, encoding="utf-8")
 
 

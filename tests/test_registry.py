@@ -162,3 +162,26 @@ def test_a_users_data_set_is_read_by_processes_that_begin_anew(tmp_path: Path) -
     ran = subprocess.run([sys.executable, str(tmp_path / "go.py"), *argv], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert len(list((tmp_path / "runs").glob("*/DONE"))) == 1
+
+
+def test_a_class_that_is_refused_costs_the_others_of_its_file_nothing(tmp_path: Path) -> None:
+    (tmp_path / "several.py").write_text(
+        "from cl_bench import Method\n\n\n"
+        "class Bad(Method):\n    def test_step(self, batch, batch_idx):\n        return None\n\n\n"
+        "class Worse(Bad): ...\n\n\nclass Odd(Method):\n    adapts = 3\n\n\nclass Good(Method): ...\n\n\n"
+        "def make(backbone):\n    return Bad(backbone)\n")
+    good = load_path(f"{tmp_path}/several.py:Good")
+    for name, why in (("Bad", "Bad overrides test_step, which is final"), ("Worse", "Worse overrides test_step"),
+                      ("Odd", r"Odd\.adapts is a int")):
+        with pytest.raises(UserError, match=why):
+            load_path(f"{tmp_path}/several.py:{name}")
+        with pytest.raises(UserError, match=why):
+            getattr(sys.modules[good.__module__], name)(None)
+    with pytest.raises(UserError, match="Bad overrides test_step"):
+        load_path(f"{tmp_path}/several.py:make")(None)
+    with pytest.raises(UserError, match="which is final"):  # and elsewhere as it is defined
+        type("Later", (good,), {"mark": None})
+    registry.spawnable()
+    code = f"import sys; sys.path.append({registry._shelf()!r}); import {good.__module__} as m; print(m.Good.__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "Good\n", ran.stderr
