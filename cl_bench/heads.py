@@ -261,11 +261,6 @@ class TextHead(Head):
         """Forget the embeddings: the encoder is not what it was."""
         self.kept, self.kept_of = {}, 0
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of the embeddings that are kept."""
-        return sum(t.numel() * t.element_size() for t in self.__dict__.get("kept", {}).values())
-
     def embeddings(self, space: LabelSpace) -> Tensor:
         """Unit embeddings of the classes of ``space`` (C, num_features)."""
         key = (space.names, space.templates or self.templates)

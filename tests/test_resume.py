@@ -106,59 +106,6 @@ def test_stopped_in_the_middle_and_resumed_equals_uninterrupted(place: str, tmp_
         assert resumed.done and numbers(resumed) == numbers(whole)
 
 
-SWITCHES = """
-from torch import nn
-from cl_bench import Method
-
-class Switches(Method):
-    adapts = True
-
-    def __init__(self, backbone, *, lr: float = 0.1):
-        super().__init__(backbone, lr=lr)
-        self.switch = nn.Identity()
-
-    def deploy(self, source, stream):
-        self.late = nn.Identity()
-
-    def predict(self, x, space):
-        answer = self.backbone.model(x)[:, : len(space)]
-        answer = answer.roll(1, 1) if self.switch.training else answer
-        self.switch.train()
-        return answer
-"""
-
-
-def test_what_a_method_switches_within_a_segment_stays_switched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(SWITCHES)
-    argv = [*STREAM, "--method", f"{tmp_path / 'mine.py'}:Switches"]
-    built: list[Any] = []
-    real = runner._built
-    monkeypatch.setattr(runner, "_built", lambda *a: built.append(real(*a)) or built[-1])
-    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
-    modes = [m.training for m in built[-1].modules()]
-    resumed = resume(stop(argv, tmp_path / "cut", monkeypatch, lambda p: isinstance(p.inside, SegmentPosition)))
-    assert numbers(resumed) == numbers(whole)
-    assert [m.training for m in built[-1].modules()] == modes
-
-
-NOISY = """
-import torch
-from cl_bench import Method
-
-class Noisy(Method):
-    def training_step(self, batch, batch_idx):
-        return self.loss(self(batch.x + 0.1 * torch.rand_like(batch.x)), batch.y, among=self.seen)
-"""
-
-
-def test_what_a_method_draws_from_torch_within_a_fit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "noisy.py").write_text(NOISY)
-    argv = [*LEARN, "--method", f"{tmp_path / 'noisy.py'}:Noisy"]
-    whole = load(run(plan_from(parse(argv)), tmp_path / "whole"))
-    resumed = resume(stop(argv, tmp_path / "cut", monkeypatch, lambda p: isinstance(p.inside, FitPosition)))
-    assert numbers(resumed) == numbers(whole)
-
-
 @pytest.mark.parametrize("place", ["a fit", "a segment"])
 @pytest.mark.parametrize("when", ["between steps", "fitted"])
 def test_stopped_between_and_resumed(place: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

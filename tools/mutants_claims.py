@@ -17,7 +17,7 @@ CLAIMS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
      "self._read(list(order.split(self.sizes))[first:])", "self._read(list(order.split(self.sizes))[0:])",
      ("tests/test_resume.py",)),
     ("a stopped run goes on in the middle of a stream, to the same bits", "cl_bench/engine/measure.py",
-     "module.training = training", "pass", ("tests/test_resume.py",)),
+     "module.training = training", "pass", ("tests/test_resume_methods.py",)),
     ("a suite called again runs an edited method again", "cl_bench/command/earlier.py",
      '(keep and ours) or same(run.record[root].get("source_digest"), digest)', "True or root or digest or ours",
      ("tests/test_suite_faults.py",)),

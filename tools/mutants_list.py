@@ -173,7 +173,7 @@ CHECKPOINT = (
            ("the losses of before a stop are lost", "_Losses(None if at is None else at.losses)", "_Losses(None)"),
            ("the optimizer starts anew", '"optimizer_states": at.optimizers,',
             '"optimizer_states": [o for o in at.optimizers if False],')),
-    *_many("checkpoint", f"{ENGINE}/fit.py", f"{RESUME}::test_what_a_method_draws_from_torch_within_a_fit_goes_on",
+    *_many("checkpoint", f"{ENGINE}/fit.py", "tests/test_resume_methods.py",
            ("generators do not come back inside a fit", "        set_generators(at.generators)\n", "        pass\n")),
     *_many("checkpoint", f"{ENGINE}/feed.py", f"{RESUME}::test_a_feed_goes_on_in_the_middle_of_an_epoch",
            ("a resumed feed begins its epoch again", "self.batch = first = 0 if at is None else at.batch",

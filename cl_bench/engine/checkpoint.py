@@ -26,7 +26,7 @@ from .encoding import Decoder, class_path, packages_of, restore, snapshot
 
 __all__ = ["Damaged", "Found", "read", "restore", "save", "snapshot"]
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def save(folder: Path, method: Method, position: Any, identity: Mapping[str, Any]) -> None:

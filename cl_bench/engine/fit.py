@@ -23,6 +23,7 @@ from ..types import Experience
 from .compute import Compute, resolve_device
 from .feed import FeedPosition, TrainingFeed, opaque
 from .layout import relaid
+from .meter import Meter
 from .optimizers import fuse
 from .processes import named_differences, own_masks, same_in_all
 from .seeding import derive, generators, seeded, set_generators
@@ -44,6 +45,8 @@ class FitPosition:
         optimizers, schedulers, precision: their own state dictionaries.
         losses: of the steps taken, (steps,).
         epochs, trainable: of the whole fit.
+        began: the generators, the method's among them, as they were before it was asked for its training data, which it is
+            asked for again.
     """
 
     feed: FeedPosition
@@ -57,6 +60,7 @@ class FitPosition:
     losses: Tensor
     epochs: int
     trainable: int
+    began: dict[str, Any]
 
 
 @dataclass
@@ -125,12 +129,14 @@ def shown(exp: Experience) -> Experience:
 
 
 def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs: int | None = None, *,
-        at: FitPosition | None = None, between: Callable[[Callable[[], FitPosition]], None] | None = None) -> Fitted:
+        at: FitPosition | None = None, between: Callable[[Callable[[], FitPosition]], None] | None = None,
+        meter: Meter | None = None) -> Fitted:
     """``begin`` -> Lightning's fit on a fresh Trainer -> ``end``, all random draws from ``seed``.
 
     Args:
         at: where an interrupted fit stood; ``method`` then is what it was there, and ``begin`` is not called again.
         between: called between two batches with a function that tells where the fit stands.
+        meter: what counts the run's images; what an interrupted fit does again to get where it stood is not counted again.
 
     Raises:
         UserError: for a batch of one image on a network with BatchNorm, and for training that has diverged so far that a
@@ -153,7 +159,7 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
             trainable, epochs = at.trainable, at.epochs
         losses, steps, differences = _Losses(None if at is None else at.losses), 0, list[str]()
         if epochs > 0:
-            steps, differences = _train(method, handed, compute, seed, epochs, trainable, losses, at, between)
+            steps, differences = _train(method, handed, compute, seed, epochs, trainable, losses, at, between, meter)
             method.to(device)  # Lightning leaves a model where its strategy put it
         if (shared := ranks.size() > 1) and epochs > 0:
             same_in_all(method)
@@ -167,19 +173,22 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
 
 
 def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs: int, trainable: int, losses: _Losses,
-           at: FitPosition | None, between: Callable[[Callable[[], FitPosition]], None] | None) -> tuple[int, list[str]]:
+           at: FitPosition | None, between: Callable[[Callable[[], FitPosition]], None] | None,
+           meter: Meter | None) -> tuple[int, list[str]]:
     """Lightning's fit; returns the optimizer steps taken, and in what several processes differ from one."""
     shared = ranks.size() > 1
     trainer = make_trainer(compute, epochs, [losses, _Fuse(compute.optimizers)], [] if at is None else [_Held(at, method)],
                            shared=shared)
     rng = method.rng.get_state()
+    began = {"rng": rng, "generators": generators()} if at is None else at.began
+    counted = (0, 0) if meter is None else (meter.forward_images, meter.backward_images)
 
     def position() -> FitPosition:
         return FitPosition(
             feed.position(), generators(), {"fit_loop": trainer.fit_loop.state_dict()}, trainer.current_epoch,
             trainer.global_step, [o.state_dict() for o in trainer.optimizers],
             [c.scheduler.state_dict() for c in trainer.strategy.lr_scheduler_configs],
-            _precision(trainer), losses.whole(), epochs, trainable)
+            _precision(trainer), losses.whole(), epochs, trainable, began)
 
     def resumed() -> None:
         assert at is not None
@@ -187,9 +196,17 @@ def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs:
             relaid(trainer.optimizers)
         set_generators(at.generators)
         method.rng.set_state(rng)  # in place of what preparing the optimizers drew
+        if meter is not None:
+            meter.forward_images, meter.backward_images = counted
 
+    if at is not None:
+        method.rng.set_state(began["rng"])
+        set_generators(began["generators"])
+    data = method.training_data(exp)
+    if at is not None:
+        method.rng.set_state(rng)
     feed = TrainingFeed(
-        method.training_data(exp), method.batch_size, resolve_device(compute.device), seed=seed, workers=compute.workers,
+        data, method.batch_size, resolve_device(compute.device), seed=seed, workers=compute.workers,
         augment=exp.augment, joins=any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in method.modules()),
         at=None if at is None else at.feed, resumed=None if at is None else resumed,
         between=None if between is None else lambda: between(position), part=(ranks.rank(), ranks.size()),

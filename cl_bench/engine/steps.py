@@ -59,7 +59,7 @@ def learn(run: RunState, method: Method, exp: Experience) -> None:
         assert at is None or isinstance(at, FitPosition)
         with run.clock("learn"):
             fitted = fit(method, exp, run.plan.compute, derive(run.plan.seed, "learn", exp.name), run.scenario.max_epochs,
-                         at=at, between=run.between(method))
+                         at=at, between=run.between(method), meter=run.meter)
         p.trainable = max(p.trainable, fitted.trainable)
         p.counts["optimizer_steps"] += fitted.steps
         for sentence in fitted.differences:
@@ -84,12 +84,13 @@ def _knows_all(run: RunState, method: Method) -> bool:
 
 
 def _grew(run: RunState, method: Method, name: str) -> None:
-    """What the method holds now. Images are counted where they are found, not only where the method says so; what is
-    neither parameter nor memory is ``other_bytes``, and said where it goes on growing."""
+    """What the method holds now, without what it can compute again and no checkpoint keeps (embeddings of names). Images are
+    counted where they are found, not only where the method says so; what is neither parameter nor memory is
+    ``other_bytes``, and said where it goes on growing."""
     first = next((part.data[0][0] for part in _parts(run)), None)
     found = 0 if first is None or KEPT in method.exempt else stored_images(method, tuple(torch.as_tensor(first).shape))
     memories = [m for m in method.modules() if m is not method and hasattr(m, "samples")]
-    whole = size_bytes(method) + sum(getattr(m, "cache_bytes", 0) for m in method.modules())
+    whole = size_bytes(method)
     told = method.stored_samples()
     if found > told:
         run.warn(f"{type(method).__name__} keeps {found} images and counts {told} (stored_samples); the record counts {found}.")
