@@ -94,6 +94,8 @@ def mistake(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (["run", *TINY, "--method", "nopackage.module:Mine"], "there is no module 'nopackage.module'"),
     (["run", *TINY, "--method", "no_such_file.py:Mine"], "there is no file no_such_file.py"),
     (["run", *TINY, "--method", "digits_c"], "no method is called 'digits_c'"),
+    (["run", *TINY, "--method", "inflora", "--method.tasks", "2"], "tasks=2 but there are 5 experiences or more"),
+    (["run", *TINY, "--method", "coda_prompt", "--method.tasks", "2"], "tasks=2 but there are 5 experiences or more"),
     (["run", *TINY, "--method", "eata"], "method eata needs source, which scenario split_digits(per_class=4) does not give"),
     (["run", *TINY, "--scenario.answers", "sen"], "answers must be one of 'seen', 'task', 'all', not 'sen'"),
     (["run", *TINY, "--scenario.increment", "0"], "increment must be at least 1"),

@@ -15,7 +15,9 @@ import pytest
 
 from cl_bench import registry
 from cl_bench.command.cli import main
+from cl_bench.command.config import parse
 from cl_bench.command.launchers import local
+from cl_bench.command.rehearsal import Rehearsal
 from cl_bench.command.sweep import read_suite, run_suite
 from cl_bench.errors import UserError
 from cl_bench.records import source_digest
@@ -144,6 +146,14 @@ def _wait(asked: Callable[[], Any], seconds: float = 120) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("it never came")
+
+
+def test_a_method_that_does_not_fit_one_of_the_scenarios_is_told_before_the_first_run() -> None:
+    rehearse = Rehearsal()
+    argv = ["--scenario", "split_digits", "--scenario.per_class", "4", "--method", "inflora", "--method.tasks", "5"]
+    rehearse(parse(argv))
+    with pytest.raises(UserError, match="tasks=5 but there are 10 experiences"):
+        rehearse(parse([*argv, "--scenario.increment", "1"]))
 
 
 def test_an_edited_method_runs_again_and_others_do_not(home: Path) -> None:

@@ -65,7 +65,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
     plan = plan_from(config, None if o.resume is None else record.record.get("suite"))
     _writable(runs)
     if o.resume is None:
-        try_method(plan.build, plan.backbone, plan.names["method"]["label"])
+        try_method(plan)
     from .processes import execute
 
     _keep_memory(o)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,9 @@ class Rehearsal:
         plan = plan_from(config, scenario=self._made(config, "scenario"), backbone=self._made(config, "backbone"))
         if self._new("scenario", config["scenario"]):
             self.sizes[_text(config["scenario"])] = Sizes.of(plan.scenario)
-        if self._new("method", [config["backbone"], config["method"]]):
-            try_method(plan.build, plan.backbone, plan.names["method"]["label"])
+        parts = [config["backbone"], config["method"], *([config["scenario"]] if plans(plan.method) else [])]
+        if self._new("method", parts):
+            try_method(plan)
 
     def size(self, config: Mapping[str, Any]) -> Sizes:
         """What a config that was rehearsed goes through."""
@@ -87,22 +88,32 @@ class Rehearsal:
         return part
 
 
-def try_method(build: Callable[[Any], Any], backbone: Any, label: str) -> None:
-    """Build a method on a copy of ``backbone`` for nothing but to see that its constructor takes its options.
+def plans(method: Any) -> bool:
+    """Whether a method asks how many experiences there will be."""
+    from ..method import Method
+
+    return getattr(method, "plan", None) is not Method.plan
+
+
+def try_method(plan: Any) -> None:
+    """Build a plan's method on a copy of its backbone for nothing but to see that its constructor takes its options, and that
+    these fit the scenario.
 
     Raises:
-        UserError: with what the constructor says.
+        UserError: with what the constructor or ``plan`` says.
     """
     from ..engine.seeding import seeded
 
     with seeded(0):
         try:
-            build(copy.deepcopy(backbone))
+            method = plan.build(copy.deepcopy(plan.backbone))
+            if plans(type(method)):
+                method.plan(len(plan.scenario.experiences()))
         except UserError:
             raise
         except (Exception, SystemExit) as fault:
             why = fault if isinstance(fault, (TypeError, ValueError)) else told(fault)
-            raise UserError(f"method {label} cannot be built: {' '.join(str(why).split())}.") from fault
+            raise UserError(f"method {plan.names['method']['label']} cannot be built: {' '.join(str(why).split())}.") from fault
 
 
 def sources(config: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
