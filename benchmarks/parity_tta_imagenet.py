@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace as Node
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +92,8 @@ def ours(name: str, seed: int, clean: Tensor, labels: Tensor, space: Any) -> Cal
     settings = dict(cls.presets.get("imagenet", {})) | ({"fisher_samples": BATCH} if name == "eata" else {})
     method = cls(network(), **settings).eval()
     method.rng = Rng(seed)
-    method.deploy(Experience("clean", space, TensorData(clean, labels)), StreamFacts(BATCH, space))
+    with mock.patch("torch.randperm", lambda n, **kw: torch.arange(n)):  # EATA's source images in the order of theirs
+        method.deploy(Experience("clean", space, TensorData(clean, labels)), StreamFacts(BATCH, space))
 
     def answer(x: Tensor) -> Tensor:
         with torch.set_grad_enabled(method.adapts):
