@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cl_bench import Experience, LabelSpace, TestSet, UserError
-from cl_bench.data.files import existing_folder
+from cl_bench.data.files import brief, existing_folder
 from cl_bench.data.folder import ImageFiles, Listing, class_dirs, in_folders
 from cl_bench.data.lists import read_class_list
 
@@ -147,7 +147,7 @@ def one_folder_per_label(lists: Mapping[str, Listing]) -> dict[int, str]:
 
 def listed(names: Iterable[object]) -> str:
     """Some names of many, in quotes."""
-    every = [f'"{name}"' for name in names]
+    every = [f'"{brief(str(name))}"' for name in names]
     return ", ".join(every[:MOST]) + (f" and {len(every) - MOST} more" if len(every) > MOST else "")
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 from torch.utils.data import Dataset
 
 from cl_bench import UserError
-from cl_bench.data.files import below, existing_folder
+from cl_bench.data.files import below, brief, existing_folder
 from cl_bench.data.folder import ImageFiles, Listing, class_dirs, images_below, in_folders, loose_images
-from cl_bench.data.lists import lines_of
+from cl_bench.data.lists import lines_of, one_label
 from cl_bench.ranges import Count, LegacySeed, Pixels, Whole
 from cl_bench.types import Transform
 
@@ -231,11 +231,14 @@ class SplitTinyImagenet(FolderSplit):
             return super().listing(part, where)
         label = {name: k for k, name in enumerate(self.folders())}
         files, labels, listing = [], [], where / "val_annotations.txt"
+        given: dict[Path, int] = {}
         for number, line in enumerate(lines_of(listing, Path(self.root)), 1):
             fields = line.split()
             if len(fields) < 2 or fields[1] not in label:
-                raise UserError(f'line {number} of "{listing}" is {line!r}; expected file and wnid.')
-            files.append(below(where / "images", fields[0], f'line {number} of "{listing}"'))
+                raise UserError(f'line {number} of "{listing}" is {brief(line)!r}; expected file and wnid.')
+            path = below(where / "images", fields[0], f'line {number} of "{listing}"')
+            one_label(given, path, label[fields[1]], f'line {number} of "{listing}"')
+            files.append(path)
             labels.append(label[fields[1]])
         return files, labels
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cl_bench import LabelSpace, UserError
-from cl_bench.data.files import below, existing_file
+from cl_bench.data.files import below, brief, existing_file, is_file
 from cl_bench.data.folder import ImageFiles
-from cl_bench.data.lists import lines_of
+from cl_bench.data.lists import lines_of, one_label
 from cl_bench.data.vision import torchvision_data
 from cl_bench.ranges import Count, LegacySeed, Pixels, Seed
 
@@ -132,11 +132,14 @@ def read_split(file: Path, images: Path, size: int, root: Path) -> Loaded:
         raise UserError(f'"{where}" is no split file of CoOp ({fault}): it should hold lists "train" and "test" of '
                         "[path, label, name].") from fault
     names: dict[int, str] = {}
+    given: dict[Path, int] = {}
     for path, label, name in (item for part in parts.values() for item in part):
         if names.setdefault(label, name) != name:
             raise UserError(f'"{where}" calls class {label} both "{names[label]}" and "{name}": take the published file.')
-        if not below(images, path, f'"{where}"').is_file():
-            raise UserError(f'"{where}" names "{path}", which "{images}" does not hold: is it the split of this data set?')
+        one_label(given, image := below(images, path, f'"{where}"'), label, f'"{where}"')
+        if not is_file(image):
+            raise UserError(f'"{where}" names "{brief(path)}", which "{images}" does not hold: is it the split of this '
+                            "data set?")
     if sorted(names) != list(range(len(names))):
         raise UserError(f'"{where}" has labels that are not 0 to {len(names) - 1}: take the published file.')
 

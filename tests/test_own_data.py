@@ -104,8 +104,8 @@ def test_image_lists_are_split_by_class_and_by_domain(tmp_path):
 
 @pytest.mark.parametrize(("named", "message"), [
     ({"train": TRAIN}, "test.txt"),
-    ({"train": [*TRAIN, f"{WNIDS[0]}/0.png 4"], "test": TEST}, "leave out the classes"),
-    ({"train": [*TRAIN, f"{WNIDS[0]}/0.png 999999999"], "test": TEST}, '"7" and 999999991 more below 999999999'),
+    ({"train": [*TRAIN, f"{WNIDS[0]}/2.png 4"], "test": TEST}, "leave out the classes"),
+    ({"train": [*TRAIN, f"{WNIDS[0]}/2.png 999999999"], "test": TEST}, '"7" and 999999991 more below 999999999'),
     ({"train": [*TRAIN, "../secret.png 0"], "test": TEST}, "leaves the folder"),
     ({"train": [*TRAIN, f"{WNIDS[0]}/0.png -1"], "test": TEST}, "expected an image's path and its label"),
     ({"train": [*TRAIN, f"{WNIDS[0]}/9.png 0"], "test": TEST}, "is not there"),

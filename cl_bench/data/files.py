@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import UserError
 
-__all__ = ["Bounds", "below", "check_magic", "existing_file", "existing_folder", "file_digest", "is_web_page", "shown",
-           "verify_digest"]
+__all__ = ["Bounds", "below", "brief", "check_magic", "existing_file", "existing_folder", "file_digest", "is_file",
+           "is_web_page", "shown", "verify_digest"]
 
 LINKS = "CL_BENCH_LINKS"  # folders that links in a data set may lead to
 # First bytes of each format; parquet has its mark at both ends, which also shows a truncated file.
@@ -100,8 +100,19 @@ def below(root: Path, name: str, told: str) -> Path:
     """
     inside = PurePosixPath(name.replace("\\", "/"))
     if inside.is_absolute() or ".." in inside.parts or PureWindowsPath(name).drive or "\0" in name:
-        raise UserError(f'{told} names "{name}", which leaves the folder "{root}": give paths below it.')
+        raise UserError(f'{told} names "{brief(name)}", which leaves the folder "{root}": give paths below it.')
     return root / inside
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there; False, too, for a name that none can have."""
+    kind = _kind(path)
+    return kind is not None and stat.S_ISREG(kind)
+
+
+def brief(text: str) -> str:
+    """A line or a name as a sentence quotes it, cut where it is long."""
+    return text if len(text) <= 160 else f"{text[:120]}...{text[-20:]}"
 
 
 def _expanded(path: str | os.PathLike[str]) -> Path:

@@ -165,7 +165,7 @@ def in_folders(folder: Path, classes: Mapping[str, int], root: Path) -> Listing:
     files: list[Path] = []
     labels: list[int] = []
     for name, label in classes.items():
-        if not (folder / name).is_dir():
+        if not os.path.isdir(folder / name):
             raise UserError(f'"{folder}" has no folder "{name}": check the names of the classes.')
         found = images_below(folder / name, root)
         if not found:

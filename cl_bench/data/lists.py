@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .files import below, existing_file
+from .files import below, brief, existing_file, is_file
 from .folder import Listing
 
-__all__ = ["in_list", "lines_of", "read_class_list", "with_labels"]
+__all__ = ["in_list", "lines_of", "one_label", "read_class_list", "with_labels"]
 
 _LABELLED = re.compile(r"(.*[^\s,;])[\s,;]+([0-9]{1,9})")  # a path (spaces and all), then the label
 
@@ -54,7 +54,8 @@ def in_list(folder: Path, file: str | Path, classes: Mapping[str, int]) -> Listi
         parts = line.replace("\\", "/").split("/")
         name = parts[-2] if len(parts) > 1 else ""
         if name not in classes:
-            raise UserError(f'line {number} of "{file}" names "{line}", but "{folder}" has no class folder "{name}".')
+            raise UserError(f'line {number} of "{file}" names "{brief(line)}", but "{folder}" has no class folder '
+                            f'"{brief(name)}".')
         files.append(below(folder, f"{name}/{parts[-1]}", f'line {number} of "{file}"'))
         labels.append(classes[name])
     _all_there(files, file)
@@ -66,28 +67,39 @@ def with_labels(file: Path, root: Path, mapping: Sequence[int] = ()) -> Listing:
     ``mapping`` (or nothing) turns the file's labels into the head's.
 
     Raises:
-        UserError: a line of another form, a label without a mapping, a path that leaves ``root``, a missing image.
+        UserError: a line of another form, a label without a mapping, an image with two labels, a path that leaves ``root``, a
+            missing image.
     """
     files, labels = [], []
+    given: dict[Path, int] = {}
     for number, line in enumerate(lines_of(file, file.parent), 1):
         found = _LABELLED.fullmatch(line)
         if found is None:
-            raise UserError(f'line {number} of "{file}" is {line!r}: expected an image\'s path and its label (0, 1, ...).')
+            raise UserError(f'line {number} of "{file}" is {brief(line)!r}: expected an image\'s path and its label '
+                            "(0, 1, ...).")
         label = int(found[2])
         if mapping and label >= len(mapping):
             raise UserError(f'line {number} of "{file}" has label {label}, where only 0 to {len(mapping) - 1} are mapped.')
-        files.append(below(root, found[1], f'line {number} of "{file}"'))
+        path = below(root, found[1], f'line {number} of "{file}"')
+        one_label(given, path, label, f'line {number} of "{file}"')
+        files.append(path)
         labels.append(mapping[label] if mapping else label)
     _all_there(files, file)
     return files, labels
 
 
+def one_label(given: dict[Path, int], path: Path, label: int, told: str) -> None:
+    """Note an image's label; a :class:`UserError` where it has had another. ``told``: what gives it now."""
+    if (first := given.setdefault(path, label)) != label:
+        raise UserError(f'{told} gives "{brief(str(path))}" label {label}, where it had label {first}: an image has one.')
+
+
 def _all_there(files: Sequence[Path], file: str | Path) -> None:
     """One line per missing image would be long, and one missing file that is found in the third hour too late."""
-    missing = [f for f in files if not f.is_file()]
+    missing = [f for f in files if not is_file(f)]
     if missing:
-        raise UserError(f'"{file}" names "{missing[0]}", which is not there ({len(missing)} of {len(files)} are not): '
-                        "check root and the list.")
+        raise UserError(f'"{file}" names "{brief(str(missing[0]))}", which is not there ({len(missing)} of {len(files)} are '
+                        "not): check root and the list.")
 
 
 def read_class_list(path: str, folders: Collection[str] = ()) -> tuple[dict[str, int], tuple[str, ...]]:

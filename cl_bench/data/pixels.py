@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .files import is_web_page
+from .files import is_file, is_web_page
 
 __all__ = ["ENDINGS", "LARGEST", "check_size", "decode_image", "rgb_picture"]
 
@@ -41,7 +41,7 @@ def decode_image(source: Any, size: int | None = None, name: str = "", resize: i
     """
     where = name or f'"{source}"'
     if isinstance(source, Path):
-        if not source.is_file():
+        if not is_file(source):
             raise UserError(f"The image {where} is not a file: check the path, or fetch it again.")
     elif size is None and _is_plain(source, where):
         return _decode_quickly(source, where)
