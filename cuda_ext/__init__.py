@@ -22,11 +22,13 @@ benchmark.
 from __future__ import annotations
 
 from .native import backend, build
+from .operators.batchnorm_mix import batchnorm_mix
 from .operators.entropy import entropy_filter, entropy_filter_grad
 from .operators.fisher import anchored_penalty_grad_, fisher_accumulate_
+from .operators.glass import glass_origin
 from .operators.selective_ema import selective_ema_
 
 __all__ = [
-    "anchored_penalty_grad_", "backend", "build", "entropy_filter", "entropy_filter_grad", "fisher_accumulate_",
-    "selective_ema_",
+    "anchored_penalty_grad_", "backend", "batchnorm_mix", "build", "entropy_filter", "entropy_filter_grad",
+    "fisher_accumulate_", "glass_origin", "selective_ema_",
 ]

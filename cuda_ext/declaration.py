@@ -41,12 +41,13 @@ class Gradient:
 class Operator(Generic[P, R]):
     """A callable ``torch.ops.cl_bench`` operator that knows its definition and its name."""
 
-    def __init__(self, definition: Callable[P, R], mutates: tuple[str, ...], gradient: Gradient | None) -> None:
+    def __init__(self, definition: Callable[P, R], mutates: tuple[str, ...], gradient: Gradient | None,
+                 fake: Callable[P, R] | None) -> None:
         functools.update_wrapper(self, definition)
         self.definition, self.name, self.mutates = definition, definition.__name__, mutates
         self._names = list(definition.__annotations__)
         if not hasattr(torch.ops.cl_bench, self.name):  # a second import of this package changes nothing
-            self._register(gradient)
+            self._register(gradient, fake or definition)
         self.overload = getattr(torch.ops.cl_bench, self.name)
         self._only = self.overload.default  # spares the choice among overloads at every call
 
@@ -54,11 +55,11 @@ class Operator(Generic[P, R]):
         out: R = self._only(*args, **kwargs)
         return out
 
-    def _register(self, gradient: Gradient | None) -> None:
+    def _register(self, gradient: Gradient | None, fake: Callable[P, R]) -> None:
         name = f"cl_bench::{self.name}"
         torch.library.define(name, schema_of(self.definition, self.mutates), tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.impl(name, "CompositeExplicitAutograd", self._answer)
-        torch.library.register_fake(name, self.definition)
+        torch.library.register_fake(name, fake)
         if gradient is not None:
             torch.library.register_autograd(name, gradient.backward, setup_context=gradient.keep)
             return
@@ -120,14 +121,16 @@ def schema_of(definition: Callable[..., Any], mutates: Sequence[str]) -> str:
 _TYPES: dict[Any, str] = {Tensor: "Tensor", Sequence[Tensor]: "Tensor[]", float: "float", int: "int", bool: "bool"}
 
 
-def operator(*, mutates: tuple[str, ...] = (), gradient: Gradient | None = None) -> Callable[[Callable[P, R]], Operator[P, R]]:
+def operator(*, mutates: tuple[str, ...] = (), gradient: Gradient | None = None,
+             fake: Callable[..., Any] | None = None) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Declare the function below as an operator of its name.
 
     Args:
         mutates: names of the arguments that it changes in place.
         gradient: None: calling it while gradients are recorded for an argument is an error.
+        fake: the shapes of its results, where the definition looks at values; None: the definition itself is asked.
     """
-    return lambda definition: Operator(definition, mutates, gradient)
+    return lambda definition: Operator(definition, mutates, gradient, fake)
 
 
 def check_lists(name: str, first: str, **lists: Sequence[Tensor] | tuple[Sequence[Tensor], torch.dtype] | None) -> None:

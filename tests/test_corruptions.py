@@ -6,6 +6,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+import cl_bench_ops
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cl_bench.corruptions import EXTRA, NAMES, STANDARD, corrupt
-from cl_bench.corruptions.blur import _shuffled, glass_blur
+from cl_bench.corruptions.blur import glass_blur
 from cl_bench.corruptions.frost_texture import generated
 from cl_bench.corruptions.parameters import PARAMETERS
 from cl_bench.corruptions.replay import REPLAYED, replay
@@ -224,7 +225,7 @@ def test_the_glass_shuffle_equals_the_walk_pixel_by_pixel(delta: int) -> None:
             for j, w in enumerate(range(width - delta, delta, -1)):
                 right, down = steps[n, i, j]
                 walked[n, h, w] = walked[n, h + down, w + right]
-    origin = _shuffled(height, width, delta, *torch.from_numpy(steps).float().unbind(-1))
+    origin = cl_bench_ops.glass_origin(*torch.from_numpy(steps).float()[:, None].unbind(-1), height, width, delta)
     shuffled = torch.from_numpy(values).flatten(1).gather(1, origin).numpy().reshape(values.shape)
     assert np.array_equal(shuffled, walked)
 

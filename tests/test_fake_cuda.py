@@ -55,7 +55,6 @@ WAITS = {
     "cl_bench/engine/measure.py:answer_all": f"Lightning asks for the number of batches; {ONCE}",
     "cl_bench/label_free/sums.py:of": f"the sums of a domain, {ONCE}",
     "cl_bench/adaptation/base.py:gradient": CHECK,
-    "cl_bench/corruptions/blur.py:_shuffled": "chains of copied pixels are followed until nothing moves",
     "cl_bench/corruptions/digital.py:jpeg_compression": "JPEG is written and read by a library of the host",
     "cl_bench/corruptions/tools.py:streak": "the offsets of a batch say which slices are added; once a batch of images",
     "cl_bench/backbones/vision_language.py:encode_tokens": "once for each set of class names",

@@ -196,3 +196,54 @@ def _entropy(device: torch.device, dtype: torch.dtype, rows: int) -> list[Case]:
 
 
 CASES: list[Callable[[torch.device, torch.dtype, bool], list[Case]]] = [selective_ema, fisher, entropy]
+
+
+def glass(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
+    """The shuffle of glass blur at severity 5: CIFAR (delta 1, two passes) and ImageNet (delta 4, two passes)."""
+    sizes = ((500, 32, 1), (16, 224, 4)) if full else ((4, 16, 2),)
+    return [_glass(device, *of) for of in sizes] if dtype == torch.float32 else []
+
+
+def _glass(device: torch.device, images: int, side: int, delta: int) -> Case:
+    shape, operator = (images, 2, side - 2 * delta, side - 2 * delta), cl_bench_ops.glass_origin
+    right, down = (torch.randint(-delta, delta, shape, device=device).float() for _ in range(2))
+
+    def check() -> float:
+        mine, theirs = operator(right, down, side, side, delta), operator.definition(right, down, side, side, delta)
+        return float((mine != theirs).sum())
+
+    return Case("glass_origin", f"{images} images of {side} x {side}, delta {delta}, two passes",
+                {"ours": lambda: operator(right, down, side, side, delta),
+                 "definition": lambda: operator.definition(right, down, side, side, delta)},
+                8 * right.numel() + 8 * images * side * side, None, check)
+
+
+def batchnorm_mix(device: torch.device, dtype: torch.dtype, full: bool) -> list[Case]:
+    """Mixed batch statistics of the first stage of a ResNet-20 (200 images) and of a ResNet-50 (16 images)."""
+    sizes = ((200, 16, 32, 32), (16, 256, 56, 56)) if full else ((2, 3, 8, 8),)
+    return [_batchnorm_mix(device, dtype, of, last) for of in sizes for last in (False, True)]
+
+
+def _batchnorm_mix(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...], last: bool) -> Case:
+    operator, wide = cl_bench_ops.batchnorm_mix, torch.promote_types(dtype, torch.float32)
+    x = torch.randn(shape, device=device).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    mean, var, weight, bias = (torch.rand(shape[1], device=device, dtype=wide) + 0.5 for _ in range(4))
+
+    def eager(x: Tensor = x) -> tuple[Tensor, ...]:
+        own_var, own = torch.var_mean(x.to(wide), (0, 2, 3))
+        m, v = mean.lerp(own, 0.1), var.lerp(own_var, 0.1)
+        scale = weight * (v + 1e-5).rsqrt()
+        return (x * scale.view(1, -1, 1, 1) + (bias - m * scale).view(1, -1, 1, 1)).to(dtype), m, v
+
+    def ours(call: Any = operator) -> tuple[Tensor, ...]:
+        made: tuple[Tensor, ...] = call(x, mean, var, weight, bias, 0.1, 1e-5, True)
+        return made
+
+    about = " x ".join(map(str, shape)) + (", channels last" if last else "")
+    return Case("batchnorm_mix", about, {"ours": ours, "definition": lambda: ours(operator.definition), "eager": eager},
+                2 * x.numel() * dtype.itemsize, lambda: torch.compile(eager, dynamic=False),
+                lambda: distance(list(ours()), list(ours(operator.definition))))
+
+
+CASES += [glass, batchnorm_mix]

@@ -86,7 +86,7 @@ def main() -> None:
         part.skip("all comparisons", "no kernels were built for this device, so ours is the definition")
         return
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        for make in CASES:
+        for make in (c for c in CASES if not part.options.only or c.__name__ in part.options.only):
             short = str(dtype).removeprefix("torch.")
             for case in part.attempt(f"{make.__name__} {short}", lambda m=make, d=dtype: m(part.device, d, part.full)) or []:
                 part.attempt(f"{case.name} {short}", lambda c=case, s=short: measure(part, c, s, bandwidth))  # type: ignore[misc]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cl_bench_ops
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,6 +67,12 @@ class DeployedNorm(nn.Module):
     def fixed(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Normalise with given statistics (C,) that carry no gradient: one fused kernel."""
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def mixed(self, x: Tensor, alpha: float, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """x normalised with (1 - alpha) of the kept and alpha of the batch's statistics, and these (C,), without gradient."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = (None if v is None else v.to(wide) for v in (self.weight, self.bias))
+        return cl_bench_ops.batchnorm_mix(x, self.mean.to(wide), self.var.to(wide), weight, bias, alpha, self.eps, unbiased)
 
     def scaled(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Normalise with statistics that broadcast against x and may carry gradient."""
@@ -173,10 +180,7 @@ class MixedNorm(DeployedNorm):
         self.keep_source(norm)
 
     def normalised(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            mean, var = moments(x, self.unbiased)
-            mean, var = self.mean.lerp(mean, self.alpha), self.var.lerp(var, self.alpha)
-        return self.fixed(x, mean, var)
+        return self.mixed(x, self.alpha, self.unbiased)[0]
 
 
 class RobustNorm(DeployedNorm):
@@ -197,13 +201,16 @@ class RobustNorm(DeployedNorm):
     def normalised(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.fixed(x, self.mean, self.var)
+        if not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))):
+            out, mean, var = self.mixed(x, self.alpha, unbiased=False)
+            self.mean.copy_(mean)
+            self.var.copy_(var)
+            return out
         mean, var = moments(x)
         mean, var = self.mean.lerp(mean, self.alpha), self.var.lerp(var, self.alpha)
         self.mean.copy_(mean.detach())
         self.var.copy_(var.detach())
-        if torch.is_grad_enabled() and (mean.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return self.scaled(x, per_channel(mean, x), per_channel(var, x))
-        return self.fixed(x, self.mean, self.var)
+        return self.scaled(x, per_channel(mean, x), per_channel(var, x))
 
 
 class InstanceAwareNorm(DeployedNorm):

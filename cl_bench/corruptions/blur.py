@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
+import cl_bench_ops
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,48 +64,13 @@ def defocus_blur(x: Tensor, setting: tuple[float, float], draws: Draws) -> Tenso
     return F.conv2d(flat, kernel.to(x.device)[None, None]).reshape(x.shape)
 
 
-def _shuffled(height: int, width: int, delta: int, right: Tensor, down: Tensor) -> Tensor:
-    """Where each pixel comes from after one pass of the original's shuffle: ``(N, H * W)`` indices.
-
-    The original walks from the bottom right to the top left and means to swap each pixel with a near one; written on
-    numpy views, its "swap" copies the near pixel over this one and leaves the near one alone. So a pixel takes what its
-    neighbour holds at that moment: the neighbour's first value, or, where the walk has passed the neighbour already,
-    what that one has taken. Following such chains to their ends is pointer jumping, a few gathers for all pixels.
-
-    Args:
-        right, down: ``(N, rows, columns)``, offset of each pixel's partner, in the order of the walk.
-    """
-    everywhere = torch.arange(height * width, device=down.device)
-    inner = (slice(None), slice(delta + 1, height - delta + 1), slice(delta + 1, width - delta + 1))
-    here = everywhere.view(1, height, width)[inner]
-    target = (down * width).add_(right).long().flip(1, 2).add_(here)
-    origin = everywhere.repeat(len(down), 1)
-    origin.view(-1, height, width)[inner] = target
-    if delta == 1:  # steps go up and left only, where the walk has not been
-        return origin
-    # Only a later index inside the walk has been passed. Chains point on to their end, which holds its first value.
-    walked = torch.zeros(1, height, width, dtype=torch.bool, device=down.device)
-    walked[inner] = True
-    passed = walked.flatten()[target] & (target > here)
-    link = everywhere.repeat(len(down), 1)
-    link.view(-1, height, width)[inner] = torch.where(passed, target, here)
-    while True:
-        further = link.gather(1, link)
-        if torch.equal(further, link):
-            break
-        link = further
-    return origin.gather(1, link)
-
-
 def glass_blur(x: Tensor, setting: tuple[float, int, int], draws: Draws) -> Tensor:
     """Blur, shuffle pixels within ``delta``, blur; setting = (sigma, delta, passes)."""
     sigma, delta, passes = setting
     count, channels, height, width = x.shape
     inner = (max(height - 2 * delta, 0), max(width - 2 * delta, 0))
     right, down = draws.steps((count, passes, *inner), delta)
-    origin = _shuffled(height, width, delta, right[:, 0], down[:, 0])
-    for later in range(1, passes):
-        origin = origin.gather(1, _shuffled(height, width, delta, right[:, later], down[:, later]))
+    origin = cl_bench_ops.glass_origin(right, down, height, width, delta)
     x = floor_steps(blur(x, sigma)).flatten(2).gather(2, origin[:, None, :].expand(-1, channels, -1))
     return blur(x.unflatten(2, (height, width)), sigma)
 

@@ -72,7 +72,8 @@ class Features:
 
     def _found(self, backbone: Backbone, data: Dataset, size: int) -> Tensor | None:
         device = resolve_device(self.compute.device)
-        kept = _Kept(self.cache, str(self.trunk), data, size, device) if self.cache is not None else None
+        told = self.cache is not None and hasattr(data, "digest")  # else each item would have to be read to know the data
+        kept = _Kept(self.cache, str(self.trunk), data, size, device) if told and self.cache is not None else None
         if kept is not None and (found := kept.read()) is not None:
             return found.to(device)
         started, before, counted = time.perf_counter(), torch.get_rng_state(), self.meter.forward_images
