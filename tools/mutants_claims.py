@@ -18,6 +18,8 @@ CLAIMS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
      ("tests/test_resume.py",)),
     ("a stopped run goes on in the middle of a stream, to the same bits", "cl_bench/engine/measure.py",
      "module.training = training", "pass", ("tests/test_resume_methods.py",)),
+    ("a link in a data set's folder that leads out of it is refused", "cl_bench/data/files.py",
+     "        if not self.hold(path):\n", "        if False:\n", ("tests/test_data_links.py",)),
     ("a suite called again runs an edited method again", "cl_bench/command/earlier.py",
      '(keep and ours) or same(run.record[root].get("source_digest"), digest)', "True or root or digest or ours",
      ("tests/test_suite_faults.py",)),
