@@ -6,8 +6,7 @@ Writes results/speed/profile.json.
 
 Each side is a process of its own. Once without a profiler: processor milliseconds per step, how much of them in the kernel,
 and pages that were mapped anew (minor faults); then under torch's profiler: each operation's share of the time. `before` is
-how torch and glibc do it; `allocator` keeps freed memory, `channels last` changes the layout as well. The same for 224-pixel
-test images on EfficientNet-Lite0: batches of 256 as asked for, and those that fit.
+how torch and glibc do it; `allocator` keeps freed memory, `channels last` changes the layout as well.
 """
 
 from __future__ import annotations
