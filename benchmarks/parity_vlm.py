@@ -22,7 +22,7 @@ HEAD = """
 # Official functions for CLIP beside ours
 
 Made by `python benchmarks/parity_vlm.py --checkouts DIR`. The official classes and functions run on the embedded CLIP (image
-tower of five blocks of width 96, text tower of three of width 64) in double precision: their models are built with its sizes
+tower of five blocks, text tower of three, both of width 64) in double precision: their models are built with its sizes
 (numbers that are written into official code for ViT-B/16, the number of heads and the activation are replaced), its weights
 are copied in, and both sides see the same handwritten digits and the same draws. STS has no public code that could be had.
 """

@@ -1,7 +1,9 @@
-"""Transfer, Average and Last of a suite of vision-language methods from its records.
+"""Transfer, Average and Last of a suite of vision-language methods from its records; of streams, error and cost.
 
     cl-bench suite vlm_glyphs --runs runs/vlm_glyphs
     python benchmarks/tables_vlm.py vlm_glyphs runs/vlm_glyphs
+    cl-bench suite tta_vlm --runs runs/tta_vlm
+    python benchmarks/tables_vlm.py tta_vlm runs/tta_vlm
 
 writes ``results/vision_language/<suite>.md``, what the suite's file says of itself above the means over its runs, and
 ``<suite>.jsonl``, one line per run with the matrix that every number follows from.
@@ -13,6 +15,7 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from cl_bench.records.results import Run, load_all
 
@@ -36,6 +39,37 @@ def row(label: str, runs: list[Run]) -> str:
     return f"| {label} | {len(runs)} | " + " | ".join(cells) + " |"
 
 
+def stream_page(suite: str, found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Error by domain, calibration, passes and processor time of each method, and the lines of the record beside it."""
+    domains = [e["name"] for e in next(iter(found.values()))[0].record["stream"]]
+    where = ROOT / "results" / "vision_language"
+    where.mkdir(parents=True, exist_ok=True)
+    top = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
+           f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), ""]  # fmt: skip
+    if next(iter(found.values()))[0].record["stream"]:
+        page, lines = stream_page(suite, found)
+        (where / f"{suite}.md").write_text("\n".join([*top, *page]), encoding="utf-8")
+        (where / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        print("\n".join([*top, *page]))
+        return
+    ranked = sorted(found.items(), key=lambda pair: pair[1][0].record["metrics"]["mean_error"])
+    rows, kept = [], list[dict[str, Any]]()
+    for label, runs in ranked:
+        r = runs[0].record
+        each = {e["name"]: 100 * (1 - e["correct"] / e["total"]) for e in r["stream"]}
+        cost = r["cost"]
+        told = [r["metrics"]["mean_error"], *(each[d] for d in domains), r["metrics"]["ece"]]
+        passes, busy = cost["forward_images"] / 1000, cost["busy_seconds"]["adapt"]
+        rows.append(f"| {label} | " + " | ".join(f"{v:.1f}" for v in told) + f" | {passes:.1f} | {busy:.1f} |")
+        kept.append({"method": label, "seed": r["seed"], "mean_error": told[0], "by_domain": each, "ece": told[-1],
+                     "forward_images": cost["forward_images"], "steps": cost["steps"], "busy_seconds": busy})  # fmt: skip
+    count = sum(e["total"] for e in next(iter(found.values()))[0].record["stream"])
+    head = " | ".join(["mean", *domains, "ECE", "images through the tower, k", "processor time, s"])
+    page = [f"Error in percent over one stream of {count} images (seed {ranked[0][1][0].record['seed']}).", "",
+            f"| method | {head} |", "|---|" + "--:|" * (len(domains) + 4), *rows, ""]  # fmt: skip
+    return page, kept
+
+
 def main() -> None:
     """Write the page."""
     suite, folder = sys.argv[1], Path(sys.argv[2])
@@ -43,16 +77,23 @@ def main() -> None:
     for run in load_all(folder):
         if run.record["status"] == "finished":
             found[run.record["method"]["label"]].append(run)
+    where = ROOT / "results" / "vision_language"
+    where.mkdir(parents=True, exist_ok=True)
+    top = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
+           f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), ""]  # fmt: skip
+    if next(iter(found.values()))[0].record["stream"]:
+        page, lines = stream_page(suite, found)
+        (where / f"{suite}.md").write_text("\n".join([*top, *page]), encoding="utf-8")
+        (where / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        print("\n".join([*top, *page]))
+        return
     ranked = sorted(found.items(), key=lambda pair: -sum(r.record["metrics"]["last_accuracy"] for r in pair[1]) / len(pair[1]))
     seeds = sorted({r.record["seed"] for runs in found.values() for r in runs})
     head = " | ".join(COLUMNS.values())
-    page = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
-            f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), "",
+    page = [*top,
             f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
             "",
             f"| method | n | {head} |", "|---|--:|" + "--:|" * len(COLUMNS), *(row(*pair) for pair in ranked), ""]  # fmt: skip
-    where = ROOT / "results" / "vision_language"
-    where.mkdir(parents=True, exist_ok=True)
     (where / f"{suite}.md").write_text("\n".join(page), encoding="utf-8")
     with (where / f"{suite}.jsonl").open("w", encoding="utf-8") as file:
         for label, runs in sorted(found.items()):

@@ -183,6 +183,21 @@ def test_sts_moves_every_coordinate_by_its_rate_and_not_by_the_penalty() -> None
 
 
 
+def test_augmix_stays_between_the_image_and_its_changes_and_follows_its_seed() -> None:
+    from cl_bench import Rng
+
+    m = core("tpt", "_augmix")
+    grey = torch.full((2, 3, 30, 30), 0.502)  # 128 of 255, on which every change but those of place leaves 128 or makes it 0
+    x = torch.rand(4, 3, 30, 30, generator=torch.Generator().manual_seed(0))
+    one, two, other = (m.mixed(x, Rng(s)) for s in (0, 0, 1))
+    assert torch.equal(one, two) and not torch.equal(one, other) and one.shape == x.shape
+    assert float(m.mixed(grey, Rng(0)).max()) <= 0.503 and float(one.min()) >= 0 and float(one.max()) <= 1
+    line = torch.zeros(3, 30, 30, dtype=torch.uint8)
+    line[:, :, 10] = 255
+    assert bool((m.CHANGES[7](line, 1.0, 1)[:, :, 11] == 255).all())  # a thirtieth of the side to the right
+    assert int(m.CHANGES[4](torch.full((3, 2, 2), 250, dtype=torch.uint8), 1.0, 1).max()) == 5  # over 231: inverted
+
+
 def test_ecalp_propagates_as_released(shared: Path) -> None:
     for v in draws(shared, "ECALP", KIND):
         method = bare("ecalp", v.text_features, k_image=8, k_text=3, gamma=10.0, alpha=1.0, iterations=3, sharpness=1e4)

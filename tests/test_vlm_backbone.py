@@ -82,7 +82,7 @@ def test_merged_adapters_become_a_plain_file_that_open_clip_alone_reads(fresh: V
         adapters = attach(tower, "codyra", PACKED, rows=("q", "k", "v"), r=4)
         for _, a in adapters.each():
             nn.init.normal_(a.B, std=0.2)
-    x, space = torch.rand(5, 3, 32, 32), LabelSpace((0, 1, 2), NAMES)
+    x, space = torch.rand(5, 3, 16, 16), LabelSpace((0, 1, 2), NAMES)
     with torch.no_grad():
         want = fresh.make_head().over(fresh.forward_features(x), space)
     fresh.save_open_clip(tmp_path)

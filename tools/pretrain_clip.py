@@ -1,7 +1,7 @@
 """Pretrain the embedded vision-language model on described characters and textures; writes weights, config and card.
 
-    python tools/pretrain_clip.py --steps 3000      # about a quarter of an hour on one core
-    python tools/pretrain_clip.py --card-only       # evaluate and write the card again
+    python tools/pretrain_clip.py --steps 3000 --until 2500      # a quarter of an hour of one core
+    python tools/pretrain_clip.py --card-only                      # evaluate and write the card again
 
 The image tower starts as the embedded `glyph_vit`, which knows letters, with more blocks behind its own. Training sees
 rendered images of `TRAIN_FONTS` only, and their sentences (`cl_bench.data.described`). Two losses are added.
@@ -51,7 +51,7 @@ from cl_bench.data.glyphs import HELD_OUT_FONTS, LETTERS, TRAIN_FONTS
 from cl_bench.data.tensor import TensorData, batches
 
 FOLDER = WEIGHTS / "glyph_clip"
-BATCH, STEPS, LR, DECAY, CLIP, LAYERS = 128, 3000, 1e-3, 0.05, 1.0, 5
+BATCH, STEPS, UNTIL, LR, DECAY, CLIP, LAYERS = 128, 3000, 2500, 1e-3, 0.05, 1.0, 5
 STARTS = ("a photo of {}.", "a picture of {}.", "{}.", "{}")
 PLAIN = 0.8  # share that is light on black at the start; it falls to that of `Look` until the middle
 
@@ -166,8 +166,8 @@ def named(image: Tensor, text: Tensor, facts: Tensor, sizes: dict[str, int], sca
     return total
 
 
-def pretrain(seed: int, steps: int) -> VisionLanguageBackbone:
-    """A model trained from `seed`; prints its progress."""
+def pretrain(seed: int, steps: int, until: int) -> VisionLanguageBackbone:
+    """A model trained from `seed` for `until` of the `steps` that the rate is planned for; prints its progress."""
     backbone = prepare(seed).train()
     own = [p for n, p in backbone.named_parameters() if p.ndim > 1 and "embedding" not in n]
     single = [p for n, p in backbone.named_parameters() if p.ndim <= 1 or "embedding" in n]
@@ -178,7 +178,7 @@ def pretrain(seed: int, steps: int) -> VisionLanguageBackbone:
     tokens = [backbone.tokenize([t for texts in q.values() for t in texts]) for q in asked]
     sizes = {k: len(v) for k, v in asked[0].items()}
     told, tokenizer, paired = [0.0, 0.0, 0.0], backbone.tokenizer(), torch.zeros(())
-    for step in range(1, steps + 1):
+    for step in range(1, until + 1):
         early = max(0.0, 1 - 2 * step / steps)
         x, facts = described(BATCH, rng, replace(look, plain=look.plain + early * (PLAIN - look.plain)))
         image = F.normalize(backbone.forward_features(x), dim=-1)
@@ -199,7 +199,7 @@ def pretrain(seed: int, steps: int) -> VisionLanguageBackbone:
             thing, count = facts[:, 0], sizes["thing"]
             hit = (image @ names[:count].T).argmax(1).eq(thing)[thing < len(LETTERS)].float().mean()
         told = [a + float(b.detach()) for a, b in zip(told, (paired, answered, hit), strict=True)]
-        if step % 50 == 0 or step == steps:
+        if step % 50 == 0 or step == until:
             n = (step - 1) % 50 + 1
             print(f"step {step}/{steps} pairs {told[0] / n:.3f} names {told[1] / n:.3f} letters {100 * told[2] / n:.1f} % "
                   f"scale {backbone.logit_scale.item():.1f} {time.perf_counter() - start:.0f} s", flush=True)
@@ -250,6 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--until", type=int, default=UNTIL, help="end after so many of the steps; 0 = after all")
     parser.add_argument("--card-only", action="store_true", help="evaluate and write the card again")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -257,13 +258,15 @@ def main() -> None:
     if given.card_only:
         backbone = open_clip_model(f"local-dir:{FOLDER}")
     else:
-        backbone = pretrain(given.seed, given.steps)
+        backbone = pretrain(given.seed, given.steps, given.until or given.steps)
         save(backbone.whole_state())
         print(f"{time.process_time() - start:.0f} s of processor time")
-    write_card(report(backbone), sum(p.numel() for p in backbone.parameters()), given.seed, given.steps)
+    write_card(report(backbone), sum(p.numel() for p in backbone.parameters()), given.seed, given.steps,
+               given.until or given.steps)  # fmt: skip
 
 
-def write_card(found: dict[str, tuple[int, float]], size: int, seed: int, steps: int) -> None:
+def write_card(found: dict[str, tuple[int, float]], size: int, seed: int, steps: int,
+               until: int) -> None:  # fmt: skip
     file: Path = FOLDER / "open_clip_model.safetensors"
     letters = f"letters, digits and marks in {len(TRAIN_FONTS)} fonts of matplotlib, textures, and sentences about them"
     loss = "image-to-text and text-to-image cross-entropy, a row's target spread over all sentences that are true of it"
@@ -277,12 +280,12 @@ def write_card(found: dict[str, tuple[int, float]], size: int, seed: int, steps:
 | parameters | {size:,}; both towers and one scale; 64 features |
 | input | 16 x 16 pixels (bilinear), mean 0.5, std 0.5; at most 40 tokens, byte pairs of `glyph_clip/merges.txt.gz` |
 | data | `cl_bench.data.described` at 32 x 32: {letters} |
-| recipe | image tower from `glyph_vit`, {LAYERS - 3} blocks added; {steps:,} steps of {BATCH} pairs; \
-AdamW, weight decay {DECAY}, one-cycle learning rate of {LR}; {names}; \
+| recipe | image tower from `glyph_vit`, {LAYERS - 3} blocks added; {until:,} steps of {BATCH} pairs; \
+AdamW, weight decay {DECAY}, one-cycle learning rate of {LR} planned for {steps:,} steps; {names}; \
 on every second batch plus {loss}; \
 the share of images that are light on black falls from {PLAIN:.0%} to {Look().plain:.0%} until the middle |
 | seed | {seed} |
-| command | `python tools/pretrain_clip.py --seed {seed} --steps {steps}` |
+| command | `python tools/pretrain_clip.py --seed {seed} --steps {steps} --until {until}` |
 | made with | PyTorch {torch.__version__.split("+")[0]}, {platform.machine()}, one thread |
 
 | zero-shot accuracy | classes | % | chance, % |

@@ -14,8 +14,8 @@ __all__ = ["glyph_clip"]
 
 
 def glyph_clip() -> VisionLanguageBackbone:
-    """Small CLIP on 32 x 32 pixels (vision transformer of 5 blocks, text transformer of 3), pretrained on rendered letters,
-    digits, marks and textures with sentences about them.
+    """Small CLIP on 16 x 16 pixels (vision transformer of 5 blocks, text transformer of 3), pretrained on rendered letters,
+    digits, marks and textures with sentences about them; the image tower starts as ``glyph_vit``.
 
     Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, in OpenCLIP's own
     classes: OpenCLIP alone reads its folder. It answers for classes that have names, such as "capital letter a".

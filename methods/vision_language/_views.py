@@ -13,6 +13,7 @@ from cl_bench import Backbone, Experience, LabelSpace, Rng
 from cl_bench.adaptation import TestTimeMethod
 from cl_bench.ranges import Amount, Share, Size
 
+from ._augmix import mixed
 from ._clip import need_text
 
 
@@ -21,23 +22,25 @@ class Views(TestTimeMethod):
 
     The class texts are those of the space that is asked for (its templates, their mean); nothing is learned from
     experiences, so the model is the one that was pretrained. Row 0 of the views is the image; the others are random resized
-    crops of it (area ``area`` to 1, aspect 3/4 to 4/3, bilinear) with flips, seeded per run. AugMix, which some of the
-    papers add on fine-grained sets, is not applied.
+    crops of it (area ``area`` to 1, aspect 3/4 to 4/3, bilinear) with flips, seeded per run. Where a method has ``augmix``,
+    the crops are mixed with mild changes of them, as prompt tuning does on its fine-grained sets and not on ImageNet's.
 
     Args:
         views: images per image, itself among them.
         area: smallest share of the image in a crop.
         flip: mirror half of the crops; letters and digits do not survive it.
+        augmix: mix every crop with chains of mild changes (Hendrycks et al., ICLR 2020).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"names"})
 
     def __init__(
-        self, backbone: Backbone, *, views: Size = 64, area: Share = 0.08, flip: bool = True, lr: Amount = 0.0
-    ) -> None:
+        self, backbone: Backbone, *, views: Size = 64, area: Share = 0.08, flip: bool = True, augmix: bool = False,
+        lr: Amount = 0.0
+    ) -> None:  # fmt: skip
         need_text(type(self).__name__, backbone)
         super().__init__(backbone, lr=lr, epochs=0)
-        self.views, self.area, self.flip = views, area, flip
+        self.views, self.area, self.flip, self.augmix = views, area, flip, augmix
         self.backbone.requires_grad_(False)
 
     # ------------------------------------------------------------------ what a subclass writes
@@ -78,6 +81,8 @@ class Views(TestTimeMethod):
     def embed(self, image: Tensor) -> Tensor:
         """Unit features (V, d) of the views of one image (3, H, W)."""
         shown = crops(image, self.views, self.rng, self.area, self.flip) if self.views > 1 else image[None]
+        if self.augmix and self.views > 1:
+            shown = torch.cat([shown[:1], mixed(shown[1:], self.rng)])
         return F.normalize(self.model.features(shown), dim=-1).to(image)
 
     def plain(self, x: Tensor) -> Tensor:

@@ -30,8 +30,9 @@ class CTpt(Tpt):
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,
                  context: Text = "a photo of a", dispersion: Amount = 50.0, area: Share = 0.08,
-                 flip: bool = True) -> None:  # fmt: skip
-        super().__init__(backbone, lr=lr, views=views, steps=steps, share=share, context=context, area=area, flip=flip)
+                 flip: bool = True, augmix: bool = False) -> None:  # fmt: skip
+        super().__init__(backbone, lr=lr, views=views, steps=steps, share=share, context=context, area=area, flip=flip,
+                         augmix=augmix)  # fmt: skip
         self.dispersion = dispersion
 
     def objective(self, logits: Tensor, text: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class Tps(Views):
     paper: ClassVar[str] = "Sui et al. (TPS), WACV 2025"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,
-                 shift: Literal["class", "shared"] = "class", area: Share = 0.08, flip: bool = True) -> None:  # fmt: skip
-        super().__init__(backbone, views=views, area=area, flip=flip, lr=lr)
+                 shift: Literal["class", "shared"] = "class", area: Share = 0.08, flip: bool = True,
+                 augmix: bool = False) -> None:  # fmt: skip
+        super().__init__(backbone, views=views, area=area, flip=flip, augmix=augmix, lr=lr)
         self.steps, self.share, self.shift = steps, share, shift
 
     def score(self, f: Tensor, text: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class Tpt(Views):
     paper: ClassVar[str] = "Shu et al. (TPT), NeurIPS 2022"
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 5e-3, views: Size = 64, steps: Count = 1, share: Share = 0.1,
-                 context: Text = "a photo of a", area: Share = 0.08, flip: bool = True) -> None:  # fmt: skip
-        super().__init__(backbone, views=views, area=area, flip=flip, lr=lr)
+                 context: Text = "a photo of a", area: Share = 0.08, flip: bool = True,
+                 augmix: bool = False) -> None:  # fmt: skip
+        super().__init__(backbone, views=views, area=area, flip=flip, augmix=augmix, lr=lr)
         self.steps, self.share, self.context = steps, share, context
 
     def restart_memory(self) -> None:
