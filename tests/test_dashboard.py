@@ -72,6 +72,16 @@ def test_pairs_and_ranks_are_those_of_the_statistics(suite):
     assert "ranks" not in stream
 
 
+def test_of_many_methods_the_best_are_tested_pair_by_pair(suite, monkeypatch):
+    monkeypatch.setattr("cl_bench.compare.dashboard.payload.MOST_PAIRED", 3)
+    group = payload(compare(load_all(suite)), "x")["groups"][1]
+    for name, best in (("average_accuracy", max), ("forgetting", min)):
+        shown = group["pairs"][name]
+        means = {row["method"]: row["cells"][name][2] for row in group["rows"] if row["cells"][name][2] is not None}
+        wanted = sorted(means, key=means.__getitem__, reverse=best is max)[:3]
+        assert set(shown["methods"]) == set(wanted) and len(shown["tests"]) == 3 and shown["of"] == len(means) > 3
+
+
 def test_bootstrap_intervals_only_where_there_are_pairs_enough(tmp_path):
     for seed in range(8):
         records.write_learner(tmp_path, "lora", seed)

@@ -269,3 +269,25 @@ def test_a_served_page_follows_the_runs(other, tmp_path):
     finally:
         server.close()
         thread.join(5)
+
+
+def test_long_names_stay_apart_and_make_no_page_scroll_sideways(other, tmp_path):
+    kinds = ("class_balanced", "reservoir", "herding")
+    for k, kind in enumerate(kinds):
+        for seed in range(2):
+            name = f"low_rank_subspace_projection_with_{kind}_replay_and_distillation"
+            matrix = records.learner_matrix("lora", seed + 10 * k)
+            records.write(tmp_path / "runs", f"r{k}{seed}", records.record(
+                "split_imagenet_r(increment=20)", name, seed, matrix=matrix, metrics=records.metrics_of_matrix(matrix),
+                label=f"{name}(lr=0.001, weight_decay=0.0005)"))
+    open_page(other, tmp_path / "runs")
+    chips = other.locator(".chip span").all_inner_texts()
+    assert len(set(chips)) == len(kinds) and all(any(kind in chip for chip in chips) for kind in kinds), chips
+    for view in ("leaderboard", "forgetting", "statistics", "duel"):
+        for width in (390, 1280):
+            other.set_viewport_size({"width": width, "height": 800})
+            show(other, view)
+            assert other.evaluate("document.documentElement.scrollWidth") <= width, (view, width)
+    show(other, "statistics")
+    heads = other.evaluate("() => [...document.querySelectorAll('.pairs th')].map(e => e.scrollWidth - e.clientWidth)")
+    assert len(heads) == 6 and max(heads) <= 0, "heads of the table of pairs are shortened by words, and not cut again"

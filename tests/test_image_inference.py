@@ -17,7 +17,7 @@ from cl_bench.compare.dashboard.payload import payload
 from cl_bench.compare.images import evidence, group_evidence, image_parts
 from cl_bench.compare.verdict import command_of, verdict
 from cl_bench.numbers.matrix import AccuracyMatrix
-from cl_bench.numbers.statistics import holm, image_test, seeds_to_decide, sign_flip_test, t_interval
+from cl_bench.numbers.statistics import holm, image_test, images, seeds_to_decide, sign_flip_test, t_interval
 from cl_bench.numbers.stream_metrics import Stream, StreamEntry
 from cl_bench.records.results import Run, load, load_all
 
@@ -275,3 +275,27 @@ def test_experiences_that_share_classes_have_no_anatomy(tmp_path):
     same = [{"name": f"s{k}", "classes": [0, 1], "train_size": 1} for k in range(3)]
     records.write(tmp_path, "r", records.record(experiences=same))
     assert anatomy([load(tmp_path / "r")]) is None
+
+
+@pytest.mark.parametrize("of", [130, 2000])
+def test_many_images_are_resampled_by_their_first_three_cumulants(of, monkeypatch) -> None:
+    """Six test sets in which a is better on a tenth of the images and worse on a hundredth: skewed, and not normal yet."""
+    rng = np.random.default_rng(of)
+    values = rng.choice([0.0, 1.0, -1.0], 6 * of, p=[0.89, 0.1, 0.01])
+    strata = np.repeat(np.arange(6), of)
+    monkeypatch.setattr(images, "SMOOTH_FROM", 50)
+    smooth = images.image_test(values, strata, draws=40_000)
+    monkeypatch.setattr(images, "SMOOTH_FROM", np.inf)
+    drawn = images.image_test(values, strata, draws=40_000)
+    width = (drawn.given[1] - drawn.given[0]) / 3.92
+    assert np.allclose(smooth.given, drawn.given, atol=0.05 * width, rtol=0), "ends to a twentieth of the standard deviation"
+    assert abs(smooth.p_given - drawn.p_given) < 0.01 and abs(smooth.above - drawn.above) < 0.01
+
+
+def test_small_test_sets_share_their_draws_and_stay_apart() -> None:
+    """Two test sets of one size: the sum's variance is the sum of theirs, not that of one drawn twice."""
+    rng = np.random.default_rng(5)
+    one = rng.normal(size=40)
+    alone, both = images.image_test(one, np.zeros(40)), images.image_test(np.tile(one, 2), np.repeat([0, 1], 40))
+    ratio = (both.given[1] - both.given[0]) / (alone.given[1] - alone.given[0])
+    assert ratio == pytest.approx(np.sqrt(2), abs=0.06)

@@ -98,9 +98,9 @@ def _port(text: str) -> int:
 
 
 def _jobs(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 6):
-        raise argparse.ArgumentTypeError(f"give the number of processes, or 0 for one per core, not {text[:40]!r}")
-    return int(text)
+    if text != "auto" and not (text.isascii() and text.isdigit() and len(text) < 6):
+        raise argparse.ArgumentTypeError(f"give the number of processes, or auto for one per core, not {text[:40]!r}")
+    return 0 if text == "auto" else int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     suite.add_argument("--grid", action="append", default=[], metavar="OPTION=VALUES", help="go over an option of the runs: "
                        "method.rank=4,8,16, seed=0..4, method.lr=1e-4..1e-1:log4; may be repeated, every combination is run")
     for several in (run, suite):
-        several.add_argument("--jobs", type=_jobs, default=0, help="runs at once (default: one per core); changes no result")
+        several.add_argument("--jobs", type=_jobs, default=0, metavar="N",
+                             help="runs at once (default: auto, one per core); changes no result")
         several.add_argument("--again", action="store_true", help="run also what has finished with the same config and code")
         several.add_argument("--keep", action="store_true",
                              help="keep finished runs although cl-bench's own code has changed since")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import os
 import re
 import sys
@@ -324,6 +325,7 @@ def read_records(folders: Sequence[Path]) -> Any:
     if missing := [r for r in folders if not r.exists()]:
         raise UserError(f"there is no folder {missing[0]}; give run folders or folders of them.")
     runs = load_all(folders)
+    gc.freeze()  # they stay until the command ends: nothing in them is garbage to look for
     for problem in runs.problems:
         print(f"left out: {problem}", file=sys.stderr)
     if not runs and runs.problems:

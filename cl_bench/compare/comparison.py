@@ -39,7 +39,12 @@ def value_of(run: Run, name: str) -> float:
 
 def values_of(run: Run) -> dict[str, float]:
     """Every metric of a run by name, as :func:`value_of` gives it."""
-    return kept([run], "values", lambda: {name: value_of(run, name) for name in all_metrics()})
+    def make() -> dict[str, float]:
+        metrics, record, nothing = run.metrics, run.record, unlearned(run)
+        return {name: math.nan if nothing and "learned" in metric.needs else metric.read(metrics, record)
+                for name, metric in all_metrics().items()}
+
+    return kept([run], "values", make)
 
 
 def reference_of(run: Run) -> str:

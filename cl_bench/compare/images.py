@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..numbers.matrix import AccuracyMatrix
+from ..numbers.metrics import all_metrics
 from ..numbers.statistics.images import ImageTest, image_test
 from ..records.results import Run
 from .comparison import Group, Row
@@ -35,9 +37,7 @@ class Parts:
 
 @lru_cache(maxsize=1024)
 def _arrays(folder: str, stamp: int) -> dict[str, Any]:
-    from ..records.results import load
-
-    return load(folder).arrays()
+    return Run(Path(folder), {}, True).arrays()
 
 
 def answers(run: Run) -> dict[str, Any]:
@@ -59,6 +59,10 @@ def _right(run: Run, key: str, truth: str) -> NDArray[np.float64] | None:
 def image_parts(run: Run, metric: str) -> Parts | None:
     """The parts of a metric; None where the record keeps no truth beside its predictions, where the metric was not
     measured, and where the parts would not add up to the recorded number."""
+    return kept([run], ("parts", metric), lambda: _image_parts(run, metric))
+
+
+def _image_parts(run: Run, metric: str) -> Parts | None:
     try:
         found = _stream_parts(run) if metric == "mean_error" else _matrix_parts(run, run.matrix, metric)
     except UserError:
@@ -106,17 +110,24 @@ def _joined(run: Run, cells: Sequence[tuple[NDArray[np.float64], str] | None]) -
         right, truth = cell
         values.append(100 * right / right.size / len(cells))
         strata.append(np.full(right.size, k))
-        labels = kept[truth]
-        order = np.argsort(labels, kind="stable")
-        rank = np.empty(labels.size, np.int64)
-        _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-        rank[order] = np.arange(labels.size) - np.repeat(starts, counts)
-        identity.append(np.stack([labels.astype(np.int64), rank], axis=1))
-        shared = shared or bool(seen & set(labels.tolist()))
-        seen |= set(labels.tolist())
+        named, classes = _named(kept[truth].astype(np.int64).tobytes())
+        identity.append(named)
+        shared = shared or bool(seen & classes)
+        seen |= classes
     if shared:
         identity = [np.stack([np.full(len(i), k), np.arange(len(i))], axis=1) for k, i in enumerate(identity)]
     return Parts(np.concatenate(values), np.concatenate(strata), np.concatenate(identity))
+
+
+@lru_cache(maxsize=512)  # the runs of a table have the same test sets
+def _named(labels: bytes) -> tuple[NDArray[np.int64], frozenset[int]]:
+    """(label, which of that label's it is) of every image, (n, 2), and the labels that there are."""
+    of = np.frombuffer(labels, np.int64)
+    order = np.argsort(of, kind="stable")
+    rank = np.empty(of.size, np.int64)
+    found, starts, counts = np.unique(of[order], return_index=True, return_counts=True)
+    rank[order] = np.arange(of.size) - np.repeat(starts, counts)
+    return np.stack([of, rank], axis=1), frozenset(found.tolist())
 
 
 @dataclass(frozen=True)
@@ -163,12 +174,15 @@ def _evidence(a: Row, b: Row, metric: str, keys: Sequence[Any]) -> Evidence | No
     return Evidence(a.method, b.method, metric, image_test(parts, strata))
 
 
-def group_evidence(group: Group, metric: str, most: int = 12) -> list[Evidence]:
-    """Every pair of a table's methods; of more than ``most`` methods, each against the best alone."""
+def group_evidence(group: Group, metric: str, most: int = 12, against: int = 40) -> list[Evidence]:
+    """Every pair of a table's methods; of more than ``most`` methods, each against the best alone, and of more than
+    ``against`` those that are best: a sweep over a thousand settings would have all of its predictions read."""
     rows = [row for row in group.rows if row.cells[metric].n]
     if len(rows) <= most:
         pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1:]]
     else:
         best = next((row for row in rows if row.standings.get(metric) and row.standings[metric].best), None)
-        pairs = [(best, row) for row in rows if row is not best] if best is not None else []
+        sign = -1 if all_metrics()[metric].higher else 1
+        near = sorted(rows, key=lambda row: sign * row.cells[metric].mean)[:against]
+        pairs = [(best, row) for row in near if row is not best] if best is not None else []
     return [found for a, b in pairs if (found := evidence(a, b, metric)) is not None]

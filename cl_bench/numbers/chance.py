@@ -23,17 +23,19 @@ def learned_anything(matrix: AccuracyMatrix, record: Mapping[str, Any]) -> bool:
     if not cells:
         return True
     right = sum(int(matrix.correct[d, j]) for j, d in cells)
-    chances = [(int(matrix.total[d, j]), _chance(matrix, record, j, d)) for j, d in cells]
-    expected = sum(n * p for n, p in chances)
-    return right > expected + SIGMAS * math.sqrt(sum(n * p * (1 - p) for n, p in chances))
-
-
-def _chance(matrix: AccuracyMatrix, record: Mapping[str, Any], column: int, row: int) -> float:
-    """Share of right answers that guessing gives on a column at a row; 0 where the record does not say."""
     experiences = {str(e.get("name")): set(e.get("classes") or ()) for e in record.get("experiences") or ()}
     tests = {str(t.get("name")): set(t.get("classes") or ()) for t in record.get("test_sets") or ()}
     answers = ((record.get("fingerprint") or {}).get("fields") or {}).get("answers")
-    own = tests.get(matrix.columns[column], set())
-    among = own if answers == "task" else set().union(*experiences.values()) if answers == "all" else set().union(
-        *(experiences.get(name, set()) for name in matrix.rows[:row + 1]))
-    return 1 / len(among) if answers and len(among) > 1 else 0.0
+
+    def chance(column: int, row: int) -> float:
+        """Share of right answers that guessing gives on a column at a row; 0 where the record does not say."""
+        if not answers:
+            return 0.0
+        own = tests.get(matrix.columns[column], set())
+        among = own if answers == "task" else set().union(*experiences.values()) if answers == "all" else set().union(
+            *(experiences.get(name, set()) for name in matrix.rows[:row + 1]))
+        return 1 / len(among) if len(among) > 1 else 0.0
+
+    chances = [(int(matrix.total[d, j]), chance(j, d)) for j, d in cells]
+    expected = sum(n * p for n, p in chances)
+    return right > expected + SIGMAS * math.sqrt(sum(n * p * (1 - p) for n, p in chances))

@@ -145,7 +145,10 @@ class AccuracyMatrix:
         done = np.flatnonzero((self.total > 0).any(axis=1))
         stop = int(done[-1]) + 1 if done.size else 0
         learned = tuple(d if d is not None and d < stop else None for d in self._learned)
-        keep = [j for j, d in enumerate(learned) if d is not None or (self.total[:stop, j] > 0).any()]
+        measured = set(np.flatnonzero(self.total[:stop].any(axis=0)).tolist())
+        keep = [j for j, d in enumerate(learned) if d is not None or j in measured]
+        if stop == len(self.rows) and len(keep) == len(self.columns):
+            return self
         return AccuracyMatrix(self.rows[:stop], tuple(self.columns[j] for j in keep), self.correct[:stop][:, keep],
                               self.total[:stop][:, keep], tuple(learned[j] for j in keep), self.before)
 

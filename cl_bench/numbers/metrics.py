@@ -264,10 +264,12 @@ def metrics_of(matrix: AccuracyMatrix, stream: Stream, record: Mapping[str, Any]
     record: the record as far as it is written; ``scenario.kind`` says what kind of run it is, and metrics of other
     kinds of steps find their counts in it. but: names that are known already and are left out.
     """
-    skip, out, learned = set(but), {}, learned_anything(matrix, record)
+    skip, out, learned = set(but), dict[str, float | None](), None
     for name, metric in all_metrics().items():
         if metric.of is None or name in skip or not metric.defined(matrix, stream, record):
             continue
+        if "learned" in metric.needs and learned is None:
+            learned = learned_anything(matrix, record)
         try:
             value = float(metric.of(matrix, stream, record)) if learned or "learned" not in metric.needs else math.nan
         except Exception as fault:

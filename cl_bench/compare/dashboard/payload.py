@@ -48,6 +48,7 @@ __all__ = ["payload"]
 
 POINTS = 90  # of a training curve
 TAIL = 12  # lines of the log
+MOST_PAIRED = 40  # methods that are tested pair by pair: of a sweep over a thousand settings the pairs are half a million
 FILES = ("run.json", "events.jsonl", "arrays.npz")
 
 
@@ -68,17 +69,22 @@ def _row(group: Group, number: int, methods: dict[str, int]) -> dict[str, Any]:
 
 
 def _pairs(group: Group, methods: dict[str, int]) -> dict[str, Any]:
-    """Per metric the paired tests of all methods: a - b above the diagonal only (the page mirrors them)."""
+    """Per metric the paired tests of all methods, of more than :data:`MOST_PAIRED` the best: a - b above the diagonal only
+    (the page mirrors them)."""
     out: dict[str, Any] = {}
     for name in [*group.metrics, *group.variants]:
         rows = [row for row in group.rows if row.cells[name].n]
-        if name in COST or all_metrics()[name].higher is None or len(rows) < 2:
+        if name in COST or (higher := all_metrics()[name].higher) is None or len(rows) < 2:
             continue
+        every = len(rows)
+        if every > MOST_PAIRED:
+            best = sorted(range(every), key=lambda k: (-1 if higher else 1) * rows[k].cells[name].mean)[:MOST_PAIRED]
+            rows = [rows[k] for k in sorted(best)]
         pairs = list(combinations(rows, 2))
         tests = [compare_pair(a.values[name], b.values[name]) for a, b in pairs]
         boot = [_bootstrap(a.values[name], b.values[name]) for a, b in pairs]
         sign, wilcoxon = holm([t.p_sign_flip for t in tests]), holm([t.p_wilcoxon for t in tests])
-        out[name] = {"methods": [methods[row.method] for row in rows], "tests": [
+        out[name] = {"methods": [methods[row.method] for row in rows], "of": every, "tests": [
             [t.n, _num(t.difference.mean), _num(t.difference.low), _num(t.difference.high), _num(s), _num(w),
              _num(t.delta), _num(t.smallest_p, 6), *b] for t, s, w, b in zip(tests, sign, wilcoxon, boot, strict=True)]}
     return out
@@ -109,8 +115,8 @@ def _images(group: Group, methods: dict[str, int]) -> dict[str, Any]:
 
 
 def _anatomy(group: Group, methods: dict[str, int]) -> dict[str, Any] | None:
-    """Where lost images went, per method; and the names of the experiences."""
-    found = {methods[row.method]: a for row in group.rows if (a := anatomy(list(row.runs.values()))) is not None}
+    """Where lost images went, per method (of many, of the leading ones alone); and the names of the experiences."""
+    found = {methods[row.method]: a for row in group.rows[:MOST_PAIRED] if (a := anatomy(list(row.runs.values()))) is not None}
     if not found:
         return None
     first = next(run for row in group.rows for run in row.runs.values())

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,8 @@ __all__ = ["ImageTest", "image_test"]
 
 DRAWS = 10_000
 RESAMPLED_UP_TO = 20_000  # images of one stratum; the mean of more is normal to the third digit
+SMOOTH_FROM = 200  # images that differ, of one weight: of their sum three cumulants say as much as 10,000 draws
+SHARED_UP_TO = 128  # images of one stratum whose draws are made once for all tests: a page asks for hundreds of tests
 Array = NDArray[np.float64]
 
 
@@ -66,9 +69,23 @@ def image_test(parts: ArrayLike, strata: ArrayLike, confidence: float = 0.95, dr
     mean = float(shared.sum())
     around = np.zeros(draws)
     flipped = np.zeros(draws)
-    for rows in members:
-        around += _resampled(shared[rows], draws, rng)
-        flipped += _flipped(shared[rows], draws, rng)
+    large = [rows for rows in members if rows.size > SHARED_UP_TO]
+    if _effective([shared[rows] for rows in large]) >= SMOOTH_FROM:
+        around += _smooth([shared[rows] for rows in large], draws, rng)
+        flipped += rng.normal(0, math.sqrt(sum(float(shared[rows] @ shared[rows]) for rows in large)), size=draws)
+        members = [rows for rows in members if rows.size <= SHARED_UP_TO]
+    for size in sorted({rows.size for rows in members}):
+        values = np.stack([shared[rows] for rows in members if rows.size == size], axis=1)
+        if 1 < size <= SHARED_UP_TO:
+            taken, signs = _draws(size, draws)
+            for k, column in enumerate((taken @ (values - values.mean(axis=0)) * math.sqrt(size / (size - 1))).T):
+                around += column if not k else column[rng.permutation(draws)]
+            for k, column in enumerate((signs @ values).T):
+                flipped += column if not k else column[rng.permutation(draws)]
+            continue
+        for stratum in values.T:
+            around += _resampled(stratum, draws, rng)
+            flipped += _flipped(stratum, draws, rng)
     tail = 100 * (1 - confidence) / 2
     given = _ends(mean + around, tail)
     p_given = _tail(flipped, mean)
@@ -79,6 +96,36 @@ def image_test(parts: ArrayLike, strata: ArrayLike, confidence: float = 0.95, dr
     total = between ** 2 + float(around.var())
     return ImageTest(mean, given, p_given, _ends(mean + student + around, tail), _tail(student + flipped, mean),
                      _above(mean + student + around), between ** 2 / total if total > 0 else math.nan, runs, images)
+
+
+def _effective(strata: list[Array]) -> float:
+    """As how many values of one size those of all strata weigh, around zero or their stratum's mean: (sum v^2)^2 / sum v^4, by
+    which a sum of them under random signs departs from normal (its kurtosis is 3 - 2 / this)."""
+    least = math.inf if strata else 0.0
+    for parts in (strata, [values - values.mean() for values in strata]):
+        square, fourth = (sum(float((values ** k).sum()) for values in parts) for k in (2, 4))
+        least = min(least, square ** 2 / fourth if fourth > 0 else 0.0)
+    return least
+
+
+def _smooth(strata: list[Array], draws: int, rng: np.random.Generator) -> Array:
+    """As the sum of :func:`_resampled` over large strata: gamma deviates with its variance and its skewness."""
+    centred = [(values - values.mean()) * math.sqrt(values.size / (values.size - 1)) for values in strata]
+    square, cube = (sum(float((values ** k).sum()) for values in centred) for k in (2, 3))
+    skewness = cube / square ** 1.5
+    if abs(skewness) < 1e-3:
+        return rng.normal(0, math.sqrt(square), size=draws)
+    shape = 4 / skewness ** 2
+    return math.copysign(math.sqrt(square / shape), skewness) * (rng.gamma(shape, size=draws) - shape)
+
+
+@lru_cache(maxsize=6)
+def _draws(n: int, draws: int) -> tuple[Array, Array]:
+    """For a stratum of ``n`` images: how often each is drawn, and its sign, (draws, n) both. Strata of one test take them
+    in an order of their own, by which they are independent of one another."""
+    rng = np.random.default_rng([n, draws])
+    taken = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    return taken, (2 * rng.integers(0, 2, size=(draws, n)) - 1).astype(float)
 
 
 def _resampled(values: Array, draws: int, rng: np.random.Generator) -> Array:

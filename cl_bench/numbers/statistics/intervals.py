@@ -55,9 +55,12 @@ def _finite(values: ArrayLike) -> np.ndarray:
 
 
 def _spread(x: np.ndarray) -> tuple[float, float]:
-    if x.size == 0:
+    n = x.size
+    if n == 0:
         return math.nan, math.nan
-    return float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else math.nan
+    mean = np.add.reduce(x) / n  # as numpy's mean and std, to the bit, at a third of their price: tables ask ten thousand times
+    apart = x - mean
+    return float(mean), math.sqrt(np.add.reduce(apart * apart) / (n - 1)) if n > 1 else math.nan
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -101,7 +101,7 @@ function endLabels(series, range, plotHeight) {
   }
   for (const { members, middle } of blocks) members.forEach((end, i) => { end.at = middle + (i - (members.length - 1) / 2) * gap; });
   return ends.map((end) => ({ xref: "paper", x: 1, xanchor: "left", xshift: 10, yref: "y", y: end.y, yshift: end.at - end.px,
-    text: escapeText(middle(end.s.name, 22)), showarrow: false, font: { size: 12.5, color: labelColor(end.s.style) } }));
+    text: escapeText(cutMark(end.s, 22)), showarrow: false, font: { size: 12.5, color: labelColor(end.s.style) } }));
 }
 
 /* Long names lose their middle: beginnings and ends tell settings of one method apart. */
@@ -167,7 +167,7 @@ function scatterChart(label, points, options) {
   const size = [room() - margin.l - margin.r, o.height - margin.t - margin.b];
   const place = labelSides(points, o, size);
   const traces = points.map((p, i) => ({ x: [p.x], y: [p.y], type: "scatter", mode: place[i] ? "markers+text" : "markers", meta: p.method,
-    text: [escapeText(middle(p.name, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 }, cliponaxis: false,
+    text: [escapeText(cutMark(p, 24))], textposition: place[i] || "top center", textfont: { color: labelColor(p.style), size: 12.5 }, cliponaxis: false,
     marker: { color: p.style.color, symbol: p.style.symbol, size: 11,
       line: { width: p.style.symbol.endsWith("-open") ? 2 : 0, color: p.style.color } },
     error_x: bar(p.x, p.xl, p.xh, p.style.color), error_y: bar(p.y, p.yl, p.yh, p.style.color),

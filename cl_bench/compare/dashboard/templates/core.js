@@ -145,11 +145,36 @@ function swatch(index) {
 const nameOf = (index) => DATA.methods[index].name;    // with all changed arguments: what tells methods apart
 const shortOf = (index) => DATA.methods[index].short;  // for charts and chips, where the full name is a tooltip
 
+/* Long names lose their middle; those that would then look the same keep what tells them apart. */
+let cut = { of: null };
+function cutName(index, n) {
+  if (cut.of !== DATA) cut = { of: DATA, by: new Map() };
+  if (!cut.by.has(n)) {
+    const texts = DATA.methods.map((m) => middle(m.short, n)), alike = new Map();
+    texts.forEach((text, i) => alike.set(text, [...(alike.get(text) || []), i]));
+    for (const members of alike.values()) {
+      const names = [...new Set(members.map(shortOf))], least = Math.min(...names.map((x) => x.length)), head = Math.floor((n - 2) / 3);
+      if (names.length < 2) continue;
+      let p = 0, s = 0;
+      while (p < least && names.every((x) => x[p] === names[0][p])) p++;
+      while (s < least - p && names.every((x) => x[x.length - 1 - s] === names[0][names[0].length - 1 - s])) s++;
+      for (const i of members) {
+        const x = shortOf(i);
+        texts[i] = `${x.slice(0, head)}…${middle(x.slice(p, x.length - s), n - head - (s ? 2 : 1))}${s ? "…" : ""}`;
+      }
+    }
+    cut.by.set(n, texts);
+  }
+  return cut.by.get(n)[index];
+}
+/* The same for a mark in a chart, which may be called otherwise than its method. */
+const cutMark = (mark, n) => (mark.method in DATA.methods && shortOf(mark.method) === mark.name ? cutName(mark.method, n) : middle(mark.name, n));
+
 /* A method's mark and name; the arguments that the short name leaves out below it, or in a tooltip. */
 function methodLabel(index, more = [], detail = true) {
   const method = DATA.methods[index];
   return el("span", { class: "method", title: method.name }, swatch(index),
-    el("span", { class: "who" }, el("span", { class: "name" }, middle(method.short, 40)), more,
+    el("span", { class: "who" }, el("span", { class: "name" }, cutName(index, 40)), more,
       detail && method.detail ? el("span", { class: "detail" }, middle(method.detail, 60)) : null));
 }
 
@@ -168,7 +193,7 @@ function methodChips(indices) {
         setState({ off: [...off].join("\u001f") });
       },
       mouseenter: () => emphasise(on ? index : null), mouseleave: () => emphasise(null),
-      focus: (event) => emphasise(on && event.target.matches(":focus-visible") ? index : null), blur: () => emphasise(null) } }, swatch(index), el("span", {}, middle(shortOf(index), 30)));
+      focus: (event) => emphasise(on && event.target.matches(":focus-visible") ? index : null), blur: () => emphasise(null) } }, swatch(index), el("span", {}, cutName(index, 30)));
   }));
 }
 

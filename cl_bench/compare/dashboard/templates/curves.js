@@ -14,7 +14,7 @@ function seriesOf(entries, pick) {
 function significance(group, metric) {
   const rows = group.rows.filter((r) => shown(r.method) && isNumber((r.cells[metric] || [])[2]) && r.standings[metric]);
   const some = (names) => (names.length > 8 ? [...names.slice(0, 8), `${names.length - 8} more`] : names);
-  const named = (word) => rows.filter((r) => r.standings[metric][0] === word).map((r) => middle(shortOf(r.method), 30) + (word === "behind" ? ` (${pEquals(r.standings[metric][1])})` : ""));
+  const named = (word) => rows.filter((r) => r.standings[metric][0] === word).map((r) => cutName(r.method, 30) + (word === "behind" ? ` (${pEquals(r.standings[metric][1])})` : ""));
   const best = rows.find((r) => r.standings[metric][0] === "best"), m = DATA.metrics[metric];
   if (!best) return [];
   const bounds = rows.filter((r) => DATA.methods[r.method].reference).map((r) => `${shortOf(r.method)} ${r.cells[metric][0]}`);
@@ -156,7 +156,7 @@ function sourceChart(group) {
   const values = rows.flatMap((m) => [get(m, "after", 0), get(m, "before", 0)]), around = rows.flatMap((m) => [get(m, "after", 1), get(m, "after", 2)]);
   const layout = layoutOf({ height: 60 + 34 * rows.length + 40, margin: { l: narrow() ? 90 : 120, r: 20, t: 10, b: 48 },
     xaxis: axis("error on the clean source (%)", { range: rangeOf(values, around, 0, 100) }), yaxis: axis("", { tickmode: "array", tickvals:
-      rows.map((_, i) => i), ticktext: rows.map((m) => escapeText(middle(shortOf(m), 18))), showgrid: false, range: [-0.7, rows.length - 0.3],
+      rows.map((_, i) => i), ticktext: rows.map((m) => escapeText(cutName(m, 18))), showgrid: false, range: [-0.7, rows.length - 0.3],
     automargin: false }) });
   const numbers = numbersTable("Source error before and after", ["", "before (%)", "after (%)"], [...rows].reverse().map((m) =>
     [nameOf(m), fixed(get(m, "before", 0), 2), fixed(get(m, "after", 0), 2)]));

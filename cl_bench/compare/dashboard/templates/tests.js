@@ -85,7 +85,7 @@ function diagram(entry) {
     parts.push(svg("polyline", { class: "leg", points: `${x(entryOf.rank)},${top} ${x(entryOf.rank)},${y} ${edge},${y}` }),
       svg("circle", { cx: x(entryOf.rank), cy: top, r: 4, fill: style.color }),
       svg("text", { x: onLeft ? edge - 8 : edge + 8, y: y + 4, "text-anchor": onLeft ? "end" : "start" },
-        `${middle(shortOf(entryOf.method), 22)}  ${fixed(entryOf.rank, 2)}`));
+        `${cutName(entryOf.method, 22)}  ${fixed(entryOf.rank, 2)}`));
   });
   return svg("svg", { class: "cd", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Critical-difference diagram; the mean ranks are in the table below" }, parts);
 }
@@ -119,13 +119,14 @@ function pairBlock(group, field) {
   const ns = pairs.tests.map((t) => t[0]), fewest = Math.min(...ns), most = Math.max(...ns);
   const best = Math.min(...pairs.tests.map((t) => t[7]));
   const few = best * pairs.tests.length > 0.05;
+  const cut = pairs.of > k ? [`The ${k} best of ${pairs.of} methods by this metric are tested pair by pair, and Holm's correction is for these pairs alone. Marks in the tables test every method against the best.`] : [];
   const notes = [...(few ? [`Too few pairs to tell any two methods apart by runs alone: the smallest p that ${plural(most, "pair")} can give is ${pText(best)}, times ${pairs.tests.length} ` +
-    `for Holm's correction. A p-value is shown only where it could have been significant; point at a cell for its interval.`] : []), `n = ${fewest === most ? fewest : `${fewest} to ${most}`} common pairs of (seed, class order).`];
+    `for Holm's correction. A p-value is shown only where it could have been significant; point at a cell for its interval.`] : []), `n = ${fewest === most ? fewest : `${fewest} to ${most}`} common pairs of (seed, class order).`, ...cut];
   return [el("div", { class: "bar" }, field, selectField("pair", "Metric", metrics.map((name) => [name, `${DATA.metrics[name].label} (${DATA.metrics[name].unit})`]),
     metric, (value) => setState({ pair: value }))), methodChips([...pairs.methods].sort((a, b) => a - b)),
   el("p", { class: "lede" }, `Row minus column in ${m.unit === "%" ? "points" : m.unit} of ${m.label}, over paired runs. Blue: the row is better; orange: the column is better. Bold: p ≤ 0.05 (sign-flip permutation, Holm).`),
   few ? notesList(notes.slice(0, 1)) : null, scroller("Paired tests", el("table", { class: "heat pairs" }, el("thead", {}, el("tr", {}, el("td"), order.map((c) => el("th", { scope: "col", title: nameOf(c.method) },
-    middle(shortOf(c.method), 12))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, middle(shortOf(row.method), 20)),
+    cutName(c.method, 12))))), el("tbody", {}, order.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row.method) }, cutName(row.method, 20)),
     order.map((column) => cell(row, column))))))), notesList(few ? notes.slice(1) : notes), ailing(group),
   numbersTable("Paired tests", ["pair", "n", "difference", "95 % t-interval", "95 % BCa bootstrap", "sign-flip p (Holm)", "Wilcoxon p (Holm)", "Cliff's delta", "smallest p"],
     order.flatMap((row, a) => order.slice(a + 1).map((column) => { const t = test(row.i, column.i); return [`${nameOf(row.method)} − ${nameOf(column.method)}`, t.n,
