@@ -82,6 +82,8 @@ WAITS = {
     "methods/test_time/rotta.py:adapt": f"which rows a memory keeps: {PLAN}",
     "methods/test_time/shot.py:adapt": "how many samples were sure, for the record",
     "methods/test_time/t3a.py": f"which supports a class keeps: {PLAN}",
+    "methods/test_time/vida.py:adapt": "how far the adapters blend follows from how far the views differ",
+    "methods/vision_language/zero.py": f"the head's scale as a number; which views are sure, and their votes: {PLAN}",
     "methods/vision_language/sts.py": f"the head's scale as a number, and how many directions are kept: {PLAN}",
     "methods/vision_language/tda.py:score": f"which images a cache keeps: {PLAN}",
     "methods/vision_language/tps.py": "the head's scale as a number, and the loss of each step for the record",
