@@ -84,6 +84,10 @@ WAITS = {
     "methods/test_time/t3a.py": f"which supports a class keeps: {PLAN}",
     "methods/test_time/vida.py:adapt": "how far the adapters blend follows from how far the views differ",
     "methods/vision_language/zero.py": f"the head's scale as a number; which views are sure, and their votes: {PLAN}",
+    "methods/vision_language/_fusion.py:herded": f"which images a memory keeps: {PLAN}; {ONCE}",
+    "methods/vision_language/engine.py": "phrases of a batch's classes are drawn by class number",
+    "methods/vision_language/proof.py": f"prototypes of the classes of an experience; {ONCE}",
+    "methods/vision_language/tfup.py:score": "the head's scale as a number",
     "methods/vision_language/sts.py": f"the head's scale as a number, and how many directions are kept: {PLAN}",
     "methods/vision_language/tda.py:score": f"which images a cache keeps: {PLAN}",
     "methods/vision_language/tps.py": "the head's scale as a number, and the loss of each step for the record",
@@ -142,8 +146,8 @@ def test_a_method_learns_adapts_and_answers(name: str, monkeypatch: pytest.Monke
     if name == "avalanche_strategy":
         pytest.importorskip("avalanche", exc_type=ImportError)
     where = METHODS[name].target
-    choice = ("glyph_clip",) if ".vision_language." in where else ("glyph_resnet", "glyph_vit") if ".test_time." in where else (
-        "small_vit", "glyph_vit", "glyph_resnet")
+    kinds = {".vision_language.": ("glyph_clip", "glyph_vit"), ".test_time.": ("glyph_resnet", "glyph_vit")}
+    choice = next((trunks for kind, trunks in kinds.items() if kind in where), ("small_vit", "glyph_vit", "glyph_resnet"))
     for base in map(trunk, choice):
         try:
             with engine(monkeypatch) as mode:
