@@ -84,11 +84,11 @@ def ramt(tree: Path) -> list[Row]:
         image = sizes(backbone)
         tower = vision.MaskVisionTransformer(image.side, image.patch, image.width, image.blocks, HEADS, backbone.num_features,
                                              mask_init="1s", threshold=5e-3, mask_mlp=False)  # fmt: skip
+        if isinstance(origin.ln_pre, nn.Identity):
+            tower.ln_pre = nn.Identity()
         made = types.SimpleNamespace(vit=True, image_encoder=tower, shared=None)
         with mock.patch.object(nn.Sequential, "add_module", lambda *a: None):
             trainer.MASKCLIP.make_model(made, origin)
-        if isinstance(origin.ln_pre, nn.Identity):
-            tower.ln_pre = nn.Identity()
         tower = tower.double()
         scores = {n: p for n, p in tower.named_parameters() if "mask_real" in n}
         for n, p in tower.named_parameters():
