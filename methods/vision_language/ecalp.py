@@ -31,6 +31,7 @@ class Ecalp(Views):
         gamma: power of the similarity.
         alpha: share of what comes from neighbours in each step.
         iterations: steps of propagation.
+        sharpness: factor that makes logits of what reaches a class; it moves the calibration and no answer.
     """
 
     family: ClassVar[str] = "test-time"
