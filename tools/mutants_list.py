@@ -89,7 +89,7 @@ STATISTICS = (
            ("a normal interval instead of Student's",
             "_quantile(int(x.size) - 1, 0.5 + confidence / 2) * std / math.sqrt(x.size)",
             "_quantile(10_000_000, 0.5 + confidence / 2) * std / math.sqrt(x.size)"),
-           ("spread of a whole population", "float(x.std(ddof=1)) if x.size > 1", "float(x.std()) if x.size > 1"),
+           ("spread of a whole population", "np.add.reduce(apart * apart) / (n - 1)", "np.add.reduce(apart * apart) / n"),
            ("the bootstrap is not accelerated", "z / (1 - acceleration * z)", "z")),
     *_many("statistics", f"{NUMBERS}/statistics/ranks.py", "tests/test_statistics.py",
            ("ranks of ties are the worst", "return less + (same + 1) / 2", "return less + same"),
