@@ -61,7 +61,7 @@ class ViDA(TestTimeMethod):
             with, since it never passes its configured value on; ImageNet 0.
         symmetric: symmetric cross-entropy (ImageNet) in place of the plain one (CIFAR).
         variant: ``code`` sets the low-rank branch's scale alone; ``paper`` sets both.
-        low, high: ranks; views: augmentations over which the teacher's logits vary.
+        low, high: ranks. views: augmentations over which the teacher's logits vary.
     """
 
     paper: ClassVar[str] = "Liu et al., ICLR 2024"
