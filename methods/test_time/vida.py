@@ -57,11 +57,11 @@ class ViDA(TestTimeMethod):
             ImageNet 5e-7 and 2e-7 with SGD.
         momentum, adapter_momentum: of the teacher; ImageNet 0.999 and 0.8.
         threshold: uncertainty from which the high-rank branch is favoured; CIFAR 0.05, ImageNet (and the paper) 0.2.
-        restore: probability per weight and batch to return to the start; 0.1 is what the official CIFAR driver ends up
-            with, since it never passes its configured value on; ImageNet 0.
+        restore: probability per weight and batch to return to the start; 0.1 as the official CIFAR driver runs, ImageNet 0.
         symmetric: symmetric cross-entropy (ImageNet) in place of the plain one (CIFAR).
         variant: ``code`` sets the low-rank branch's scale alone; ``paper`` sets both.
-        low, high: ranks. views: augmentations over which the teacher's logits vary.
+        low, high: ranks.
+        views: augmentations over which the teacher's logits vary.
     """
 
     paper: ClassVar[str] = "Liu et al., ICLR 2024"
