@@ -38,6 +38,7 @@ METHODS: dict[str, list[str]] = {
     "ncm": [],  # prototypes
     "ranpac": [*SHORT, "--method.pet", "finetune", "--method.m", "64"],  # Gram sums
 }
+SPLIT = ["finetune", "lora", "lwf", "codyra"]  # --strategy fsdp: all weights, adapters, a teacher, gates that close
 HOARDER = '''
 from typing import ClassVar
 import torch
@@ -63,6 +64,20 @@ def argv_of(name: str) -> list[str]:
     return [*BASE, "--method", name, *METHODS[name]]
 
 
+def stopped(plan: Any, runs: Path) -> Path:
+    """The folder of a run that was stopped after its first experience, in every process at once."""
+    begun: list[Path] = []
+
+    def listen(kind: str, facts: Any) -> None:
+        begun.append(runs / facts["id"])
+        if kind == "experience":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, runs, listen=listen)
+    return begun[0]
+
+
 def together(number: int, argvs: list[list[str]], runs: str, store: str, out: str) -> list[str]:
     """What each of the two processes does: every run in turn, and what became of it."""
     torch.set_num_threads(1)
@@ -75,6 +90,8 @@ def together(number: int, argvs: list[list[str]], runs: str, store: str, out: st
                 said.append(str(run(plan_from(parse([*argv, "--devices", "2"])), Path(runs))))
             except UserError as fault:
                 said.append(f"refused: {fault}")
+        plan = plan_from(parse([*argv_of("er"), "--devices", "2"]))
+        said.append(str(run(plan, Path(runs), resume=stopped(plan, Path(runs)))))
     Path(out).write_text("\n".join(said))
     return said
 
@@ -85,14 +102,16 @@ def shared(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("devices")
     file = folder / "hoarder.py"
     file.write_text(HOARDER)
-    argvs = [*map(argv_of, METHODS), [*BASE, "--method", f"{file}:Hoarder"]]
+    split = [[*argv_of(name), "--strategy", "fsdp"] for name in [*SPLIT, "ewc"]]
+    argvs = [*map(argv_of, METHODS), [*BASE, "--method", f"{file}:Hoarder"], *split]
     facts = argvs, str(folder / "runs"), str(folder / "store")
     other = get_context("spawn").Process(target=together, args=(1, *facts, str(folder / "other")))
     other.start()
     said = together(0, *facts, str(folder / "first"))
     other.join(60)
     assert other.exitcode == 0
-    return {**dict(zip([*METHODS, "hoarder"], said, strict=True)), "folder": folder,
+    names = [*METHODS, "hoarder", *(f"{name} split" for name in [*SPLIT, "ewc"]), "resumed"]
+    return {**dict(zip(names, said, strict=True)), "folder": folder,
             "other": (folder / "other").read_text().split("\n")}
 
 
@@ -114,14 +133,41 @@ def test_two_processes_make_the_matrix_of_one(name, shared, tmp_path) -> None:
     assert two.record["warnings"] == one.record["warnings"]
 
 
+@pytest.mark.parametrize("name", SPLIT)
+def test_a_split_trunk_learns_what_a_whole_one_does(name, shared) -> None:
+    whole, split = load(shared[name]), load(shared[f"{name} split"])
+    assert split.status == "finished" and split.matrix.to_json() == whole.matrix.to_json()
+    assert split.record["config"]["compute"]["strategy"] == "fsdp" and split.fingerprint == whole.fingerprint
+    losses = [[e["value"] for e in r.events() if e["kind"] == "loss"] for r in (whole, split)]
+    assert np.allclose(*losses, rtol=1e-4) and len(losses[0]) > 4
+    for key in ("forward_images", "backward_images", "optimizer_steps", "growth", "parameters"):
+        assert split.record["cost"][key] == whole.record["cost"][key], key
+
+
+def test_what_needs_single_weights_whole_says_so(shared) -> None:
+    assert "computes with single weights of the trunk" in shared["ewc split"] and "--strategy ddp" in shared["ewc split"]
+
+
+def test_a_run_of_two_processes_goes_on_to_the_same_bits(shared) -> None:
+    whole, resumed = load(shared["er"]), load(shared["resumed"])
+    assert "resume" in [e["kind"] for e in resumed.events()] and resumed.status == "finished"
+    assert resumed.matrix.to_json() == whole.matrix.to_json() and resumed.record["metrics"] == whole.record["metrics"]
+    assert all(np.array_equal(resumed.arrays()[k], v) for k, v in whole.arrays().items())
+    losses = [[(e["experience"], e["step"], e["value"]) for e in r.events() if e["kind"] == "loss"] for r in (whole, resumed)]
+    assert losses[0] == losses[1], "bit for bit"
+    for key in ("forward_images", "backward_images", "optimizer_steps", "growth"):
+        assert resumed.record["cost"][key] == whole.record["cost"][key], key
+
+
 def test_one_process_writes(shared) -> None:
     made = load_all(shared["folder"] / "runs")
-    assert {str(r.folder) for r in made if r.status == "finished"} == {shared[name] for name in METHODS}
-    assert shared["other"][:-1] == [shared[name] for name in METHODS], "the other one speaks of the same folders"
+    whole = [name for name in shared if name not in ("hoarder", "ewc split", "folder", "other")]
+    assert {str(r.folder) for r in made if r.status == "finished"} == {shared[name] for name in whole}
+    assert set(shared["other"]) >= {shared[name] for name in whole}, "the other one speaks of the same folders"
 
 
 def test_what_keeps_its_share_is_found_out(shared) -> None:
-    for said in (shared["hoarder"], shared["other"][-1]):
+    for said in (shared["hoarder"], shared["other"][len(METHODS)]):
         assert "Hoarder holds another mean in each process after learning" in said
 
 
@@ -145,6 +191,14 @@ def test_what_does_not_say_that_it_can_is_refused(argv, said, tmp_path) -> None:
     with pytest.raises(UserError, match=f"{said}.*--devices 1"):
         execute(plan_from(parse([*argv, "--devices", "2", "--device", "cpu"])), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({"devices": 1}, "--devices 2"), ({"devices": 2, "optimizers": "apex"}, "torch or fused")])
+def test_a_split_that_cannot_be_is_refused(more, said) -> None:
+    finetune, scenario = find(GROUPS["methods"], "finetune"), find(GROUPS["scenarios"], "split_digits")()
+    with pytest.raises(UserError, match=said):
+        check_processes(Compute(device="cpu", strategy="fsdp", **more), finetune, scenario, "finetune")
 
 
 def test_a_subclass_says_it_for_itself() -> None:

@@ -52,6 +52,8 @@ class Backbone(nn.Module):
             WordNet id where the weights say "tench".
         info: plain record of name, args, sha256 (of the weights file, else of the state), preprocess and source; "knows"
             where the weights saw one kind of image alone ("letters").
+        splits: pattern of the names of those parts of the trunk that are gathered one after another where it is split among
+            processes (``--strategy fsdp``); the default finds the blocks of transformers and residual networks.
         mean, std: buffers (1, 3, 1, 1), not saved with the weights; `.double()` and `.to()` move them.
 
     The image is used whole: a test-time crop ratio of the source (timm's crop_pct) is not applied to tensors. An
@@ -60,6 +62,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    splits: str = r"(.*\.)?(blocks|resblocks|layers?\d*|stages)\.(\w+_)?\d+"
 
     def __init__(
         self,

@@ -19,8 +19,8 @@ __all__ = ["add_commands", "export", "import_", "leaderboard", "verify"]
 
 VERIFY = """\
 options after the records: places that a record does not tell (--scenario.root DIR, --backbone.weights FILE), files of code
-that were not installed (--method FILE.py:CLASS), and --device, --devices, --threads, --workers. Anything else would be
-another run.
+that were not installed (--method FILE.py:CLASS), and --device, --devices, --strategy, --threads, --workers. Anything else
+would be another run.
 
 exit code: 0 every record agrees (in bits, in counts, or within the spread over seeds), 1 one does not, 2 a mistake to mend
 """

@@ -26,7 +26,7 @@ SEEDS = 4  # further seeds whose spread is asked where the answers differ
 # What decides the last bit of a run on a CPU.
 _DECIDES = ("platform", "processor", "device", "threads", "ops_backend", "code_digest")
 _PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "numpy")
-_COMPUTE = ("device", "devices", "threads", "workers")
+_COMPUTE = ("device", "devices", "strategy", "threads", "workers")
 
 
 @dataclass

@@ -33,7 +33,8 @@ class Compute:
             ``torch``, and other kernels give other last bits.
         devices: processes that share the batches of learning, each with a GPU of its own where ``device`` is one; for
             methods that say they can (``Method.shares_batches``). ``batch_size`` stays that of all of them together.
-        strategy: how they share: ``ddp``, each with the whole method, gradients averaged.
+        strategy: how they share: ``ddp``, each with the whole method, gradients averaged; ``fsdp``, while learning each with a
+            part of the trunk, its gradients and optimizer states, for a network that one device has no room to train.
         layout: ``channels_last`` keeps images and the weights of convolutions with the channels beside each other, which
             convolutions compute faster on most machines; other kernels give other last bits. ``contiguous``: as torch makes
             them.
@@ -47,7 +48,7 @@ class Compute:
     threads: Threads = 1
     optimizers: Literal["torch", "fused", "apex"] = "torch"
     devices: Devices = 1
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     layout: Literal["contiguous", "channels_last"] = "contiguous"
     compile: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from .meter import Meter
 from .optimizers import fuse
 from .processes import named_differences, own_masks, same_in_all
 from .seeding import derive, generators, seeded, set_generators
+from .sharded import split_trunk
 from .trainer import interruptible, make_trainer, quiet
 
 __all__ = ["FitPosition", "Fitted", "fit", "shown"]
@@ -216,7 +217,8 @@ def _train(method: Method, exp: Experience, compute: Compute, seed: int, epochs:
     differences = named_differences(method) if shared else []
     if shared:
         own_masks(method, seed)
-    with _begun(method, at is not None):
+    split = split_trunk(method, resolve_device(compute.device)) if shared and compute.strategy == "fsdp" else nullcontext()
+    with _begun(method, at is not None), split:
         trainer.fit(method, opaque(feed.__iter__, len(feed)), ckpt_path=None if at is None else "held in memory")
     if shared:
         for left in ("_rows", "forward"):  # ours; and Lightning's way into DDP

@@ -41,7 +41,11 @@ def check_processes(compute: Compute, method: type[Method], scenario: Scenario, 
         UserError: in a sentence.
     """
     if compute.devices == 1:
+        if compute.strategy == "fsdp":
+            raise UserError("--strategy fsdp splits a network among several processes; give --devices 2 or more with it.")
         return
+    if compute.strategy == "fsdp" and compute.optimizers == "apex":
+        raise UserError("apex's optimizers need whole weights; run --strategy fsdp with --optimizers torch or fused.")
     if method.adapts or len(scenario.stream()):
         what = f"method {label} adapts" if method.adapts else f"scenario {type(scenario).__name__} has a test stream"
         raise UserError(f"{what}, and a stream is answered in one process; run it with --devices 1.")

@@ -216,7 +216,8 @@ class RunState:
         return pause
 
     def save(self, method: Method) -> None:
-        """Write a checkpoint between two steps, unless that would cost over a twentieth of the run."""
+        """Write a checkpoint between two steps, unless it would cost over a twentieth of the run; in all processes at once."""
+        self.count_all()
         if ranks.rank() == 0 and self.plan.checkpoint and (self._saved is None or self._due(0.0)):
             self._save(method, None)
 
