@@ -93,7 +93,8 @@ def test_every_published_suite_runs_on_a_synthetic_copy_of_its_data(tmp_path):
     assert count > 40
 
 
-def test_the_command_line_rehearses_a_suite(capsys):
+def test_the_command_line_rehearses_a_suite(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     assert main(["suite", "published/cub_b0_inc20_ranpac", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.count("[ok]") == 2 and "mean nothing" in out and not Path("runs").exists()
