@@ -42,16 +42,6 @@ def row(label: str, runs: list[Run]) -> str:
 def stream_page(suite: str, found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
     """Error by domain, calibration, passes and processor time of each method, and the lines of the record beside it."""
     domains = [e["name"] for e in next(iter(found.values()))[0].record["stream"]]
-    where = ROOT / "results" / "vision_language"
-    where.mkdir(parents=True, exist_ok=True)
-    top = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
-           f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), ""]  # fmt: skip
-    if next(iter(found.values()))[0].record["stream"]:
-        page, lines = stream_page(suite, found)
-        (where / f"{suite}.md").write_text("\n".join([*top, *page]), encoding="utf-8")
-        (where / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        print("\n".join([*top, *page]))
-        return
     ranked = sorted(found.items(), key=lambda pair: pair[1][0].record["metrics"]["mean_error"])
     rows, kept = [], list[dict[str, Any]]()
     for label, runs in ranked:
