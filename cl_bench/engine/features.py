@@ -9,27 +9,23 @@ what took long.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..backbones import Backbone
 from ..data.digest import digest_of
 from ..method import Method
-from ..records.writer import write_atomically
 from ..state import leaves, own
 from .compute import Compute, resolve_device
-from .content import tensors_digest
 from .feed import Pool
+from .kept import Kept
 from .meter import Meter
 
 __all__ = ["Features", "trunk_digest"]
@@ -73,9 +69,9 @@ class Features:
     def _found(self, backbone: Backbone, data: Dataset, size: int) -> Tensor | None:
         device = resolve_device(self.compute.device)
         told = self.cache is not None and hasattr(data, "digest")  # else each item would have to be read to know the data
-        kept = _Kept(self.cache, str(self.trunk), data, size, device) if told and self.cache is not None else None
+        kept = _kept(self.cache, str(self.trunk), data, size, device) if told and self.cache is not None else None
         if kept is not None and (found := kept.read()) is not None:
-            return found.to(device)
+            return found["features"].to(device)
         started, before, counted = time.perf_counter(), torch.get_rng_state(), self.meter.forward_images
         with torch.no_grad():
             pool = Pool([data], size, device, workers=self.compute.workers)
@@ -86,7 +82,7 @@ class Features:
             torch.set_rng_state(before)  # it draws at random: another pass would be another answer
             return None
         if kept is not None and time.perf_counter() - started >= LONG:
-            kept.write(features)
+            kept.write({"features": features.cpu().contiguous()})
         return features
 
     @contextmanager
@@ -150,31 +146,7 @@ def _add(h: Any, key: str, value: Any) -> None:
                 _add(h, f"{key}.{k}", part)
 
 
-class _Kept:
-    """The features of one data set in the cache."""
-
-    def __init__(self, cache: Path, trunk: str, data: Dataset, size: int, device: torch.device) -> None:
-        place = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-        facts = [trunk, digest_of(data), size, str(place), torch.get_num_threads(), torch.__version__]
-        self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-        self.file = cache / f"features-{self.key}.safetensors"
-
-    def read(self) -> Tensor | None:
-        """The features, if they are those that were written; damaged ones are computed again."""
-        try:
-            data = self.file.read_bytes()
-            said = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            tensors = load(data)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
-            return None
-        whole = said == {"key": self.key, "sha256": tensors_digest(tensors)}
-        return tensors.get("features") if whole else None
-
-    def write(self, features: Tensor) -> None:
-        """Keep them; a cache that cannot be written costs the time of another pass."""
-        tensors: dict[str, Any] = {"features": features.cpu().contiguous()}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.file, save(tensors, {"key": self.key, "sha256": tensors_digest(tensors)}))
-        except OSError:
-            return
+def _kept(cache: Path, trunk: str, data: Dataset, size: int, device: torch.device) -> Kept:
+    """The file of one data set's features."""
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return Kept(cache, "features", [trunk, digest_of(data), size, str(place), torch.get_num_threads(), torch.__version__])

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load, save
-from torch import Tensor
 
 from ..backbones import Backbone
 from ..heads import LinearHead
 from ..method import Method
 from ..ranges import Amount, Count, Whole, bounded
 from ..records.source_digest import UNKNOWN, code_digest
-from ..records.writer import plain, write_atomically
 from ..scenario import Scenario
 from ..types import Experience
 from .compute import Compute, resolve_device
 from .content import data_digest, object_digest, tensors_digest
 from .fit import fit
+from .kept import Kept
 from .seeding import derive
 
 __all__ = ["SourceRecipe", "ready_backbone"]
@@ -71,70 +65,36 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
     source = scenario.source
     if source is None or len(scenario.experiences()) or answers_by_name(ready, scenario):
         return ready
-    kept = _Kept(cache, ready, source, recipe, compute, seed)
+    kept = _kept(cache, ready, source, recipe, compute, seed)
     head = LinearHead(ready.num_features)
     head.grow(source.space)
-    state = kept.read()
+    state, note = None if kept is None else kept.read(), ""
     if state is None:
+        if kept is not None and kept.fault:
+            note = f"the trained source in {kept.file.name} {kept.fault} and was trained again"
         trained = _SourceTraining(copy.deepcopy(ready), lr=recipe.lr, epochs=recipe.epochs, batch_size=recipe.batch_size)
         fit(trained, source, replace(compute, optimizers="torch"), derive(seed, "source"))
         pairs: dict[str, torch.nn.Module] = {"backbone": trained.backbone, "head": trained.head}
         state = {f"{k}.{name}": v.detach().cpu().contiguous() for k, m in pairs.items() for name, v in m.state_dict().items()}
-        kept.write(state)
+        if kept is not None and (why := kept.write(state)):
+            note = f"the trained source could not be kept in {kept.file.parent} ({why})"
     ready.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("backbone.")})
     head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("head.")})
     ready.head = head
-    ready.info = {**ready.info, "trained": {"sha256": tensors_digest(state), "note": kept.note}}
+    ready.info = {**ready.info, "trained": {"sha256": tensors_digest(state), "note": note}}
     return ready.eval()
 
 
-class _Kept:
-    """One trained source in the cache, or none where something that determines it cannot be told.
-
-    Attributes:
-        note: what the user should know, or "".
-    """
-
-    def __init__(self, cache: Path, backbone: Backbone, source: Experience, recipe: SourceRecipe, compute: Compute,
-                 seed: int) -> None:
-        self.note = ""
-        device, augment, code = resolve_device(compute.device), object_digest(source.augment), code_digest()
-        self.file: Path | None = None
-        if augment is None or code == UNKNOWN:
-            return
-        facts: dict[str, Any] = {
-            "backbone": [backbone.info["name"], backbone.info["args"]], "weights": tensors_digest(backbone.state_dict()),
-            "preprocess": backbone.info["preprocess"], "recipe": asdict(recipe), "data": data_digest(source.data),
-            "space": source.space.ids, "augment": augment, "seed": seed, "precision": compute.precision,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "threads": torch.get_num_threads(), "torch": torch.__version__, "code": code,
-        }
-        self.key = hashlib.sha256(json.dumps(plain(facts), sort_keys=True).encode()).hexdigest()[:24]
-        self.file = cache / f"source-{self.key}.safetensors"
-
-    def read(self) -> dict[str, Tensor] | None:
-        """The tensors, if they are those that were written."""
-        if self.file is None or not self.file.is_file():
-            return None
-        try:
-            data = self.file.read_bytes()
-            length = int.from_bytes(data[:8], "little")
-            said = json.loads(data[8:8 + length])["__metadata__"]
-            tensors = load(data)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as fault:
-            self.note = f"the trained source in {self.file.name} was damaged ({type(fault).__name__}) and was trained again"
-            return None
-        if said != {"key": self.key, "sha256": tensors_digest(tensors)}:
-            self.note = f"the trained source in {self.file.name} was not what was written and was trained again"
-            return None
-        return tensors
-
-    def write(self, tensors: dict[str, Tensor]) -> None:
-        """Keep them; a cache that cannot be written costs a note, not the run."""
-        if self.file is None:
-            return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.file, save(tensors, {"key": self.key, "sha256": tensors_digest(tensors)}))
-        except OSError as fault:
-            self.note = f"the trained source could not be kept in {self.file.parent} ({fault.strerror})"
+def _kept(cache: Path, backbone: Backbone, source: Experience, recipe: SourceRecipe, compute: Compute,
+          seed: int) -> Kept | None:
+    """The file of one trained source; None where something that determines it cannot be told."""
+    device, augment, code = resolve_device(compute.device), object_digest(source.augment), code_digest()
+    if augment is None or code == UNKNOWN:
+        return None
+    return Kept(cache, "source", {
+        "backbone": [backbone.info["name"], backbone.info["args"]], "weights": tensors_digest(backbone.state_dict()),
+        "preprocess": backbone.info["preprocess"], "recipe": asdict(recipe), "data": data_digest(source.data),
+        "space": source.space.ids, "augment": augment, "seed": seed, "precision": compute.precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "code": code,
+    })
