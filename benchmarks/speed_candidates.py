@@ -13,8 +13,6 @@ torch's time over the floor: what a kernel of ours would gain if it were perfect
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
@@ -102,12 +100,9 @@ def main() -> None:
                      "bound by": "memory" if moved / copy > products / rate else "products", "at most x": took / floor})
         print(rows[-1], flush=True)
     sys.path.insert(0, str(HERE / "gpu"))
-    from common import machine
+    from common import keep_figures
 
-    text = {"part": "candidates", "about": " ".join((__doc__ or "").split("\n\n")[3].split()),
-            "machine": {**machine(torch.device("cpu"), True), "load": round(os.getloadavg()[0], 1)}, "rows": rows}
-    o.out.mkdir(parents=True, exist_ok=True)
-    (o.out / "candidates.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep_figures(o.out, "candidates", __doc__, rows)
 
 
 if __name__ == "__main__":

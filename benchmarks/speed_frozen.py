@@ -99,13 +99,10 @@ def main() -> None:
             print(rows[-1], flush=True)
     sys.path.insert(0, str(HERE / "gpu"))
     import torch
-    from common import machine
+    from common import keep_figures
 
     torch.set_num_threads(o.threads)
-    text = {"part": "frozen", "about": " ".join((__doc__ or "").split("\n\n")[3].split()),
-            "machine": {**machine(torch.device("cpu"), True), "load": round(os.getloadavg()[0], 1)}, "rows": rows}
-    o.out.mkdir(parents=True, exist_ok=True)
-    (o.out / "frozen.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep_figures(o.out, "frozen", __doc__, rows)
 
 
 if __name__ == "__main__":

@@ -139,13 +139,10 @@ def main() -> None:
         print(rows[-1], flush=True)
     sys.path.insert(0, str(HERE / "gpu"))
     import torch
-    from common import machine
+    from common import keep_figures
 
     torch.set_num_threads(1)
-    o.out.mkdir(parents=True, exist_ok=True)
-    text = {"part": "growth", "about": " ".join((__doc__ or "").split("\n\n")[3].split()),
-            "machine": machine(torch.device("cpu"), True), "rows": rows}
-    (o.out / "growth.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep_figures(o.out, "growth", __doc__, rows, load=False)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def main() -> None:
             break
     sys.path.insert(0, str(HERE / "gpu"))
     import torch
-    from common import machine
+    from common import keep_figures
 
     torch.set_num_threads(o.threads)
     median = {side: {key: statistics.median(t[key] for t in turns) for key in turns[0]} for side, turns in found.items()}
@@ -224,10 +224,7 @@ def main() -> None:
             for side, m in median.items()]
     about = {"images": 10 * o.per_class, "epochs": o.epochs, "batch": BATCH, "turns": len(found[o.sides[0]]),
              "load": round(os.getloadavg()[0], 1)}
-    o.out.mkdir(parents=True, exist_ok=True)
-    text = {"part": "learning", "about": " ".join((__doc__ or "").split("\n\n")[3].split()),
-            "machine": machine(torch.device("cpu"), True), "settings": about, "rows": rows}
-    (o.out / "learning.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep_figures(o.out, "learning", __doc__, rows, load=False, settings=about)
     for row in rows:
         print(f"{row['side']:<22} {row['seconds']:8.2f} s   x {row['x the first']:.2f}")
 

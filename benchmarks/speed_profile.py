@@ -90,13 +90,10 @@ def main() -> None:
         row["operations"] = ", ".join(f"{k} {v} %" for k, v in row.pop("operations").items())
     sys.path.insert(0, str(HERE / "gpu"))
     import torch
-    from common import machine
+    from common import keep_figures
 
     torch.set_num_threads(1)
-    text = {"part": "profile", "about": " ".join((__doc__ or "").split("\n\n")[3].split()),
-            "machine": {**machine(torch.device("cpu"), True), "load": round(os.getloadavg()[0], 1)}, "rows": rows}
-    o.out.mkdir(parents=True, exist_ok=True)
-    (o.out / "profile.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep_figures(o.out, "profile", __doc__, rows)
 
 
 if __name__ == "__main__":

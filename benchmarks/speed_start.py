@@ -11,7 +11,6 @@ process that sends to MLflow, whose processor time is counted too. All in one si
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -61,16 +60,12 @@ def main() -> None:
              "beyond importing, s": p - least} for name, (p, w) in median.items()]
     sys.path.insert(0, str(HERE / "gpu"))
     import torch
-    from common import machine
+    from common import keep_figures
 
     torch.set_num_threads(1)
     limit = 1.3 * least + 1.5
-    text = {"part": "start", "about": " ".join((__doc__ or "").split("\n\n")[3].split()),
-            "machine": {**machine(torch.device("cpu"), True), "load": round(os.getloadavg()[0], 1)},
-            "rows": rows, "notes": [f"A tracked run is to stay under 1.3 x importing + 1.5 s = {limit:.2f} s: it takes "
-                                    f"{median['run, tracked'][0]:.2f} s."]}
-    o.out.mkdir(parents=True, exist_ok=True)
-    (o.out / "start.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep_figures(o.out, "start", __doc__, rows, notes=[
+        f"A tracked run is to stay under 1.3 x importing + 1.5 s = {limit:.2f} s: it takes {median['run, tracked'][0]:.2f} s."])
 
 
 if __name__ == "__main__":

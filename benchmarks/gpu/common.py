@@ -84,6 +84,15 @@ def machine(device: torch.device, full: bool = False) -> dict[str, Any]:
     return facts
 
 
+def keep_figures(out: Path, part: str, doc: str | None, rows: list[dict[str, Any]], load: bool = True, **more: Any) -> None:
+    """``out/part.json`` of a part that was measured on a CPU: what it is (the fourth paragraph of its script's docstring, with
+    the machine's load beside the machine where it says something) and its rows."""
+    here = machine(torch.device("cpu"), True) | ({"load": round(os.getloadavg()[0], 1)} if load else {})
+    text = {"part": part, "about": " ".join((doc or "").split("\n\n")[3].split()), "machine": here, **more, "rows": rows}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{part}.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+
+
 def processor() -> str:
     """The processor's name as the kernel says it, with its instructions as torch uses them."""
     try:
