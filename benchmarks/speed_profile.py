@@ -44,7 +44,7 @@ def side(name: str, steps: int) -> dict[str, Any]:
     if name != "before":
         keep_memory()
     compute = Compute(device="cpu", layout="channels_last" if name == "channels last" else "contiguous")
-    data = images(32 * steps, 32, torch.device("cpu"))
+    data = images(32 * max(4, steps), 32, torch.device("cpu"))  # the first four warm up, and four are profiled at least
 
     def learn(count: int) -> None:
         method = find("cl_bench.methods", "finetune")(resnet20(), epochs=1, batch_size=32)

@@ -18,9 +18,11 @@ from toys import coded, tiny_backbone
 from cl_bench import LabelSpace, Method, TestSet
 from cl_bench.command.config import parse, plan_from
 from cl_bench.command.task import key_of
+from cl_bench.engine import checkpoint, run_state
 from cl_bench.engine import features as features_module
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.features import Features, trunk_digest
+from cl_bench.engine.fit import FitPosition
 from cl_bench.engine.layout import arrange, relaid
 from cl_bench.engine.measure import fitting, measure
 from cl_bench.engine.meter import Meter
@@ -198,6 +200,34 @@ def test_channels_last_reaches_convolutions_copies_and_what_optimizers_keep() ->
     optimizer.state[weights[-1]]["momentum_buffer"] = torch.zeros(weights[-1].shape)
     relaid([optimizer])
     assert optimizer.state[weights[-1]]["momentum_buffer"].stride() == weights[-1].stride()
+
+
+def test_a_run_on_channels_last_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of its second fit, where an optimizer holds moments that lie as their weights do."""
+    words = [*DIGITS, "--scenario.increment", "4", "--backbone", "glyph_resnet", "--method", "finetune", "--method.epochs", "2",
+             "--method.batch_size", "8", "--checkpoint_every", "0"]
+    last = [*words, "--layout", "channels_last"]
+    whole = run(plan_from(parse(last)), tmp_path / "whole")
+    real, left = checkpoint.save, [3]
+
+    def save(folder: Path, method: Any, position: Any, identity: Any) -> None:
+        if position.step == 1 and isinstance(position.inside, FitPosition):
+            left[0] -= 1
+            if not left[0]:
+                real(folder, method, position, identity)
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_state, "DEAR", 0)  # a checkpoint is due between any two batches
+        patched.setattr(checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan_from(parse(last)), tmp_path / "cut")
+    (folder,) = [f for f in (tmp_path / "cut").iterdir() if not f.name.startswith(".")]
+    resumed = run(plan_from(parse(last)), tmp_path / "cut", resume=folder)
+    plain = run(plan_from(parse(words)), tmp_path / "plain")
+    losses = [[e["value"] for e in load(f).events() if e["kind"] == "loss"] for f in (whole, resumed, plain)]
+    assert losses[0] == losses[1] != losses[2], "the layout moves last bits, a stop does not"
+    assert all((a == b).all() for a, b in zip(load(whole).arrays().values(), load(resumed).arrays().values(), strict=True))
 
 
 def test_what_changes_numbers_is_in_the_fingerprint_and_defaults_are_not() -> None:
