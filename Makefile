@@ -41,7 +41,7 @@ test: install-test lint
 soak: install-test
 	$(BIN)/python -m tools.soak --seed $(SEED)
 	$(BIN)/python -m pytest -q -n0 tests/test_fuzz.py --fuzz-cases 2000
-	$(BIN)/python -m pytest -q -n2 -m soak --soak
+	$(BIN)/python -m pytest -q -n2 --soak
 
 mutants: install-test
 	$(BIN)/python tools/mutants.py --jobs 2

@@ -76,7 +76,7 @@ def served(runs: Path) -> tuple[float, float, int]:
     version = [0]
     live = Live(runs, "speed", lambda: version[0])
     started = time.process_time()
-    html_of(live.whole(), "speed", live=True)
+    html_of(live.text(), "speed", live=True)
     first, updates = time.process_time() - started, []
     record = next(runs.glob("*/run.json"))
     for _ in range(5):

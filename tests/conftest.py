@@ -19,8 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests sta
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How fast examples are drawn says something of the machine, and nothing of the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How fast examples are drawn says something of the machine, and nothing of the code. The same examples everywhere, so that
+# a change is not refused for what it did not touch; `--soak` draws new ones each time.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("new examples", settings.get_profile("any machine"), derandomize=False)
 settings.load_profile("any machine")
 
 
@@ -29,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-cases", type=int, default=200, help="how many spoilt command lines test_fuzz.py tries")
     parser.addoption("--fuzz-seed", type=int, default=0, help="what they are drawn from")
     parser.addoption("--fuzz-case", type=int, default=None, help="only the one of this number")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--soak"):
+        settings.load_profile("new examples")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -259,3 +259,16 @@ def test_one_process_is_all_there_is() -> None:
     assert (ranks.rank(), ranks.size()) == (0, 1)
     assert ranks.whole(x) is x and ranks.share(x) is x and ranks.gathered(x) == [x] and ranks.summed([1, 2]) == [1.0, 2.0]
     assert replace(Compute(), devices=1) == Compute()
+
+
+def test_a_process_that_ends_before_it_joins_ends_the_run(tmp_path, monkeypatch) -> None:
+    """The method's file goes away between the plan and the start of the other process, which cannot build the run then."""
+    source = tmp_path / "hoarder.py"
+    source.write_text(HOARDER)
+    argv = argv_of("finetune")
+    argv[argv.index("finetune")] = f"{source}:Hoarder"
+    plan = plan_from(parse([*argv[:-2], "--devices", "2"]))
+    source.unlink()
+    with pytest.raises(RuntimeError, match=r"another process of the run failed: .*hoarder"):
+        execute(plan, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -156,7 +156,7 @@ def test_the_stream_is_the_mean_over_its_domains(tmp_path):
                                                          metrics=records.metrics_of_stream(stream)))
     np.savez_compressed(folder / "arrays.npz", **arrays)
     parts = image_parts(load(folder), "mean_error")
-    assert parts.values.sum() == pytest.approx(stream.mean_error()) and len(set(parts.strata)) == 2
+    assert parts.values.sum() == pytest.approx(stream.mean_error()) and len(set(parts.frame.strata)) == 2
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cl_bench_ops
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ops_toys import device, on_cpu
 from torch import Tensor
@@ -46,6 +46,11 @@ def formula(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: T
     return out, m, v
 
 
+def steps(x: Tensor) -> list[int]:
+    """How the values lie: the step of a dimension of one value is never taken, and torch writes any number there."""
+    return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 37)) | st.tuples(
     st.integers(1, 5), st.sampled_from([1, 3, 8, 16, 33, 64]), st.integers(1, 9), st.integers(1, 9)) | st.tuples(
     st.integers(1, 4), st.integers(1, 5), st.integers(1, 70))
@@ -64,6 +69,7 @@ def test_the_definition_is_the_formula(shape: tuple[int, ...], dtype: torch.dtyp
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
 @given(shape=SHAPES, dtype=st.sampled_from([*NEAR]), **SETTINGS)
+@example(shape=(1, 3, 1, 2), dtype=torch.float32, alpha=0.0, unbiased=False, affine=False, layout="transposed", seed=0)
 def test_kernels_lie_within_rounding_of_the_formula(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype,
                                                     alpha: float, unbiased: bool, affine: bool, layout: str, seed: int) -> None:
     given_ = drawn(shape, dtype, seed, layout, affine)
@@ -71,7 +77,7 @@ def test_kernels_lie_within_rounding_of_the_formula(device: torch.device, shape:
     mine = cl_bench_ops.batchnorm_mix(*there, alpha, 1e-2, unbiased)  # type: ignore[arg-type]
     theirs = definition(*there, alpha, 1e-2, unbiased)  # type: ignore[arg-type]
     for a, b, c in zip(mine, theirs, formula(*given_, alpha, 1e-2, unbiased), strict=True):
-        assert a.dtype == b.dtype and a.stride() == b.stride() and a.shape == b.shape
+        assert a.dtype == b.dtype and a.shape == b.shape and steps(a) == steps(b)
         torch.testing.assert_close(a.double().cpu(), c, rtol=NEAR[dtype], atol=10 * NEAR[dtype])
 
 

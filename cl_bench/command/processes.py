@@ -8,7 +8,8 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,36 @@ def execute(plan: Any, runs: Path, *, listen: Any = None, resume: Path | None = 
             pipes.append(mine)
         plan = replace(plan, compute=replace(plan.compute, device="cuda:0" if cuda else "cpu"))
         try:
-            with joined(0, count, store, cuda):
-                return run(plan, runs, listen=listen, resume=resume)
-        except RuntimeError as fault:  # of a process that went, the others see that it hung up
-            if not _HUNG_UP.search(str(fault)):
-                raise
-            said = [text for pipe in pipes if (text := _said(pipe)) and not _HUNG_UP.search(text)]
-            raise RuntimeError(f"another process of the run failed: {said[0] if said else 'it was killed'}") from fault
+            for process, pipe in zip(others, pipes, strict=True):
+                _met(process, pipe)
+            try:
+                with joined(0, count, store, cuda):
+                    return run(plan, runs, listen=listen, resume=resume)
+            except RuntimeError as fault:  # of a process that went, the others see that it hung up
+                if not _HUNG_UP.search(str(fault)):
+                    raise
+                said = [text for pipe in pipes if (text := _said(pipe)) and not _HUNG_UP.search(text)]
+                raise RuntimeError(f"another process of the run failed: {said[0] if said else 'it was killed'}") from fault
         finally:
             for process in others:
                 process.join(GRACE)
                 if process.is_alive():
                     process.kill()
                     process.join()
+
+
+def _met(process: BaseProcess, pipe: Connection) -> None:
+    """Return when the process is about to join; whoever joined without one that had gone would wait for it in vain.
+
+    Raises:
+        RuntimeError: with what the process said, where it ended before.
+    """
+    wait([pipe, process.sentinel])
+    said = "it was killed"
+    with contextlib.suppress(EOFError, OSError):
+        if pipe.poll() and not (said := str(pipe.recv())):
+            return
+    raise RuntimeError(f"another process of the run failed: {said}")
 
 
 def _said(pipe: Connection) -> str:
@@ -84,6 +102,7 @@ def _other(pipe: Connection, facts: tuple[Mapping[str, Any], Any, Any, str, str 
         plan = plan_from(config, suite)
         plan.tuning = dict(tuning)
         plan.compute = replace(plan.compute, device=f"cuda:{number}" if cuda else "cpu")
+        pipe.send("")  # here it is
         with joined(number, count, store, cuda):
             run(plan, Path(runs), resume=None if resume is None else Path(resume))
     except BaseException as fault:

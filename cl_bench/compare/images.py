@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,14 +26,26 @@ __all__ = ["BY_IMAGE", "Evidence", "answers", "evidence", "group_evidence", "ima
 BY_IMAGE = ("average_accuracy", "forgetting", "forgetting_learned", "mean_error")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What N images add to a metric of one run: ``values`` (N,) sum up to it; ``strata`` (N,): the number of the test set;
-    ``identity`` (N, 2): what says that an image of another run is the same one."""
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The N images that a run was tested on. ``strata`` (N,): the number of the test set; ``identity`` (N, 2): what says that
+    an image of another run is the same one; ``order`` (N,): by identity; ``ordered``: both in that order."""
 
-    values: NDArray[np.float64]
     strata: NDArray[np.int64]
     identity: NDArray[np.int64]
+    order: NDArray[np.int64]
+    ordered: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What N images add to a metric of one run: ``values`` (N,) sum up to it."""
+
+    values: NDArray[np.float64]
+    frame: Frame
+
+
+Held = dict[str, Any]  # what a run's file of arrays holds
 
 
 @lru_cache(maxsize=1024)
@@ -43,17 +56,16 @@ def _arrays(folder: str, stamp: int) -> dict[str, Any]:
 def answers(run: Run) -> dict[str, Any]:
     """Predictions and truths of a run (``arrays.npz``), read once; empty where there are none."""
     try:
-        stamp = (run.folder / "arrays.npz").stat().st_mtime_ns
+        stamp = os.stat(f"{run.folder}/arrays.npz").st_mtime_ns
     except OSError:
         return {}
     return _arrays(str(run.folder), stamp)
 
 
-def _right(run: Run, key: str, truth: str) -> NDArray[np.float64] | None:
-    kept = answers(run)
-    if key not in kept or truth not in kept or kept[key].shape != kept[truth].shape:
+def _right(held: Held, key: str, truth: str) -> NDArray[np.float64] | None:
+    if key not in held or truth not in held or held[key].shape != held[truth].shape:
         return None
-    return (kept[key] == kept[truth]).astype(float)
+    return (held[key] == held[truth]).astype(float)
 
 
 def image_parts(run: Run, metric: str) -> Parts | None:
@@ -64,7 +76,8 @@ def image_parts(run: Run, metric: str) -> Parts | None:
 
 def _image_parts(run: Run, metric: str) -> Parts | None:
     try:
-        found = _stream_parts(run) if metric == "mean_error" else _matrix_parts(run, run.matrix, metric)
+        held = answers(run)
+        found = _stream_parts(held, len(run.stream)) if metric == "mean_error" else _matrix_parts(held, run.matrix, metric)
     except UserError:
         return None  # a damaged file of arrays: the table's numbers do not need it
     recorded = run.metrics.get(metric)
@@ -73,50 +86,50 @@ def _image_parts(run: Run, metric: str) -> Parts | None:
     return found
 
 
-def _stream_parts(run: Run) -> Parts | None:
-    keys = sorted((k for k in answers(run) if k.startswith("stream/")), key=lambda k: int(k.split("/")[1]))
-    if len(keys) != len(run.stream):
+def _stream_parts(held: Held, segments: int) -> Parts | None:
+    keys = sorted((k for k in held if k.startswith("stream/")), key=lambda k: int(k.split("/")[1]))
+    if len(keys) != segments:
         return None  # segments that mix domains: the mean over domains is not one over segments
-    wrong = [_right(run, key, f"truth/{key}") for key in keys]
-    return _joined(run, [(1 - w, f"truth/{key}") if w is not None else None for w, key in zip(wrong, keys, strict=True)])
+    wrong = [_right(held, key, f"truth/{key}") for key in keys]
+    return _joined(held, [(1 - w, f"truth/{key}") if w is not None else None for w, key in zip(wrong, keys, strict=True)])
 
 
-def _matrix_parts(run: Run, matrix: AccuracyMatrix, metric: str) -> Parts | None:
+def _matrix_parts(held: Held, matrix: AccuracyMatrix, metric: str) -> Parts | None:
     last, cells = len(matrix.rows) - 1, []
     for j, (column, learned) in enumerate(zip(matrix.columns, matrix.learned or (), strict=True)):
         truth = f"truth/{column}"
-        now = _right(run, f"{matrix.rows[last]}/{column}", truth)
+        now = _right(held, f"{matrix.rows[last]}/{column}", truth)
         if metric == "average_accuracy":
             cells.append((now, truth) if now is not None else None)
         elif learned is not None and learned < last:
             past = matrix.percent[learned:last, j]
             at_once = metric == "forgetting_learned" or not np.isfinite(past).any()
             row = learned if at_once else learned + int(np.nanargmax(past))
-            then = _right(run, f"{matrix.rows[row]}/{column}", truth)
+            then = _right(held, f"{matrix.rows[row]}/{column}", truth)
             cells.append((then - now, truth) if now is not None and then is not None else None)
-    return _joined(run, cells)
+    return _joined(held, cells)
 
 
-def _joined(run: Run, cells: Sequence[tuple[NDArray[np.float64], str] | None]) -> Parts | None:
-    """Every test set weighs the same; an image is known by its label and by which of that label's it is in its test set,
-    or, where two test sets share labels, by its test set and row."""
-    if not cells or any(cell is None or not cell[0].size for cell in cells):
+def _joined(held: Held, cells: Sequence[tuple[NDArray[np.float64], str] | None]) -> Parts | None:
+    """Every test set weighs the same."""
+    known = [cell for cell in cells if cell is not None and cell[0].size]
+    if not known or len(known) < len(cells):
         return None
-    values, strata, identity, kept = [], [], [], answers(run)
-    seen: set[int] = set()
-    shared = False
-    for k, cell in enumerate(cells):
-        assert cell is not None
-        right, truth = cell
-        values.append(100 * right / right.size / len(cells))
-        strata.append(np.full(right.size, k))
-        named, classes = _named(kept[truth].astype(np.int64).tobytes())
-        identity.append(named)
-        shared = shared or bool(seen & classes)
-        seen |= classes
-    if shared:
+    values = np.concatenate([100 * right / right.size / len(known) for right, _ in known])
+    return Parts(values, _frame(tuple(held[truth].astype(np.int64).tobytes() for _, truth in known)))
+
+
+@lru_cache(maxsize=512)  # the runs of a table have the same test sets
+def _frame(labels: tuple[bytes, ...]) -> Frame:
+    """Of test sets by their labels: an image is known by its label and by which of that label's it is in its test set, or,
+    where two test sets share labels, by its test set and row."""
+    named = [_named(of) for of in labels]
+    identity = [found for found, _ in named]
+    if sum(len(classes) for _, classes in named) > len(frozenset().union(*(classes for _, classes in named))):
         identity = [np.stack([np.full(len(i), k), np.arange(len(i))], axis=1) for k, i in enumerate(identity)]
-    return Parts(np.concatenate(values), np.concatenate(strata), np.concatenate(identity))
+    every, strata = np.concatenate(identity), np.repeat(np.arange(len(identity)), [len(i) for i in identity])
+    order = np.lexsort(every.T)
+    return Frame(strata, every, order, (strata[order], every[order]))
 
 
 @lru_cache(maxsize=512)  # the runs of a table have the same test sets
@@ -148,29 +161,28 @@ def evidence(a: Row, b: Row, metric: str) -> Evidence | None:
 
 
 def _evidence(a: Row, b: Row, metric: str, keys: Sequence[Any]) -> Evidence | None:
-    found = []
+    found: list[tuple[Frame, NDArray[np.float64]]] = []
     for k in keys:  # where one pair lacks them, the others need not be read
         x = image_parts(a.runs[k], metric)
         y = image_parts(b.runs[k], metric) if x is not None else None
-        if x is None or y is None or not np.array_equal(x.identity, y.identity):
+        if x is None or y is None or not (x.frame is y.frame or np.array_equal(x.frame.identity, y.frame.identity)):
             return None
-        found.append((x, x.values - y.values))
+        found.append((x.frame, x.values - y.values))
     if not found:
         return None
     first = found[0][0]
-    orders = [np.lexsort(p.identity.T) for p, _ in found]
-    base = first.identity[orders[0]]
-    same = all(np.array_equal(p.identity[o], base) for (p, _), o in zip(found, orders, strict=True))
-    if same:  # the same images in every run, grouped into other test sets by another class order at most
-        parts = np.stack([d[o] for (_, d), o in zip(found, orders, strict=True)])
-        one = all(np.array_equal(p.strata[o], first.strata[orders[0]]) for (p, _), o in zip(found, orders, strict=True))
-        strata = first.strata[orders[0]] if one else base[:, 0]
+    others = {id(frame): frame for frame, _ in found if frame is not first}.values()
+    if all(np.array_equal(frame.ordered[1], first.ordered[1]) for frame in others):
+        # the same images in every run, grouped into other test sets by another class order at most
+        parts = np.stack([d[frame.order] for frame, d in found])
+        one = all(np.array_equal(frame.ordered[0], first.ordered[0]) for frame in others)
+        strata = first.ordered[0] if one else first.ordered[1][:, 0]
     else:  # every run has images of its own
         sizes = [d.size for _, d in found]
         parts, start = np.zeros((len(found), sum(sizes))), 0
         for r, (_, d) in enumerate(found):
             parts[r, start:start + d.size], start = d, start + d.size
-        strata = np.concatenate([p.strata + r * (int(p.strata.max()) + 1) for r, (p, _) in enumerate(found)])
+        strata = np.concatenate([frame.strata + r * (int(frame.strata.max()) + 1) for r, (frame, _) in enumerate(found)])
     return Evidence(a.method, b.method, metric, image_test(parts, strata))
 
 

@@ -235,15 +235,18 @@ class AccuracyMatrix:
         """
         if since not in FORGETTING[:3]:
             raise ValueError(f"since must be one of {', '.join(FORGETTING[:3])}, not {since!r}")
-        out, r = np.full(len(self.columns), np.nan), self.percent
-        k = range(len(self.rows))[row] if self.rows else 0
-        for j, d in enumerate(self._learned):
-            if d is None or d >= k:
-                continue
-            past = r[d:d + 1, j] if since == "learned" else r[d:k, j] if since == "best" else r[d:k + 1, j]
-            if np.isfinite(past).any() and np.isfinite(r[k, j]):
-                out[j] = np.nanmax(past) - r[k, j]
-        return out
+        return self._lost[since][row].copy() if self.rows else np.full(len(self.columns), np.nan)
+
+    @cached_property
+    def _lost(self) -> dict[str, NDArray[np.float64]]:
+        """Per definition (T, C): points lost per test set at every row; NaN where not learned before it."""
+        r, after = self.percent, np.arange(len(self.rows))[:, None] > self._start[None, :]
+        known = np.where(np.arange(len(self.rows))[:, None] >= self._start[None, :], r, np.nan)
+        best_any = np.fmax.accumulate(known, axis=0)
+        best = np.concatenate([np.full((1, len(self.columns)), np.nan), best_any[:-1]])
+        learned = [math.nan if d is None else r[d, j] for j, d in enumerate(self._learned)]
+        return {since: np.where(after, top - r, np.nan)
+                for since, top in (("best", best), ("learned", np.array(learned)[None, :]), ("best_any", best_any))}
 
     def forgetting(self, since: str = "best", row: int = -1) -> float:
         """Mean over test sets learned before ``row`` (see :meth:`forgetting_per_column`). ``"libcontinual"``: learned

@@ -6,10 +6,13 @@ by their values; the whole is built at most so often that it takes a twentieth o
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +62,15 @@ class Live:
 
     def whole(self) -> dict[str, Any]:
         """All data, as a page holds them."""
+        return json.loads(self.text())  # type: ignore[no-any-return]
+
+    def text(self) -> str:
+        """JSON of :meth:`whole`, put together from that of its parts."""
         built = self._now()
-        return _data(built.order, {key: json.loads(text) for key, text in built.parts.items()}) | {"at": built.version}
+        lists = [f'"{name}":[{",".join(built.parts[key] for key in built.order[name])}]' for name in LISTS]
+        shared = ",".join(f"{json.dumps(key.removeprefix('shared '))}:{built.parts[key]}" for key in built.order["shared"])
+        rest = [f"{json.dumps(key)}:{text}" for key, text in built.parts.items() if " " not in key]
+        return f'{{{",".join([*rest, *lists])},"shared":{{{shared}}},"at":{built.version}}}'
 
     def changes(self, since: int) -> str:
         """JSON of the parts that are new since a version, and the order of all; everything for a version that is not known."""
@@ -74,7 +84,8 @@ class Live:
             version = self.version()
             if self._built is None or self._built.version != version:
                 started = time.process_time()
-                self._built = self._build(version)
+                with _spared() if self._built is None else nullcontext():
+                    self._built = self._build(version)
                 self.took = time.process_time() - started
             return self._built
 
@@ -119,28 +130,33 @@ class Live:
         return RunList(sorted((run for _, run in kept.values()), key=lambda run: run.id), problems)
 
 
-def _data(order: dict[str, list[str]], parts: dict[str, Any]) -> dict[str, Any]:
-    lists = {name: [parts[key] for key in order[name]] for name in LISTS}
-    shared = {key.removeprefix("shared "): parts[key] for key in order["shared"]}
-    return {name: value for name, value in parts.items() if " " not in name} | lists | {"shared": shared}
+@contextmanager
+def _spared() -> Iterator[None]:
+    """What the first version is built from stays: the collector of cycles would walk through it, now and at every change."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was:
+            gc.enable()
 
 
 def _folders(root: Path, depth: int = 4) -> list[Path]:
-    found: list[Path] = []
-    if (root / "run.json").exists() or (root / "events.jsonl").exists():
+    with os.scandir(root) as listed:  # asked at every change of any record: a path per entry would be most of the time
+        entries = sorted(listed, key=lambda entry: entry.name)
+    if any(entry.name in ("run.json", "events.jsonl") for entry in entries):
         return [root]
-    if depth:
-        for entry in sorted(root.iterdir()):
-            if not entry.name.startswith(".") and entry.is_dir() and not entry.is_symlink():
-                found += _folders(entry, depth - 1)
-    return found
+    return [] if not depth else [folder for entry in entries if not entry.name.startswith(".") and entry.is_dir(
+        follow_symlinks=False) for folder in _folders(root / entry.name, depth - 1)]
 
 
 def _signature(folder: Path) -> tuple[int, ...]:
     out: list[int] = []
     for name in ("run.json", "DONE", "events.jsonl", "arrays.npz"):
         try:
-            stat = (folder / name).stat()
+            stat = os.stat(f"{folder}/{name}")
             out += [stat.st_mtime_ns, stat.st_size]
         except OSError:
             out += [0, 0]

@@ -32,17 +32,24 @@ def _chart_library() -> str:
 def data_json(data: dict[str, Any]) -> str:
     """JSON that can stand inside a script element: no character that HTML or an old JavaScript parser could read as an
     end of it, and no place of this machine."""
-    text = hide_places_in_json(json.dumps(plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    text = hide_places_in_json(_dumped(data))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", live: bool = False,
+def _dumped(data: Any) -> str:
+    try:  # most of it is plain already, and making it so would walk through every number of it
+        return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return json.dumps(plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def html_of(comparison: Comparison | str, title: str = "cl-bench", live: bool = False,
             beside: Path | None = None, pictures: dict[str, Any] | None = None) -> str:
-    """The page as text, of a comparison or of its data; ``live``: it is served and follows its folder; ``beside``: the folder
-    of the file that it becomes, below which it finds records. Every name in it is
-    data: nothing a run is called can become markup or script."""
+    """The page as text, of a comparison or of its data as :func:`data_json` writes them; ``live``: it is served and follows
+    its folder; ``beside``: the folder of the file that it becomes, below which it finds records. Every name in it is data:
+    nothing a run is called can become markup or script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -53,8 +60,8 @@ def html_of(comparison: Comparison | dict[str, Any], title: str = "cl-bench", li
     return environment.get_template("page.html").render(
         title=hide_places(title), live=live, styles=Markup("\n".join(map(inline, STYLES))),
         library=Markup(_chart_library()), scripts=Markup("\n".join(map(inline, SCRIPTS))),
-        data=Markup(data_json(payload(comparison, title, beside=beside, pictures=pictures) if isinstance(comparison, Comparison)
-                              else comparison)))
+        data=Markup(comparison if isinstance(comparison, str) else data_json(
+            payload(comparison, title, beside=beside, pictures=pictures))))
 
 
 def render(runs: Iterable[Run] | Comparison, out: str | Path, title: str = "cl-bench", *, by: str = "scenario",

@@ -24,7 +24,7 @@ from ...errors import UserError
 from ...records.tracking import is_loopback
 from ..comparison import Comparison
 from .live import Live
-from .page import data_json, html_of
+from .page import html_of
 
 __all__ = ["DashboardServer", "make_server", "serve"]
 
@@ -152,12 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.hosts and self.headers.get("Host", "") not in self.server.hosts:
             self._say(HTTPStatus.MISDIRECTED_REQUEST, "This server answers only to its own name.")
         elif path == "/":
-            self._send(html_of(self.server.live.whole(), self.server.title, live=True), "text/html; charset=utf-8")
+            self._send(html_of(self.server.live.text(), self.server.title, live=True), "text/html; charset=utf-8")
         elif path == "/data.json":
             since = parse_qs(urlsplit(self.path).query).get("since", [""])[0]
             known = since.isascii() and since.isdigit() and len(since) < 12
             live = self.server.live
-            self._send(live.changes(int(since)) if known else data_json(live.whole()), "application/json")
+            self._send(live.changes(int(since)) if known else live.text(), "application/json")
         elif path == "/events":
             self._events()
         elif path.startswith("/files/"):

@@ -25,9 +25,12 @@ EXACT_UP_TO = 16
 RESAMPLES = 20_000
 
 
+_written = lru_cache(maxsize=65536)(repr)  # the keys of a table's runs, which stand in each of its hundreds of tests
+
+
 def pair(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[np.ndarray, np.ndarray]:
     """Values of two methods on the keys, (seed, order), that both have and where both are finite, in key order."""
-    keys = [k for k in sorted(a, key=repr) if k in b and math.isfinite(a[k]) and math.isfinite(b[k])]
+    keys = [k for k in sorted(a, key=_written) if k in b and math.isfinite(a[k]) and math.isfinite(b[k])]
     return np.array([a[k] for k in keys], dtype=float), np.array([b[k] for k in keys], dtype=float)
 
 
