@@ -267,3 +267,14 @@ def test_a_streams_clean_source_matrix_is_no_learning(tmp_path):
     run = load_all(records.write_adapter(tmp_path, "tent", 0))[0]
     assert run.matrix.columns == ("clean",) and "average_accuracy" not in run.metrics
     assert compare([run]).groups[0].primary == "mean_error"
+
+
+def test_what_stands_in_a_protocol_only_where_it_differs_from_the_default_is_said_so(tmp_path):
+    """Precision, layout, optimizers and compiling are no fields of a run that computes as by default."""
+    known(tmp_path, "a", 0, 70)
+    known(tmp_path, "b", 0, 70, fields={"compute.precision": "bf16-mixed"})
+    runs = load_all(tmp_path)
+    with pytest.raises(UserError, match="'compute.precision' is as by default in .* and 'bf16-mixed' in"):
+        compare(runs)
+    assert {g.apart for g in compare(runs, by="fingerprint").groups} == {
+        "compute.precision as by default", "compute.precision 'bf16-mixed'"}

@@ -159,6 +159,12 @@ def _fields(run: Run) -> dict[str, Any]:
     return run.record["fingerprint"].get("fields") or {}
 
 
+def _said(fields: Mapping[str, Any], name: str, length: int = 60) -> str:
+    if name in fields:
+        return _short(fields[name], length)
+    return "as by default" if name.startswith("compute.") else "not recorded"  # what is computed otherwise stands there alone
+
+
 def differing_fields(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     """Fingerprint fields that are not the same in all runs: field -> value (as text) -> ids of the runs."""
     all_fields = [_fields(run) for run in runs]
@@ -166,7 +172,7 @@ def differing_fields(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     for name in sorted({name for fields in all_fields for name in fields}):
         values: dict[str, list[str]] = {}
         for run, fields in zip(runs, all_fields, strict=True):
-            values.setdefault(_short(fields.get(name, "not recorded")), []).append(run.id)
+            values.setdefault(_said(fields, name), []).append(run.id)
         if len(values) > 1:
             out[name] = values
     return out
@@ -307,7 +313,7 @@ def _tell_apart(groups: Sequence[Group]) -> None:
         fields = differing_fields([group.runs[0] for group in members])
         for group in members:
             own = _fields(group.runs[0])
-            said = [f"{name.removeprefix('scenario.')} {_short(own.get(name, 'not recorded'), 28)}" for name in fields]
+            said = [f"{name.removeprefix('scenario.')} {_said(own, name, 28)}" for name in fields]
             more = [f"and {len(said) - 2} more"] if len(said) > 3 else []
             group.apart = ", ".join(said[:2] + more if more else said) or f"protocol {group.fingerprint}"
         told = [group.apart for group in members]
