@@ -274,7 +274,7 @@ def test_what_stands_in_a_protocol_only_where_it_differs_from_the_default_is_sai
     known(tmp_path, "a", 0, 70)
     known(tmp_path, "b", 0, 70, fields={"compute.precision": "bf16-mixed"})
     runs = load_all(tmp_path)
-    with pytest.raises(UserError, match="'compute.precision' is as by default in .* and 'bf16-mixed' in"):
+    with pytest.raises(UserError, match=r"'compute.precision' is as by default in .* and 'bf16-mixed' in"):
         compare(runs)
     assert {g.apart for g in compare(runs, by="fingerprint").groups} == {
         "compute.precision as by default", "compute.precision 'bf16-mixed'"}
