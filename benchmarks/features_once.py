@@ -3,12 +3,12 @@
     python benchmarks/features_once.py --cache runs/.features cl_cifar100 --runs runs/cl_cifar100
 
 Everything after ``--cache DIR`` is given to ``cl-bench suite``, which runs in this process, one run after another. While no
-parameter of a backbone learns, its features are kept under the digest of all that they follow from (weights, buffers,
-adapters and which of them are in use) and of the image, and are read again where they are asked for again: for every class
-order, every epoch of a linear classifier and every evaluation. What learns, prompts that differ from image to image, and
-images that are augmented anew pass the network as always. An image's features come from the batch in which it was seen first;
-another batch would round the last bit differently, so a prediction may differ where two logits are equal to seven digits. A
-record's count of passes is of what passed.
+parameter of a backbone learns, its features are kept under the digest of all that they follow from (weights, buffers, and
+the adapters in use) and of the image, and are read again where they are asked for again: for every class order, every epoch
+of a linear classifier and every evaluation. What learns, prompts that differ from image to image, norms that look at the
+batch, and images that are augmented anew pass the network as always. An image's features come from the batch in which it was
+seen first; another batch would round the last bit differently, so a prediction may differ where two logits are equal to seven
+digits. A record's count of passes is of what passed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from cl_bench import Backbone
 from cl_bench.adapters._base import Site
 from cl_bench.command.cli import main as command
 
+#: Modules from here do more than a fixed function of an image: prompts look it up, norms mix in its batch.
+OWN = ("cl_bench_methods", "cl_bench.adaptation")
+
 
 class Store:
     """Features by network and image; those of networks without adapters are kept in ``folder`` too."""
@@ -41,14 +44,16 @@ class Store:
     def network(self, backbone: Backbone) -> str:
         """Digest of what the features of an image follow from; "" where something learns or is lent from outside."""
         trunk = backbone.model
-        sites = [m for m in trunk.modules() if isinstance(m, Site)]
-        kinds = {type(m).__module__ for s in sites for m in s.bank.modules()}
-        if trunk.training or any(p.requires_grad for p in trunk.parameters()):
+        modules = dict(trunk.named_modules())
+        sites = {name: m for name, m in modules.items() if isinstance(m, Site)}
+        if any(m.training for m in modules.values()) or any(p.requires_grad for p in trunk.parameters()):
             return ""
-        if any(name.startswith("cl_bench_methods") for name in kinds):
+        if any(type(m).__module__.startswith(OWN) for m in modules.values()):
             return ""
-        used = [(tuple(s.active), s.enabled) for s in sites]
+        used = [(tuple(s.active), s.enabled) for s in sites.values()]
+        idle = tuple(f"{at}.bank.{k}." for at, s in sites.items() for k in s.bank if k not in s.active or not s.enabled)
         state = {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
+        state = {name: t for name, t in state.items() if not (idle and name.startswith(idle))}
         versions = (str(used), *((id(t), t._version) for t in state.values()))
         if versions not in self.digests:
             found = hashlib.sha256(f"{backbone.info['preprocess']} {used}".encode())

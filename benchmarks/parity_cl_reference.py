@@ -19,7 +19,7 @@ KINDS = {"pilot": "official.prompts:pilot", "ranpac": "official.learners:ranpac"
          "ease": "official.ease:ease", "aper": "official.aper:aper", "mos": "official.mos:mos",
          "inflora": "official.lowrank:inflora", "sdlora": "official.lowrank:sdlora", "coda": "official.prompts:both",
          "lae": "official.lae:lae", "sema": "official.sema:sema", "olora": "official.olora:olora",
-         "peft": "official.tuners:peft"}
+         "codyra": "official.codyra:codyra", "peft": "official.tuners:peft"}
 HEAD = """
 # Official learners beside ours
 

@@ -1,11 +1,11 @@
-"""Tables of continual-learning suites from their records.
+"""Tables of suites from their records.
 
     cl-bench suite cl_digits --runs runs/cl_digits
     python benchmarks/tables_cl.py split_digits cl_digits=runs/cl_digits
 
 writes ``results/continual/<name>.md``, what the suites' files say of themselves above what ``cl-bench compare`` makes of the
 records, and ``<name>.jsonl``, one line per run with the counts that every number follows from. Several ``suite=folder``
-pairs go into one page.
+pairs go into one page. Suites called ``tta_...`` have theirs in ``results/tta``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ def about(suite: str) -> str:
 
 def command(suite: str) -> str:
     """What runs the suite, as its file says."""
-    if "features_once.py" in about(suite):
-        return f"python benchmarks/features_once.py --cache runs/.features {suite} --runs runs/{suite}"
+    if found := re.search(r"benchmarks/(\w+)_once\.py", about(suite)):
+        return f"python benchmarks/{found[1]}_once.py --cache runs/.{found[1]} {suite} --runs runs/{suite}"
     return f"cl-bench suite {suite} --runs runs/{suite}"
 
 
@@ -91,6 +92,17 @@ def above(group: Group) -> str:
     return "\n".join([f"### {group.title}: above sequential fine-tuning", "", *lines, "", told, ""])
 
 
+def domains(group: Group) -> str:
+    """Error in percent by domain of a stream, mean over a method's runs; empty where there is no stream."""
+    every = {row.method: [e for run in row.runs.values() for e in run.stream.entries] for row in group.rows}
+    names = list(dict.fromkeys(e.domain for entries in every.values() for e in entries))
+    lines = ["| method | " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" + "|--:" * len(names) + "|"]
+    for method, entries in every.items():
+        of = {n: [100 - 100 * e.correct / e.total for e in entries if e.domain == n] for n in names}
+        lines.append(f"| {method} | " + " | ".join(f"{sum(v) / len(v):.1f}" if v else "–" for v in of.values()) + " |")
+    return "\n".join([f"### {group.title}: error by domain (%)", "", *lines, ""]) if names else ""
+
+
 def line_of(run: Run) -> dict[str, Any]:
     """What identifies a run and what its numbers follow from."""
     record = run.record
@@ -99,17 +111,19 @@ def line_of(run: Run) -> dict[str, Any]:
         "weights": record["backbone"]["sha256"], "method": run.method, "args": record["method"]["args"], "seed": run.seed,
         "order": run.order, "fingerprint": run.fingerprint, "commit": (record["environment"].get("git") or {}).get("commit"),
         "packages": record["environment"]["packages"], "matrix": record["matrix"],
+        **({"stream": record["stream"]} if record.get("stream") else {}),
         "metrics": {k: v for k, v in record["metrics"].items() if v is not None},
         "seconds": record["cost"]["seconds"]["total"], "growth": record["cost"]["growth"],
     }
 
 
 def page(name: str, parts: dict[str, Path]) -> None:
-    """Write ``results/continual/<name>.md`` and ``.jsonl``."""
-    out = ROOT / "results" / "continual"
+    """Write ``results/continual/<name>.md`` and ``.jsonl``, or in ``results/tta`` where the suites are of streams."""
+    out = ROOT / "results" / ("tta" if all(suite.startswith("tta_") for suite in parts) else "continual")
     told = " ".join(f"{suite}=runs/{suite}" for suite in parts)
     title = name.replace("_", "-").title()
-    for written, meant in (("Cifar", "CIFAR-"), ("Mnist", "MNIST"), ("-Imagenet", " on ImageNet weights"), ("Pacs", "PACS")):
+    for written, meant in (("Cifar", "CIFAR-"), ("Mnist", "MNIST"), ("-Imagenet", " on ImageNet weights"), ("Pacs", "PACS"),
+                           ("Imagenet-Sample", "A sample of ImageNet under corruptions")):
         title = title.replace(written, meant)
     text = [f"# {title}", ""]
     text += ["    " + c for c in [*(command(s) for s in parts),
@@ -125,7 +139,8 @@ def page(name: str, parts: dict[str, Path]) -> None:
         for name_of in networks:  # one after another: other weights are another protocol
             found = compare(RunList(r for r in runs if network(r) == name_of))
             text += [f"### On {name_of}", ""] if len(networks) > 1 else []
-            text += [to_markdown(found), *(above(group) for group in found.groups if baselines(group))]
+            text += [to_markdown(found), *(above(group) for group in found.groups if baselines(group)),
+                     *filter(None, map(domains, found.groups))]
         lines += [json.dumps(line_of(r), sort_keys=True) for r in sorted(runs, key=lambda r: r.id)]
     text.append(f"The runs, one per line with the counts behind every number: `{name}.jsonl`.")
     out.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ PINS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "lae": ("gqk/LAE", "1680e496b7ac7ffa408b13d3b1a53a9be9b87696", ("libml", "main.py")),
     "sema": ("huiyiwang01/SEMA-CL", "5a4551262d659c6d93dd6c50ff814e028554fbf3", ("models", "backbone", "utils")),
     "olora": ("cmnfriend/O-LoRA", "07117e1fc4a5f5ad9308a815a42cee8f46502dc8", ("src",)),
+    "codyra": ("Artificer-AI-Lab/CoDyRA", "c1691e4c4c8a331acaaeb7dfa5e37bcb974cf0c8", ("models", "loralib", "utils.py")),
     "tta": ("mariodoebler/test-time-adaptation", "8b2ed63255d906b6b0afaefc6ae630b9ec4bdaa1",
             ("classification/methods", "classification/utils", "classification/augmentations")),
     "libcontinual": ("RL-VIG/LibContinual", "a399ed4b0058e064871a212588118b97a1e4dfac", ("core/utils/utils.py",)),
