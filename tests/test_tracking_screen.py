@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cl_bench.records.tracking import view_path
 
 
 def test_the_first_screen_shows_what_a_suite_came_to(runs: Path) -> None:  # noqa: F811
-    """The suite's own run has the means and system tags, the UI opens on runs, and a view with the suite opened is kept."""
+    """The suite's own run has the means and system tags, and the UI opens on runs by what is one row of a table."""
     store = open_store(runs)
     folders = [records.write_learner(runs, method, seed) for method in ("ncm", "lora") for seed in (0, 1)]
     for folder in folders:
@@ -32,6 +33,12 @@ def test_the_first_screen_shows_what_a_suite_came_to(runs: Path) -> None:  # noq
     assert parent.data.tags["mlflow.source.name"] == "cl-bench" and parent.data.tags["cl_bench.runs"] == "4"
     tags = store.client.get_experiment(store.experiment).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    assert json.loads(tags["mlflow.sharedViewState.cl-bench"]) == {"runsExpanded": {parent.info.run_id: True}}
-    assert view_path(store.uri, runs) == f"/experiments/{store.experiment}/runs?viewStateShareKey=cl-bench"
+    view = json.loads(tags["mlflow.sharedViewState.cl-bench"])
+    (key,) = view["groupBy"]["groupByKeys"]
+    rows = [store.client.get_run(json.loads((f / "mlflow.json").read_text())["stores"][store.uri]["run_id"]).data.tags[
+        key["groupByData"]] for f in folders]
+    assert rows[0] == rows[1] != rows[2] == rows[3] and rows[0].startswith("ncm on split_digits, ")
+    path, _, query = view_path(store.uri, runs).partition("?")
+    assert path == f"/experiments/{store.experiment}/runs" and parse_qs(query) == {
+        "workflowType": ["machine_learning"], "compareRunsMode": ["CHART"], "viewStateShareKey": ["cl-bench"]}
     assert view_path(store.uri, runs / "none") == "/experiments"

@@ -253,12 +253,14 @@ def is_loopback(host: str) -> bool:
 
 
 def view_path(uri: str, runs: Path) -> str:
-    """The address inside of MLflow's UI that shows the runs of records below the suites that they belong to; the list of
+    """The address inside of MLflow's UI that shows the runs of records by method and scenario, with charts; the list of
     experiments where no record has been sent there."""
     for note in sorted(runs.glob(f"*/{STATE}")) if runs.is_dir() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+            # Without the first MLflow's UI opens on traces of prompts; the second has charts beside the runs.
+            screen = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW[0].rpartition('.')[2]}"
             sent = json.loads(note.read_text(encoding="utf-8"))["stores"][hidden(uri)]
-            return f"/experiments/{sent['experiment_id']}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}"
+            return f"/experiments/{sent['experiment_id']}/runs?{screen}"
     return "/experiments"
 
 
@@ -295,7 +297,7 @@ def ui(uri: str | None, runs: Path, host: str = "127.0.0.1", port: int = 5000, r
     if where.startswith("sqlite:"):
         command += ["--default-artifact-root", (file.parent / "mlartifacts").as_uri()]
     shown = f"[{host}]" if ":" in host else host
-    print(f"the runs, suites opened: http://{shown}:{port}/#{view_path(where, runs)}", flush=True)
+    print(f"the runs, with charts: http://{shown}:{port}/#{view_path(where, runs)}", flush=True)
     # A group of its own: MLflow's server has workers, and all of them end with this command, however it ends.
     server = subprocess.Popen(command, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}, start_new_session=True)
     try:

@@ -24,7 +24,7 @@ import numpy as np
 from ..numbers.metrics import all_metrics
 from .results import Run
 
-__all__ = ["FILES", "STATUS", "Point", "Progress", "clean", "datasets", "digest", "final_points", "millis", "params",
+__all__ = ["FILES", "STATUS", "VIEW", "Point", "Progress", "clean", "datasets", "digest", "final_points", "millis", "params",
            "points", "run_name", "summary", "table", "tags", "write_artifacts"]
 
 FILES = ("run.json", "events.jsonl", "arrays.npz")
@@ -36,6 +36,14 @@ MAX_TEXT = 500
 
 SOURCE = {"mlflow.source.name": "cl-bench", "mlflow.source.type": "LOCAL"}
 MAX_SUMMARY = 60  # more charts than that are no first screen
+VERSION = 2  # of what a record becomes; 2: the tag `row`
+ROW = "row"  # the tag of what is one row of a table; a short name, for the UI writes it before every value
+# How MLflow's UI shows the experiment: its runs by row, with means over a row's runs. (Which runs are opened below their suite
+# is nothing that a view keeps, and a suite's own run hides them.)
+VIEW = {"searchFilter": "tags.`cl_bench.kind` = 'run'", "groupBy": {"aggregateFunction": "average", "groupByKeys": [
+            {"mode": "tag", "groupByData": ROW}]},
+        "selectedColumns": [*(f"metrics.`{m}`" for m in ("average_accuracy", "forgetting", "mean_error", "cost/seconds total")),
+                            *(f"tags.`cl_bench.{t}`" for t in ("status", "seed", "order", "device"))]}
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,7 @@ def tags(run: Run) -> dict[str, str]:
         "done": str(run.done).lower(),
     }
     out = {f"cl_bench.{key}": _text(value, 2000) for key, value in values.items() if value is not None}
+    out[ROW] = _text(f"{run.method} on {run.scenario}, {run.backbone}, {run.fingerprint}", 2000)
     out |= SOURCE
     if git.get("commit"):
         out["mlflow.source.git.commit"] = _text(git["commit"])
@@ -219,8 +228,9 @@ def table(run: Run) -> dict[str, Any]:
 
 
 def digest(folder: Path) -> str:
-    """32 hex digits over the record's files and whether it is done: what a store has is compared by it."""
-    whole = hashlib.sha256()
+    """32 hex digits over the record's files, whether it is done, and what is made of it here: what a store has is compared by
+    it, and is brought up to date where any of them has changed."""
+    whole = hashlib.sha256(f"{VERSION} ".encode())
     for name in FILES:
         path = folder / name
         whole.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None}\n".encode())

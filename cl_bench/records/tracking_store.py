@@ -28,8 +28,8 @@ from .tracking_content import Point, Progress
 __all__ = ["EXPERIMENT", "STATE", "VIEW", "Refused", "Store", "StoreError", "has_driver", "hidden", "reachable", "resolve"]
 
 EXPERIMENT = "cl-bench"
-KIND = ("mlflow.experimentKind", "custom_model_development")  # MLflow's UI opens on runs and charts, not on traces of prompts
-VIEW = "mlflow.sharedViewState.cl-bench"  # a view that the UI keeps in a tag of the experiment: suites opened
+KIND = ("mlflow.experimentKind", "custom_model_development")  # what MLflow's UI shows: runs, and no traces of prompts
+VIEW = ("mlflow.sharedViewState.cl-bench", json.dumps(content.VIEW))  # a view that the UI keeps in a tag of the experiment
 STATE = "mlflow.json"
 BATCH = 800  # metrics at once; MLflow takes 1000 with params and tags
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -185,11 +185,13 @@ class Store:
         if found is None:
             # a server knows where its artifacts are; a bare database would put them into the working directory
             where = None if self.uri.startswith("http") else (self._home() / "mlartifacts").as_uri()
-            return str(self.client.create_experiment(EXPERIMENT, artifact_location=where, tags=dict([KIND])))
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=where, tags=dict([KIND, VIEW])))
         if found.lifecycle_stage != "active":
             raise StoreError(f"the experiment {EXPERIMENT!r} was deleted in {hidden(self.uri)}: restore it there")
         if KIND[0] not in found.tags:
             self.client.set_experiment_tag(found.experiment_id, *KIND)
+        if found.tags.get(VIEW[0]) != VIEW[1]:
+            self.client.set_experiment_tag(found.experiment_id, *VIEW)
         return str(found.experiment_id)
 
     def _search(self, condition: str, limit: int | None = None) -> Iterator[Any]:
@@ -326,7 +328,7 @@ class Store:
             write_atomically(path, json.dumps({"schema": 1, "stores": stores}, indent=1).encode())
 
     def send_summary(self, suite: str) -> None:
-        """What a suite came to, on its own run, which the UI opens: one batch, where it has changed."""
+        """What a suite came to, on its own run: one batch, where it has changed."""
         runs = [r for r in load_all(self.runs) if r.status == "finished" and str(r.record.get("suite") or "") == suite]
         if not (points := content.summary(runs)):
             return
@@ -334,9 +336,6 @@ class Store:
         with speaking(self.uri):
             if self.client.get_run(parent := self._parent(suite)).data.tags.get("cl_bench.summary") != code:
                 self._batch(parent, points, {}, {"cl_bench.summary": code, "cl_bench.runs": str(len(runs)), **content.SOURCE})
-            kept = self.client.get_experiment(self.experiment).tags.get(VIEW, '{"runsExpanded": {}}')
-            if parent not in (opened := json.loads(kept)["runsExpanded"]) and len(opened) < 60:
-                self.client.set_experiment_tag(self.experiment, VIEW, json.dumps({"runsExpanded": {**opened, parent: True}}))
 
     def send_page(self, suite: str) -> None:
         """The suite's page, ``RUNS/<suite>.html``, to the suite's run, where there is one and it has changed."""
