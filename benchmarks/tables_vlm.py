@@ -31,15 +31,40 @@ def about(suite: str) -> str:
 
 
 def row(label: str, runs: list[Run]) -> str:
-    """One method: the mean of each metric over its runs."""
+    """One method: means over its runs, what its zero-shot accuracy changed by in each, and what a run took."""
     cells = []
     for name in COLUMNS:
         values = [v for r in runs if (v := r.record["metrics"].get(name)) is not None]
         cells.append(f"{sum(values) / len(values):.1f}" if values else "–")
-    return f"| {label} | {len(runs)} | " + " | ".join(cells) + " |"
+    each = ", ".join(f"{changes(runs)[seed]:+.1f}" for seed in sorted(changes(runs))) or "–"
+    took = sum(sum(r.record["cost"]["busy_seconds"].values()) for r in runs) / len(runs)
+    return f"| {label} | {len(runs)} | " + " | ".join(cells) + f" | {each} | {took:.0f} |"
 
 
-def stream_page(suite: str, found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
+def changes(runs: list[Run]) -> dict[int, float]:
+    """Points that accuracy on domains not learned yet moved by, by seed."""
+    return {r.record["seed"]: v for r in runs if (v := r.record["metrics"].get("zero_shot_change")) is not None}
+
+
+def retention(found: dict[str, list[Run]]) -> list[str]:
+    """Sentences that set CoDyRA beside sequential LoRA and full fine-tuning, order by order."""
+    by_name = {name: changes(runs) for label, runs in found.items() for name in [label.partition("(")[0]]}
+    own, out = by_name.get("codyra_clip", {}), list[str]()
+    for other in ("clip_lora", "clip_finetune"):
+        shared = sorted(set(own) & set(by_name.get(other, {})))
+        apart = [own[s] - by_name[other][s] for s in shared]
+        if apart:
+            above = sum(a > 0 for a in apart)
+            out.append(f"CoDyRA keeps {sum(apart) / len(apart):+.2f} points of zero-shot accuracy against {other}, mean over "
+                       f"{len(apart)} orders ({', '.join(f'{a:+.2f}' for a in apart)}): more in {above} of {len(apart)}.")
+    if own:
+        mean = sum(own.values()) / len(own)
+        out.append(f"Against the model as it came its own change is {mean:+.2f} points: it "
+                   f"{'keeps' if mean >= -0.1 else 'loses some of its'} zero-shot accuracy.")
+    return out
+
+
+def stream_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
     """Error by domain, calibration, passes and processor time of each method, and the lines of the record beside it."""
     domains = [e["name"] for e in next(iter(found.values()))[0].record["stream"]]
     ranked = sorted(found.items(), key=lambda pair: pair[1][0].record["metrics"]["mean_error"])
@@ -47,7 +72,7 @@ def stream_page(suite: str, found: dict[str, list[Run]]) -> tuple[list[str], lis
     for label, runs in ranked:
         r = runs[0].record
         each = {e["name"]: 100 * (1 - e["correct"] / e["total"]) for e in r["stream"]}
-        cost = r["cost"]
+        cost = {"steps": 0, **r["cost"]}
         told = [r["metrics"]["mean_error"], *(each[d] for d in domains), r["metrics"]["ece"]]
         passes, busy = cost["forward_images"] / 1000, cost["busy_seconds"]["adapt"]
         rows.append(f"| {label} | " + " | ".join(f"{v:.1f}" for v in told) + f" | {passes:.1f} | {busy:.1f} |")
@@ -60,38 +85,40 @@ def stream_page(suite: str, found: dict[str, list[Run]]) -> tuple[list[str], lis
     return page, kept
 
 
-def main() -> None:
-    """Write the page."""
-    suite, folder = sys.argv[1], Path(sys.argv[2])
-    found: dict[str, list[Run]] = defaultdict(list)
-    for run in load_all(folder):
-        if run.record["status"] == "finished":
-            found[run.record["method"]["label"]].append(run)
-    where = ROOT / "results" / "vision_language"
-    where.mkdir(parents=True, exist_ok=True)
-    top = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
-           f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), ""]  # fmt: skip
-    if next(iter(found.values()))[0].record["stream"]:
-        page, lines = stream_page(suite, found)
-        (where / f"{suite}.md").write_text("\n".join([*top, *page]), encoding="utf-8")
-        (where / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        print("\n".join([*top, *page]))
-        return
+def learning_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Means of each method, best Last first, what CoDyRA keeps, and the lines of the record beside it."""
     ranked = sorted(found.items(), key=lambda pair: -sum(r.record["metrics"]["last_accuracy"] for r in pair[1]) / len(pair[1]))
     seeds = sorted({r.record["seed"] for runs in found.values() for r in runs})
     head = " | ".join(COLUMNS.values())
-    page = [*top,
-            f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
-            "",
-            f"| method | n | {head} |", "|---|--:|" + "--:|" * len(COLUMNS), *(row(*pair) for pair in ranked), ""]  # fmt: skip
-    (where / f"{suite}.md").write_text("\n".join(page), encoding="utf-8")
-    with (where / f"{suite}.jsonl").open("w", encoding="utf-8") as file:
-        for label, runs in sorted(found.items()):
-            for r in runs:
-                told = {k: r.record["metrics"].get(k) for k in COLUMNS}
-                file.write(json.dumps({"method": label, "seed": r.record["seed"], "matrix": r.record["matrix"], **told}) + "\n")
-    print((where / f"{suite}.md").read_text(encoding="utf-8"))
+    page = [f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
+            "Beside them the zero-shot change in each of these orders, and processor seconds of a run.", "",
+            f"| method | n | {head} | by order | s |", "|---|--:|" + "--:|" * (len(COLUMNS) + 2),
+            *(row(*pair) for pair in ranked), "", *retention(found), ""]  # fmt: skip
+    kept = [{"method": label, "seed": r.record["seed"], "matrix": r.record["matrix"],
+             **{k: r.record["metrics"].get(k) for k in COLUMNS}}
+            for label, runs in sorted(found.items()) for r in sorted(runs, key=lambda r: r.record["seed"])]  # fmt: skip
+    return page, kept
+
+
+def write(suite: str, folder: Path) -> str:
+    """The page of a suite's finished runs, written with its record."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in load_all(folder):
+        if run.status == "finished":
+            found[run.record["method"]["label"]].append(run)
+    if not found:
+        raise SystemExit(f"no run in {folder} has finished: run cl-bench suite {suite} --runs {folder}")
+    streams = next(iter(found.values()))[0].record["stream"]
+    page, lines = stream_page(found) if streams else learning_page(found)
+    top = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
+           f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), ""]  # fmt: skip
+    where = ROOT / "results" / "vision_language"
+    where.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([*top, *page])
+    (where / f"{suite}.md").write_text(text, encoding="utf-8")
+    (where / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    print(write(sys.argv[1], Path(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""Class names and sentences of MTIL's data sets where they are not torchvision's, as published."""
+"""Class names and sentences of MTIL's data sets where they are not torchvision's, and sentences of C3Box's, as published."""
 
 from __future__ import annotations
 
@@ -46,4 +46,18 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "pets": ("a photo of a {}, a type of pet.",),
     "cars": ("a photo of a {}, a type of car.", *_CARS),
     "sun397": _both("a photo of * {}."),
+}  # fmt: skip
+_ITAP = ("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
+         "art of the {}.", "a photo of the small {}.")  # fmt: skip
+C3BOX: dict[str, tuple[str, ...]] = {
+    "cifar224": TEMPLATES["cifar100"],
+    "aircraft": TEMPLATES["aircraft"],
+    "cars": _CARS,
+    "cub200": ("a photo of a {}, a type of bird.",),
+    "food101": ("a photo of {}, a type of food.",),
+    "imagenetr": _ITAP,
+    "objectnet": _ITAP,
+    "sun": TEMPLATES["sun397"],
+    "ucf101": tuple(f"a {what} of {whose} person {verb}{{}}." for verb in ("", "using ", "doing ", "during ", "performing ",
+                    "practicing ") for whose in ("a", "the") for what in ("photo", "video", "example", "demonstration")),
 }  # fmt: skip

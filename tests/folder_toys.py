@@ -106,6 +106,12 @@ def domainnet(root: Path) -> list[str]:
     return ["domainnet", "--scenario.root", str(root)]
 
 
+def c3box(root: Path) -> list[str]:
+    class_folders(root, "train", "val", n=3)
+    return ["c3box", "--scenario.data", "cub200", "--scenario.root", str(root), "--scenario.increment", "2",
+            "--scenario.size", "16"]
+
+
 def own_folders(root: Path) -> list[str]:
     class_folders(root, "", n=5)
     return ["class_folders", "--scenario.root", str(root), "--scenario.increment", "2"]
@@ -127,5 +133,5 @@ def imagenet(root: Path) -> list[str]:
 
 
 MAKERS: list[Callable[[Path], list[str]]] = [cifar_c, cifar_101, imagenet_c, imagenet_r, domainnet_126, imagenet_d109, ccc,
-                                             split_mnist, split_folders, office_home, domainnet, own_folders,
+                                             split_mnist, split_folders, office_home, domainnet, c3box, own_folders,
                                              own_lists, imagenet]

@@ -77,6 +77,7 @@ def record(scenario: str = "split_digits", method: str = "codyra", seed: int = 0
         "matrix": (matrix or AccuracyMatrix.empty((), ())).to_json(), "stream": (stream or Stream(())).to_json(),
         "metrics": metrics or {},
         "cost": {"seconds": {"source": 1.0, "learn": seconds, "adapt": 0.0, "evaluate": 0.5, "total": seconds + 1.5},
+                 "busy_seconds": {"source": 1.0, "learn": seconds, "adapt": 0.0, "evaluate": 0.5},
                  "peak_memory_bytes": 300_000_000 + 4_000 * trainable // 10,
                  "parameters": {"total": 310_000, "trainable": trainable}, "forward_images": backward + 10_000,
                  "backward_images": backward, "optimizer_steps": backward // 32,

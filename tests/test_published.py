@@ -32,7 +32,8 @@ def test_the_tables_of_the_field_are_there():
     assert len(PUBLISHED) >= 25
     data = {key.partition("/")[2].partition("_b0")[0] for key in PUBLISHED}
     assert {"cifar100", "imagenet_r", "imagenet_a", "cub", "objectnet", "omnibenchmark", "vtab", "core50_ranpac",
-            "domainnet_ranpac", "imagenet_c_resnet50", "imagenet_c_vit_b_16"} <= data
+            "domainnet_ranpac", "imagenet_c_resnet50", "imagenet_c_vit_b_16", "mtil_order1", "mtil_order2", "x_tail"} <= data
+    assert sum(key.startswith("published/c3box_") for key in PUBLISHED) == 18, "nine data sets, B0 and half-base"
 
 
 @pytest.mark.parametrize("key", sorted(PUBLISHED))
@@ -52,7 +53,8 @@ def test_a_published_file_is_complete(key):
         assert part.split(",")[0] in head
     for job in suite.jobs:
         args = job.config["backbone"]["init_args"]
-        assert "." in args["name"] if job.config["backbone"]["class_path"] == "timm_model" else args["weights"]
+        kind = job.config["backbone"]["class_path"]
+        assert "." in args["name"] if kind == "timm_model" else args["pretrained" if kind == "open_clip_model" else "weights"]
 
 
 def test_imagenet_suites_take_published_presets_where_a_method_has_one():
@@ -69,7 +71,8 @@ def kinds(job: Job) -> set[tuple[str, ...]]:
     args = method.get("init_args") or {} if isinstance(method, dict) else {}
     words = [v for v in args.values() if isinstance(v, str)]
     inner = scenario["init_args"].get("of", scenario)["class_path"]
-    network = "vit" if "vit" in job.config["backbone"]["init_args"]["name"] else "resnet"
+    kind = job.config["backbone"]["class_path"]
+    network = kind if kind == "open_clip_model" else "vit" if "vit" in job.config["backbone"]["init_args"]["name"] else "resnet"
     return {("method", label(method), network, *words), ("layout", scenario["class_path"], inner)}
 
 

@@ -205,3 +205,33 @@ def test_views_and_sentences_that_agree_cost_nothing() -> None:
     f = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     assert float(m.apart(f, 2 * f)) == pytest.approx(0.0, abs=1e-6)
     assert torch.equal(m.blended(torch.nn.Identity(), f, 0.0), f)
+
+
+# ------------------------------------------------------------------------------------------ what frozen towers are asked once
+@pytest.mark.parametrize("name", ["proof", "clip_adapter", "coop", "rapf"])
+def test_an_image_of_an_experience_goes_through_a_frozen_tower_once(name: str, clip: Any) -> None:
+    method = built(name, clip, epochs=1)
+    asked, through = list[int](), method.backbone.forward_features
+    method.backbone.__dict__["forward_features"] = lambda x: asked.append(len(x)) or through(x)
+    for k, labels in enumerate(((0, 1), (2,))):
+        engine.learn(method, experience(labels), k, 1)
+    assert asked == [12, 6]
+    assert not method.__dict__["kept_features"], "features of data that nobody holds are forgotten"
+
+
+@pytest.mark.parametrize("name", ["proof", "engine"])
+def test_texts_of_a_frozen_tower_are_encoded_once_and_anew_after_a_change(name: str, clip: Any, images: torch.Tensor) -> None:
+    method = learned(name, clip, epochs=1)
+    count, encode = [0], method.backbone.encode_tokens
+
+    def counted(*args: Any) -> torch.Tensor:
+        count[0] += 1
+        return encode(*args)
+
+    method.backbone.__dict__["encode_tokens"] = counted
+    with torch.no_grad():
+        first = method.predict(images, SPACE)
+        before = count[0]
+        assert torch.equal(method.predict(images, SPACE), first) and count[0] == before
+        next(method.backbone.language.parameters()).add_(0.01)
+        assert not torch.equal(method.predict(images, SPACE), first) and count[0] > before

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from cl_bench import UserError
 from cl_bench.data.described import described, sentences, true_of
+from cl_bench.data.layouts import synthetic
 from cl_bench.data.tensor import labels_of
 from cl_bench.registry import find
 
@@ -186,3 +188,46 @@ def test_the_stream_has_the_test_sets_shuffled_and_cut() -> None:
     assert s.space_for(s.stream()[1], s.space).ids == s.stream()[1].space.ids
     with pytest.raises(UserError, match="no corruption"):
         scenario("vlm_glyphs_stream", corruption="rain")
+
+
+def test_c3box_names_its_classes_from_the_toolbox_and_squashes_images(tmp_path: Path) -> None:
+    given = synthetic("c3box", tmp_path, {"data": "cars"})
+    Image.new("RGB", (60, 20), (9, 9, 9)).save(tmp_path / "train" / "class_0" / "0.png")
+    made = Image.new("RGB", (60, 20), (200, 0, 0))
+    made.paste((0, 0, 200), (50, 0, 60, 20))  # what a centre crop would cut off
+    made.save(tmp_path / "val" / "class_0" / "0.png")
+    s = scenario("c3box", **given, increment=2, size=12)
+    order = tuple(np.random.RandomState(1993).permutation(4))
+    assert s.space.ids == order and s.space.names == tuple(f"kind {k}" for k in order)
+    assert len(s.space.templates) == 8 and all(t.space.templates == s.space.templates for t in s.test_sets())
+    assert s.experiences()[0].augment is None
+    (test,) = [t for t in s.test_sets() if 0 in t.space.ids]
+    x = next(x for x, y in (test.data[k] for k in range(len(test.data))) if y == 0)
+    assert x.shape == (3, 12, 12) and int(x[2, 6, -1]) > 150 and int(x[0, 6, 0]) > 150
+    other = scenario("c3box", **given, increment=2, size=12, sentences=["a good photo of a {}."])
+    assert other.space.templates == ("a good photo of a {}.",) and other.protocol() != s.protocol()
+    own = scenario("c3box", **{**given, "names": ""}, increment=2)
+    assert sorted(own.space.names) == [f"class {k}" for k in range(4)]
+
+
+def test_what_c3box_lacks_is_told(tmp_path: Path) -> None:
+    given = synthetic("c3box", tmp_path, {"data": "sun"})
+    with pytest.raises(UserError, match="no place for a name"):
+        scenario("c3box", **given, sentences=["a photo"])
+    with pytest.raises(UserError, match="set root"):
+        scenario("c3box", data="sun")
+    with pytest.raises(UserError, match='no list of names under "cars"'):
+        scenario("c3box", **{**given, "data": "cars"}).class_names()
+    Path(given["names"]).write_text(json.dumps({"sun": ["abbey"]}))
+    with pytest.raises(UserError, match="names 1 classes of sun where the folders are 4"):
+        scenario("c3box", **given).class_names()
+
+
+def test_c3box_has_as_many_sentences_as_published(tmp_path: Path) -> None:
+    root = synthetic("c3box", tmp_path, {"data": "sun"})["root"]
+    counts = {"cifar224": 18, "aircraft": 2, "cars": 8, "cub200": 1, "food101": 1, "imagenetr": 7, "objectnet": 7, "sun": 2,
+              "ucf101": 48}  # fmt: skip
+    told = {name: scenario("c3box", data=name, root=root, increment=2).space.templates for name in counts}
+    assert {name: len(set(sentences)) for name, sentences in told.items()} == counts
+    assert told["ucf101"][:5] == (*(f"a {w} of a person {{}}." for w in ("photo", "video", "example", "demonstration")),
+                                  "a photo of the person {}.")  # fmt: skip

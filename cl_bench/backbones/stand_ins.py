@@ -38,6 +38,24 @@ def tiny_resnet(*, size: Pixels = 32, classes: list[str] | None = None, seed: Se
     return _backbone("tiny_resnet", trunk, 32, size, classes or (), seed)
 
 
+@bounded
+def tiny_clip(*, size: Pixels = 32, seed: Seed = 0) -> Backbone:
+    """OpenCLIP's own two towers, two blocks each and 32 wide, with CLIP's vocabulary: it reads any name and knows nothing."""
+    from open_clip.model import CLIP
+
+    from .vision_language import VisionLanguageBackbone
+
+    towers: dict[str, Any] = {
+        "vision_cfg": {"image_size": size, "patch_size": size // 2, "width": 32, "layers": 2, "head_width": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+    }
+    with seeded(seed):
+        clip = CLIP(32, **towers)
+    info: dict[str, Any] = {"name": "tiny_clip", "args": {"size": size}, "source": f"random, seed {seed}"}
+    return VisionLanguageBackbone(clip, context_name="ViT-B-16", config={"embed_dim": 32, **towers}, num_features=32,
+                                  preprocess=Preprocess(size), info=info).eval()
+
+
 def _backbone(name: str, trunk: nn.Module, width: int, size: int, classes: Sequence[str], seed: int) -> Backbone:
     with seeded(seed):
         head = nn.Linear(width, len(classes)) if classes else None

@@ -23,8 +23,9 @@ __all__ = ["Copies", "cut", "dry_run"]
 STAND_INS = "cl_bench.backbones.stand_ins"
 # What makes a run long, by the option's name: the most that a dry run does of it.
 _MOST: tuple[tuple[str, int], ...] = (
-    (r"(.*_)?epochs", 1), (r"milestone|freeze_epochs", 0), (r"iterations|warmup|steps", 2), (r"batch_size|scan_size", 25),
-    (r"m|samples|memory|pool|replay|fisher_samples", 20), (r"views|augmentations|frequency", 4), (r"rank|r|descriptor", 8),
+    (r"(.*_)?epochs", 1), (r"milestone|freeze_epochs", 0), (r"iterations|warmup|(.*_)?steps", 2), (r"batch_size|scan_size", 25),
+    (r"m|samples|memory|pool|replay|fisher_samples|references|sentences|hidden", 20),
+    (r"views|augmentations|frequency|experts", 4), (r"rank|r|descriptor", 8),
 )
 
 
@@ -103,7 +104,7 @@ def _scenario(part: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
     if "corruptions" in given:
         given["corruptions"] = ["gaussian_noise", "fog"]
     if given.get("size"):
-        given |= {"size": 32, "resize": 36}
+        given |= {"size": 32, **({"resize": 36} if "resize" in given else {})}
     found = copies.of(name, given)
     return {**part, "init_args": {**given, **{k: v for k, v in found.items() if given.get(k)}}}
 
@@ -126,6 +127,8 @@ def _stand_in(config: Mapping[str, Any]) -> dict[str, Any]:
     while isinstance(inner := (scenario.get("init_args") or {}).get("of"), Mapping):
         scenario = inner
     said = " ".join(map(str, [part["class_path"], *(part.get("init_args") or {}).values()])).lower()
+    if "open_clip" in part["class_path"]:
+        return {"class_path": f"{STAND_INS}.tiny_clip", "init_args": {"size": 32, "seed": 0}}
     classes = list(WNIDS) if class_of(scenario["class_path"]).family == "test-time stream" else None
     return {"class_path": f"{STAND_INS}.{'tiny_vit' if 'vit' in said else 'tiny_resnet'}",
             "init_args": {"size": 32, "classes": classes, "seed": 0}}

@@ -108,6 +108,8 @@ def _weights(part: Mapping[str, Any]) -> Need:
             file = _timm_file(name)
         elif kind == "torchvision_model" and args.get("weights") and not args.get("checkpoint_path"):
             file = _torchvision_file(name, str(args["weights"]))
+        elif kind == "open_clip_model" and args.get("pretrained") and not Path(str(args["pretrained"])).is_file():
+            file = _open_clip_file(name, str(args["pretrained"]))
         else:
             return Need("weights", True, f"{name}: {make(part, ROOTS['backbone']).info['sha256'][:16]}")
     except UserError as fault:
@@ -116,9 +118,9 @@ def _weights(part: Mapping[str, Any]) -> Need:
         from ..data.files import file_digest
 
         return Need("weights", True, f"{name}: {file}, sha256 {file_digest(file)[:16]}")
+    option = "pretrained" if kind == "open_clip_model" else "checkpoint_path"
     return Need("weights", False, f"missing: {name} is not in the cache ({file}); the first run fetches it, or, without a "
-                "network, add --backbone.checkpoint_path FILE" + (
-                    " --backbone.pretrained false" if kind == "timm_model" else ""))
+                f"network, add --backbone.{option} FILE" + (" --backbone.pretrained false" if kind == "timm_model" else ""))
 
 
 def _timm_file(name: str) -> Path | str:
@@ -139,6 +141,22 @@ def _timm_file(name: str) -> Path | str:
         if file and isinstance(found := try_to_load_from_cache(repository, file), str):
             return Path(found)
     return repository
+
+
+def _open_clip_file(name: str, tag: str) -> Path | str:
+    """The cached file of OpenCLIP's weights, or the place that they come from."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.pretrained import get_pretrained_cfg
+
+    cfg = get_pretrained_cfg(name, tag)
+    if not cfg:
+        raise UserError(f'OpenCLIP has no weights "{tag}" of "{name}".')
+    repository = str(cfg.get("hf_hub") or "").rstrip("/")
+    for file in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin") if repository else ():
+        if isinstance(found := try_to_load_from_cache(repository, file), str):
+            return Path(found)
+    here = Path.home() / ".cache" / "clip" / str(cfg.get("url") or "").rpartition("/")[2]
+    return here if here.is_file() else repository or str(cfg.get("url"))
 
 
 def _torchvision_file(name: str, weights: str) -> Path | str:

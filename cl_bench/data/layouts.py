@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import UserError
+from .drawn import CLASSES, PER_CLASS, class_folders, pixels
+from .layouts_named import c3box, mtil, x_tail
 
 __all__ = ["LAYOUTS", "WNIDS", "classes_of", "synthetic"]
 
-CLASSES = 4  # of every copy whose data set may have any number
-PER_CLASS = (4, 2)  # training and test images
 WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361")  # the first of ImageNet, for heads that know classes by name
-SIDE = 32
 
 Options = Mapping[str, Any]
 
@@ -45,32 +42,9 @@ def classes_of(scenario: str) -> int:
     return 100 if scenario == "split_cifar100" else CLASSES
 
 
-def _pixels(label: int, number: int, *more: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """An image (SIDE, SIDE, 3) with a colour for its class and a little noise of its own."""
-    noise = np.random.RandomState((label, number, *more)).randint(0, 60, (SIDE, SIDE, 3))
-    colour = np.array([(60 * label) % 190, (110 + 50 * label) % 190, (20 + 90 * label) % 190])
-    return (noise + colour).astype(np.uint8)
-
-
-def _picture(file: Path, label: int, number: int, *more: int) -> None:
-    from PIL import Image
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_pixels(label, number, *more)).save(file, compress_level=1)
-
-
-def _classes(where: Path, count: int, names: Sequence[str] = (), domain: int = 0) -> list[str]:
-    """``count`` images in each class folder; returns their names."""
-    known = list(names) or [f"class_{k}" for k in range(CLASSES)]
-    for label, name in enumerate(known):
-        for number in range(count):
-            _picture(where / name / f"{number}.png", label, number, count, domain)
-    return known
-
-
 def _split(root: Path, options: Options) -> dict[str, Any]:
     for part, count in zip(("train", "test"), PER_CLASS, strict=True):
-        _classes(root / part, count)
+        class_folders(root / part, count)
     return {"root": str(root)}
 
 
@@ -85,7 +59,7 @@ def _cifar(root: Path, options: Options) -> dict[str, Any]:
         for label in range(classes_of("split_cifar100")):
             for number in range(count):
                 buffer = io.BytesIO()
-                Image.fromarray(_pixels(label, number, count)).save(buffer, "PNG")
+                Image.fromarray(pixels(label, number, count)).save(buffer, "PNG")
                 rows.append({"bytes": buffer.getvalue(), "path": None})
                 labels.append(label)
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -96,14 +70,14 @@ def _cifar(root: Path, options: Options) -> dict[str, Any]:
 
 def _core50(root: Path, options: Options) -> dict[str, Any]:
     for session in range(1, 12):
-        _classes(root / f"s{session}", PER_CLASS[1], [f"o{k}" for k in range(1, CLASSES + 1)], session)
+        class_folders(root / f"s{session}", PER_CLASS[1], [f"o{k}" for k in range(1, CLASSES + 1)], session)
     return {"root": str(root)}
 
 
 def _domains(*names: str) -> Callable[[Path, Options], dict[str, Any]]:
     def make(root: Path, options: Options) -> dict[str, Any]:
         for k, name in enumerate(names):
-            _classes(root / name, sum(PER_CLASS), domain=k)
+            class_folders(root / name, sum(PER_CLASS), domain=k)
         return {"root": str(root)}
 
     return make
@@ -111,7 +85,7 @@ def _domains(*names: str) -> Callable[[Path, Options], dict[str, Any]]:
 
 def _domainnet(root: Path, options: Options) -> dict[str, Any]:
     for k, domain in enumerate(("real", "quickdraw", "painting", "sketch", "infograph", "clipart")):
-        names = _classes(root / domain, sum(PER_CLASS), domain=k)
+        names = class_folders(root / domain, sum(PER_CLASS), domain=k)
         for part, numbers in (("train", range(PER_CLASS[0])), ("test", range(PER_CLASS[0], sum(PER_CLASS)))):
             lines = [f"{domain}/{name}/{n}.png {label}" for label, name in enumerate(names) for n in numbers]
             (root / f"{domain}_{part}.txt").write_text("\n".join(lines))
@@ -121,10 +95,10 @@ def _domainnet(root: Path, options: Options) -> dict[str, Any]:
 def _imagenet_c(root: Path, options: Options) -> dict[str, Any]:
     """The corruptions that are asked for, the list of classes and images, and a source."""
     for k, corruption in enumerate(options["corruptions"]):
-        _classes(root / "corrupted" / corruption / str(options["severity"]), PER_CLASS[1], WNIDS, k)
+        class_folders(root / "corrupted" / corruption / str(options["severity"]), PER_CLASS[1], WNIDS, k)
     (root / "classes.txt").write_text("\n".join(WNIDS))
     (root / "images.txt").write_text("\n".join(f"{name}/{n}.png" for name in WNIDS for n in range(PER_CLASS[1])))
-    _classes(root / "train", PER_CLASS[0], WNIDS, 99)
+    class_folders(root / "train", PER_CLASS[0], WNIDS, 99)
     return {"root": str(root / "corrupted"), "class_list": str(root / "classes.txt"),
             "image_list": str(root / "images.txt"), "clean_root": str(root / "train")}
 
@@ -133,9 +107,12 @@ LAYOUTS: dict[str, Callable[[Path, Options], dict[str, Any]]] = {
     "split_cifar100": _cifar,
     **dict.fromkeys(("split_imagenet_r", "split_imagenet_a", "split_cub200", "split_objectnet", "split_omnibenchmark",
                      "split_vtab"), _split),
+    "c3box": c3box,
     "core50": _core50,
     "domainnet": _domainnet,
     "office_home": _domains("Art", "Clipart", "Product", "Real World"),
     "pacs": _domains("photo", "art_painting", "cartoon", "sketch"),
     "imagenet_c": _imagenet_c,
+    "mtil": mtil,
+    "x_tail": x_tail,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ class Clip(Method):
         epochs: passes over an experience instead, if not 0.
     """
 
+    WIRING = Method.WIRING | {"kept_features", "kept_texts"}  # follow from towers and data, and are no state of their own
     needs: ClassVar[frozenset[str]] = frozenset({"names"})
     family: ClassVar[str] = "vision-language"
     backbone: VisionLanguageBackbone
@@ -77,13 +79,31 @@ class Clip(Method):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Warm(min(warmup, max(1, self.total // 10)), self.total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # ------------------------------------------------------------------ frozen image towers
+    # ------------------------------------------------------------------ frozen towers
     @torch.no_grad()
     def features_once(self, exp: Experience) -> TensorData:
-        """Image features (n, d), not normalised, and labels of an experience: encoded once where nothing augments them."""
-        self.backbone.eval()
-        parts = [(self.backbone.forward_features(b.x), b.y) for b in batches(exp.data, 256, device=self.device)]
-        return TensorData(torch.cat([f for f, _ in parts]), torch.cat([y for _, y in parts]))
+        """Image features (n, d), not normalised, and labels of an experience, encoded once: they are kept for as long as its
+        data are held by somebody and the image tower stays as it is."""
+        kept = self.__dict__.setdefault("kept_features", WeakKeyDictionary())
+        tower = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()]
+        if exp.data not in kept or kept[exp.data][0] != tower:
+            self.backbone.eval()
+            parts = [(self.backbone.forward_features(b.x), b.y) for b in batches(exp.data, 256, device=self.device)]
+            kept[exp.data] = tower, TensorData(torch.cat([f for f, _ in parts]), torch.cat([y for _, y in parts]))
+        return kept[exp.data][1]
+
+    @torch.no_grad()
+    def raw_texts(self, space: LabelSpace, template: int = 0) -> Tensor:
+        """Features (C, d), not normalised, of the names in one of the space's sentences; kept while the text tower stays."""
+        kept = self.__dict__.setdefault("kept_texts", {})
+        sentence = (space.templates or self.head.templates)[template]
+        key = (space.names, sentence, self.backbone.text_version())
+        if key not in kept:
+            if any(k[2] != key[2] for k in kept):
+                kept.clear()
+            texts = [sentence.format(n.replace("_", " ")) for n in space.names]
+            kept[key] = self.backbone.encode_tokens(self.backbone.tokenize(texts))
+        return kept[key]
 
     # ------------------------------------------------------------------ answering
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:

@@ -78,8 +78,7 @@ class Engine(Clip):
             mu, inverse = gaussian_of(F.normalize(h, dim=-1), y, new)
             self.inverse = merged(self.centres, self.inverse, mu, inverse) if self.fitted else inverse
             self.centres, self.fitted = torch.cat([self.centres.to(mu).reshape(-1, mu.shape[1]), mu]), [*self.fitted, *new]
-        first = (self.seen.templates or self.head.templates)[0]
-        self.raw = self.encoded([first.format(n.replace("_", " ")) for n in self.seen.names])
+        self.raw = self.raw_texts(self.seen)
         each = phrases_of(self.told, self.seen.names, self.phrases) if self.told else []
         self.known = [F.normalize(self.encoded([f"{n} with {p.lower()}" for p in told]), dim=-1)
                       for n, told in zip(self.seen.names, each, strict=False)]  # fmt: skip
@@ -122,8 +121,7 @@ class Engine(Clip):
         if not len(self.of_image):
             return super().predict(x, space)
         z = self.backbone.forward_features(x)
-        each = [self.encoded([t.format(n.replace("_", " ")) for n in space.names])
-                for t in space.templates or self.head.templates]  # fmt: skip
+        each = [self.raw_texts(space, k) for k in range(len(space.templates or self.head.templates))]
         w = F.normalize(torch.stack([F.normalize(summed(self.of_text, t), dim=-1) for t in each]).mean(0), dim=-1)
         near = F.normalize(summed(self.of_image, z), dim=-1) @ w.T
         rest = near

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench import AdapterSet, Backbone, Batch, Experience, LabelSpace, Method, attach, batches
+from cl_bench import AdapterSet, Backbone, Batch, Experience, LabelSpace, attach, batches
 from cl_bench.ranges import Amount, Count, Positive, Share, Size, Whole
 
 from ._clip import Clip, contrast
@@ -41,7 +41,6 @@ class MoeAdapters(Clip):
     """
 
     paper: ClassVar[str] = "Yu et al. (MoE-Adapters), CVPR 2024"
-    WIRING = Method.WIRING | {"kept_texts"}
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 0, batch_size: Count = 64,
                  iterations: Count = 1000, experts: Size = 22, bottleneck: Size = 64, top: Size = 2, code: Size = 100,

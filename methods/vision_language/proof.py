@@ -75,13 +75,7 @@ class Proof(Clip):
         self.contexts.append(nn.Parameter(torch.randn(self.context, width, device=self.device)))
         data = self.features_once(exp)
         self.means |= {i: F.normalize(data.x[data.y == i], dim=-1).mean(0) for i in exp.space.ids if bool((data.y == i).any())}
-        self.raw = self.texts(self.seen, 0)
-
-    @torch.no_grad()
-    def texts(self, space: LabelSpace, template: int) -> Tensor:
-        """Features (C, d) of the names in one template, not normalised."""
-        sentence = (space.templates or self.head.templates)[template]
-        return self.backbone.encode_tokens(self.backbone.tokenize([sentence.format(n.replace("_", " ")) for n in space.names]))
+        self.raw = self.raw_texts(self.seen)
 
     def mixed(self, v: Tensor, w: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor, Tensor]:
         """Images (N, d), texts and prototypes (N, C, d) after the attention."""
@@ -121,7 +115,7 @@ class Proof(Clip):
             return super().predict(x, space)
         v = summed(self.of_image, self.backbone.forward_features(x))  # not of unit length, as released
         count = len(space.templates or self.head.templates)
-        each = [F.normalize(summed(self.of_text, self.texts(space, k)), dim=-1) for k in range(count)]
+        each = [F.normalize(summed(self.of_text, self.raw_texts(space, k)), dim=-1) for k in range(count)]
         w = F.normalize(torch.stack(each).mean(0), dim=-1)
         image, text, prototype = self.mixed(v, w, space)
         if self.per_image:

@@ -44,6 +44,8 @@ class Tpt(Views):
         self.start_words = start_context(clip, self.context)
         names = self.model.space.names
         self.tokens = prompt_tokens(clip, len(self.start_words), names) if names else torch.zeros(0, 0, dtype=torch.int64)
+        with torch.no_grad():  # what every image starts from
+            self.started = prompted(clip, self.tokens, self.start_words) if names else torch.zeros(0, clip.num_features)
 
     @property
     def clip(self) -> VisionLanguageBackbone:
@@ -52,8 +54,7 @@ class Tpt(Views):
 
     @property
     def text(self) -> Tensor:
-        with torch.no_grad():
-            return prompted(self.clip, self.tokens, self.start_words)
+        return self.started
 
     def score(self, f: Tensor, text: Tensor) -> Tensor:
         tuned = self.tuned(f)

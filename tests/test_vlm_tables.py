@@ -1,0 +1,72 @@
+"""The pages of vision-language suites: numbers follow from the records, and what CoDyRA keeps is said from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import records
+
+from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.records.results import load_all
+
+FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "tables_vlm.py"
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="benchmarks are part of a checkout only")
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with a root of its own to write below."""
+    spec = importlib.util.spec_from_file_location("tables_vlm", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "configs" / "suite").mkdir(parents=True)
+    for suite in ("vlm_glyphs", "tta_vlm"):
+        (tmp_path / "configs" / "suite" / f"{suite}.yaml").write_text(f"# About {suite}.\nname: {suite}\n")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    return module
+
+
+def page(script: ModuleType, suite: str, folder: Path) -> tuple[str, list[dict[str, object]]]:
+    script.write(suite, folder)
+    where = script.ROOT / "results" / "vision_language"
+    lines = [json.loads(line) for line in (where / f"{suite}.jsonl").read_text().splitlines()]
+    return (where / f"{suite}.md").read_text(), lines
+
+
+def test_a_stream_is_a_row_of_errors_by_domain_best_first(script: ModuleType, tmp_path: Path) -> None:
+    for method in ("source", "tent"):
+        records.write_adapter(tmp_path / "runs", method, 0)
+    text, lines = page(script, "tta_vlm", tmp_path / "runs")
+    runs = sorted(load_all(tmp_path / "runs"), key=lambda r: r.metrics["mean_error"])
+    assert [line["method"] for line in lines] == [r.method for r in runs]
+    for run, line in zip(runs, lines, strict=True):
+        entry = run.record["stream"][3]
+        assert line["by_domain"][entry["name"]] == pytest.approx(100 * (1 - entry["correct"] / entry["total"]))
+        assert f"| {run.method} | {run.metrics['mean_error']:.1f} |" in text
+    assert "About tta_vlm." in text and f"one stream of {30 * 450} images" in text
+
+
+def learned(folder: Path, method: str, seed: int, future: int) -> None:
+    """A run over two domains of 100 images: 60 right of the second before it is learned, then ``future``."""
+    matrix = AccuracyMatrix(("before learning", "a", "b"), ("a", "b"), np.array([[50, 60], [80, future], [70, 90]]),
+                            np.full((3, 2), 100), (1, 2), before=True)
+    run = records.record("vlm_glyphs", method, seed, label=f"{method}(lr=0.1)", matrix=matrix,
+                         metrics=records.metrics_of_matrix(matrix))
+    records.write(folder, f"{method}-{seed}", run)
+
+
+def test_what_codyra_keeps_is_said_order_by_order(script: ModuleType, tmp_path: Path) -> None:
+    for seed, (codyra, lora, full) in enumerate(((61, 58, 57), (58, 60, 50))):
+        for method, future in (("codyra_clip", codyra), ("clip_lora", lora), ("clip_finetune", full)):
+            learned(tmp_path / "runs", method, seed, future)
+    text, lines = page(script, "vlm_glyphs", tmp_path / "runs")
+    assert len(lines) == 6 and "| codyra_clip(lr=0.1) | 2 | 59.5 |" in text and "| +1.0, -2.0 |" in text
+    assert "+0.50 points of zero-shot accuracy against clip_lora, mean over 2 orders (+3.00, -2.00): more in 1 of 2." in text
+    assert "+6.00 points of zero-shot accuracy against clip_finetune" in text
+    assert "its own change is -0.50 points: it loses some of its zero-shot accuracy." in text
