@@ -231,3 +231,14 @@ def test_c3box_has_as_many_sentences_as_published(tmp_path: Path) -> None:
     assert {name: len(set(sentences)) for name, sentences in told.items()} == counts
     assert told["ucf101"][:5] == (*(f"a {w} of a person {{}}." for w in ("photo", "video", "example", "demonstration")),
                                   "a photo of the person {}.")  # fmt: skip
+
+
+def test_synthetic_copies_are_read_as_the_data_sets_are(tmp_path: Path) -> None:
+    sets = ["aircraft", "caltech101", "cifar100", "dtd", "eurosat", "flowers", "food", "mnist", "pets", "cars", "sun397"]
+    mtil = scenario("mtil", **synthetic("mtil", tmp_path / "mtil", {"sets": sets}), size=8)
+    assert [e.name for e in mtil.experiences()] == [s for s in sets if s not in ("cifar100", "flowers")]
+    x_tail = scenario("x_tail", **synthetic("x_tail", tmp_path / "x_tail", {}), size=8)
+    assert len(x_tail.experiences()) == 10
+    for s in (mtil, x_tail):
+        assert {len(e.space) for e in s.experiences()} == {4, 10}
+        assert all(set(labels_of(e.data).tolist()) == set(e.space.ids) for e in s.experiences())
