@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,11 +16,13 @@ import records
 from rich.console import Console
 
 from cl_bench.command import progress
-from cl_bench.command.cli import ASCII, main
+from cl_bench.command.cli import main
 from cl_bench.command.part_help import WIDTH, part_help
+from cl_bench.command.streams import ASCII
 from cl_bench.compare.matrix_text import matrix_text
 from cl_bench.compare.terminal import trimmed
 from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.records.results import load_all
 from cl_bench.registry import GROUPS, entries, find
 
 
@@ -195,3 +199,42 @@ def test_a_stopped_suite_leaves_its_page_and_says_how_to_go_on(tmp_path, monkeyp
     assert "the same command runs what has not finished" in said.err and "2 runs that finished" in said.err
     page = (runs / "quickstart.html").read_text()
     assert '"lora"' in page and '"osft"' in page and '"ncm"' not in page.split('id="data"')[1].split("</script>")[0]
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Standard output and error are a pipe whose reader has left, as after `cl-bench ... 2>&1 | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        yield
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("words", ["list methods", "compare {}", "compare {} --overall", "--help"])
+def test_a_reader_who_leaves_is_no_fault(words, tmp_path, unread) -> None:
+    for seed in range(2):
+        records.write_learner(tmp_path, "lora", seed)
+        records.write_learner(tmp_path, "lora", seed, scenario="other")
+    with contextlib.suppress(SystemExit):
+        assert main(words.format(tmp_path).split()) == 0
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path, unread) -> None:
+    argv = ["--scenario", "split_digits", "--scenario.per_class", "10", "--method", "ncm", "--tracking", "none"]
+    assert main(["run", *argv, "--runs", str(tmp_path)]) == 0
+    assert load_all(tmp_path)[0].status == "finished"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_output_to_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys) -> None:
+    records.write_learner(tmp_path, "lora", 0)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["compare", str(tmp_path)]) == 2
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "no space left" in capsys.readouterr().err

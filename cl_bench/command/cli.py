@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import difflib
 import os
 import signal
@@ -18,20 +17,9 @@ from .. import __version__
 from ..errors import Helped, Terminated, UserError, no_room, told
 from . import commands, paper, sharing
 from . import tune as tuning
+from .streams import said
 
 __all__ = ["main"]
-
-# What stands for a sign on a terminal that has only ASCII: marks stay distinct.
-ASCII = {"●": "*", "○": "o", "◌": ".", "†": "+", "±": "+-", "−": "-", "–": "-", "↑": "^", "↓": "v", "×": "x", "·": ".",
-         "…": "...", "≤": "<=", "—": "-", "“": '"', "”": '"', "’": "'"}
-
-
-def _in_ascii(fault: UnicodeError) -> tuple[str, int]:
-    assert isinstance(fault, UnicodeEncodeError)
-    return "".join(ASCII.get(c, "?") for c in fault.object[fault.start:fault.end]), fault.end
-
-
-codecs.register_error("cl-bench", _in_ascii)
 
 RUN_HELP = """\
 options of a run (any of them may stand in the YAML file that --config names):
@@ -214,18 +202,20 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 well, 1 a run failed or a check did not pass, 2 a mistake to mend, 130 or
     143 where Ctrl-C or SIGTERM ended it."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with said():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):  # a terminal or pipe that knows no "↑" shows "^", and the command goes on
-        if hasattr(stream, "reconfigure"):
-            utf = (stream.encoding or "utf-8").lower().startswith("utf")
-            stream.reconfigure(errors="backslashreplace" if utf else "cl-bench")
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command not in ("run", "suite", "verify", "tune"):
             raise UserError(f"cl-bench {options.command} has no option {rest[0]!r}; see `cl-bench {options.command} --help`.")
         with _stoppable():
-            return int(options.act(options, rest) or 0)
+            code = int(options.act(options, rest) or 0)
+            sys.stdout.flush()
+            return code
     except UserError as fault:
         if debug:
             raise
@@ -236,9 +226,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = str(stop) if isinstance(stop, commands.Stopped) else ""
         print(f"cl-bench: stopped{' by SIGTERM' if ended else ''}{how and f'; {how}'}.", file=sys.stderr)
         return 143 if ended else 130
-    except BrokenPipeError:  # `cl-bench list methods | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as fault:
         if debug:
             raise

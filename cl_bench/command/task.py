@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UserError, told
 from .launchers import Result
+from .streams import said
 
 __all__ = ["Task", "key_of"]
 
@@ -64,8 +65,9 @@ class Task:
                 started(Path(self.runs) / str(facts["id"]))
 
         try:
-            plan = plan_from(config, self.suite or None)
-            return str(execute(plan, Path(self.runs), listen=listen, resume=self.begun(config))), None
+            with said():
+                plan = plan_from(config, self.suite or None)
+                return str(execute(plan, Path(self.runs), listen=listen, resume=self.begun(config))), None
         except UserError as fault:
             return "", str(fault)
         except (Exception, SystemExit) as fault:
