@@ -12,8 +12,10 @@ import records
 from stores import open_store
 from test_tracking import empty_database, runs  # noqa: F401 - fixtures
 
+from cl_bench.errors import UserError
 from cl_bench.records.results import load
 from cl_bench.records.tracking import view_path
+from cl_bench.records.tracking_store import resolve
 
 
 def test_the_first_screen_shows_what_a_suite_came_to(runs: Path) -> None:  # noqa: F811
@@ -42,3 +44,10 @@ def test_the_first_screen_shows_what_a_suite_came_to(runs: Path) -> None:  # noq
     assert path == f"/experiments/{store.experiment}/runs" and parse_qs(query) == {
         "workflowType": ["machine_learning"], "compareRunsMode": ["CHART"], "viewStateShareKey": ["cl-bench"]}
     assert view_path(store.uri, runs / "none") == "/experiments"
+
+
+def test_a_command_that_needs_a_store_does_not_advise_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give sqlite:///FILE\.db, .*NAME\.$"):
+        resolve("none", tmp_path)
+    with pytest.raises(UserError, match=r"or --tracking none\.$"):
+        resolve("mlruns", tmp_path)

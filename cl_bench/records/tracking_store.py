@@ -52,7 +52,8 @@ def resolve(uri: str | None, runs: Path) -> str:
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     if scheme != "sqlite" and scheme not in _PORTS:
         raise UserError(f"{hidden(uri)!r} is no store that MLflow can still write to: give sqlite:///FILE.db, "
-                        f"http://SERVER:5000 or postgresql://USER@HOST/NAME, or --tracking none.")
+                        "http://SERVER:5000 or postgresql://USER@HOST/NAME" + (
+                            ", or --tracking none." if uri != "none" else "."))
     if scheme == "sqlite":
         path = uri.partition(":///")[2]
         if not path or path == ":memory:" or "?" in path:
