@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from records import write_learner
+from records import write_adapter, write_learner
 
 from cl_bench.compare.comparison import compare
 from cl_bench.records.results import load_all
@@ -51,3 +51,15 @@ def test_unfinished_runs_make_no_page(tmp_path: Path) -> None:
     write_learner(tmp_path, "lora", 0, status="running")
     with pytest.raises(SystemExit, match="did not finish"):
         script().page("nothing", {"cl_digits": tmp_path})
+
+
+def test_a_stream_has_its_error_by_domain_and_learning_has_none(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_adapter(tmp_path / "stream", "tent", seed)
+        write_learner(tmp_path / "learn", "lora", seed)
+    (group,) = compare(load_all(tmp_path / "stream")).groups
+    fog = [e for run in group.rows[0].runs.values() for e in run.stream.entries if e.domain == "fog"]
+    mean = sum(100 - 100 * e.correct / e.total for e in fog) / len(fog)
+    head, _, row = script().domains(group).splitlines()[2:5]
+    assert row.split("|")[1 + head.split("|").index(" fog ") - 1].strip() == f"{mean:.1f}"
+    assert script().domains(compare(load_all(tmp_path / "learn")).groups[0]) == ""
