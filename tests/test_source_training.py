@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,21 @@ def test_what_cannot_be_told_apart_is_not_kept(tmp_path: Path, fits: Fits) -> No
 
 def test_edited_code_trains_again(tmp_path: Path, fits: Fits, monkeypatch: pytest.MonkeyPatch) -> None:
     ready(tmp_path)
-    monkeypatch.setattr(source_training, "code_digest", lambda: "0123456789abcdef")
+    monkeypatch.setattr(source_training, "network_code", lambda network: "0123456789abcdef")
     ready(tmp_path)
     assert fits.count == 2
+
+
+def test_an_edited_network_trains_again(tmp_path: Path, fits: Fits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name, weights and settings, another forward in the user's own file."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for change, count in (("x", 1), ("x", 1), ("2 * x", 2)):
+        (tmp_path / "network_edited.py").write_text(
+            f"from torch import nn\nclass Scaled(nn.Module):\n    def forward(self, x):\n        return {change}\n")
+        sys.modules.pop("network_edited", None)
+        importlib.invalidate_caches()
+        backbone = find("cl_bench.backbones", "glyph_resnet")()
+        backbone.model.scaled = importlib.import_module("network_edited").Scaled()
+        ready_backbone(backbone, ToyScenario(learns=False, answers="all"), SourceRecipe(epochs=1), Compute("cpu"), 0,
+                       fits=False, cache=tmp_path / "cache")
+        assert fits.count == count

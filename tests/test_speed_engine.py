@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
+import importlib
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toys import coded, tiny_backbone
 
 from cl_bench import LabelSpace, Method, TestSet
@@ -21,13 +25,14 @@ from cl_bench.command.task import key_of
 from cl_bench.engine import checkpoint, run_state
 from cl_bench.engine import features as features_module
 from cl_bench.engine.compute import Compute
-from cl_bench.engine.features import Features, trunk_digest
+from cl_bench.engine.features import Features
 from cl_bench.engine.fit import FitPosition
 from cl_bench.engine.layout import arrange, relaid
 from cl_bench.engine.measure import fitting, measure
 from cl_bench.engine.meter import Meter
 from cl_bench.engine.protocol import fingerprint
 from cl_bench.engine.runner import run
+from cl_bench.engine.trunk import trunk_digest
 from cl_bench.records.results import load
 from cl_bench.registry import find
 from cl_bench.state import own
@@ -116,7 +121,9 @@ def test_images_that_a_method_has_written_into_go_through_the_network() -> None:
     lambda b: b.model[1].register_forward_hook(lambda *a: None),
     lambda b: b.model[1].register_forward_pre_hook(lambda *a: None),
     lambda b: setattr(b.model[1], "prompt", [torch.zeros(2, requires_grad=True)]),
-], ids=["training", "trained", "another forward", "a hook", "a hook before", "a trained tensor in a list"])
+    lambda b: setattr(b.model[1], "draw", torch.Generator()), lambda b: setattr(b.model[1], "draw", [np.random.default_rng(0)]),
+], ids=["training", "trained", "another forward", "a hook", "a hook before", "a trained tensor in a list", "torch's generator",
+        "numpy's generator in a list"])
 def test_what_is_no_fixed_function_of_its_images_is_not_remembered(change: Callable[[Any], Any]) -> None:
     backbone = tiny_backbone().requires_grad_(False).eval()
     assert trunk_digest(backbone) is not None
@@ -124,13 +131,32 @@ def test_what_is_no_fixed_function_of_its_images_is_not_remembered(change: Calla
     assert trunk_digest(backbone) is None
 
 
+def scaling(by: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: by * x
+
+
+def test_functions_are_told_apart_by_what_they_hold() -> None:
+    backbone, told = tiny_backbone().requires_grad_(False).eval(), set()
+    for act in (scaling(2), scaling(3), functools.partial(torch.add, 2), functools.partial(torch.add, 3), torch.relu, nn.ReLU):
+        backbone.model[1].act = act
+        told.add(trunk_digest(backbone))
+    assert len(told) == 6 and None not in told
+
+
 @pytest.mark.parametrize("change", [
     lambda b: b.model[1].bias.data.add_(1e-6), lambda b: setattr(b.model[2], "eps", 1e-3), lambda b: b.mean.add_(0.1),
     lambda b: setattr(b.model[1], "prompt", [torch.zeros(2)]),
-], ids=["a weight", "a setting", "a buffer", "a tensor in a list"])
+    lambda b: setattr(b.model[1], "act", torch.tanh), lambda b: setattr(b.model[1], "act", functools.partial(torch.add, 2)),
+    lambda b: setattr(b.model[1], "act", scaling(3)), lambda b: setattr(b.model[1], "config", types.SimpleNamespace(scale=3)),
+    lambda b: setattr(b.model[1], "table", {"scale": np.ones(2)}),
+], ids=["a weight", "a setting", "a buffer", "a tensor in a list", "a function", "a partial", "a closure", "an object",
+        "an array"])
 def test_a_trunk_is_known_by_all_that_it_computes_with(change: Callable[[Any], Any]) -> None:
     backbone = tiny_backbone().requires_grad_(False).eval()
+    first = backbone.model[1]
+    first.act, first.config, first.table = torch.relu, types.SimpleNamespace(scale=2), {"scale": np.zeros(2)}
     before = trunk_digest(backbone)
+    assert before == trunk_digest(copy.deepcopy(backbone)) != None  # noqa: E711
     change(backbone)
     assert trunk_digest(backbone) not in (None, before)
 
@@ -286,3 +312,22 @@ def test_the_allocator_here_takes_the_thresholds() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     glibc = "glibc" in os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else False
     assert said.stdout.split() == [str(glibc), "False"]
+
+
+def test_a_network_whose_code_was_edited_answers_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name, weights and settings, another forward: nothing that the old code computed is used."""
+    monkeypatch.setattr(features_module, "LONG", 0.0)
+    monkeypatch.syspath_prepend(tmp_path)
+    tests, told = [TestSet("a", SPACE, coded(9))], []
+    for number, change in enumerate(("x", "-x", "-x")):
+        file = tmp_path / "mine_edited.py"
+        file.write_text(f"from torch import nn\nclass Turn(nn.Module):\n    def forward(self, x):\n        return {change}\n")
+        os.utime(file, (number, number))
+        sys.modules.pop("mine_edited", None)
+        importlib.invalidate_caches()
+        method = Frozen()
+        method.backbone.model.append(importlib.import_module("mine_edited").Turn())
+        passes = counted(method)
+        measure(method, tests, [SPACE], COMPUTE, 4, 0, Features(COMPUTE, tmp_path / "cache", Meter()))
+        told.append(sum(passes))
+    assert told == [9, 9, 0], "the edited network is asked, and remembered itself"

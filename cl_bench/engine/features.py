@@ -2,18 +2,16 @@
 
 A row of the matrix asks for all test images seen so far, so a trunk that stays as it is would answer for the same images in
 every row. Here each data set goes through it once, in its own order, whatever the run did before: what is remembered is a
-function of weights, preprocessing and data alone, and so a resumed run finds the same bits. Runs of a folder of records share
-what took long.
+function of weights, preprocessing, code and data alone, and so a resumed run finds the same bits. Runs of a folder of
+records share what took long.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,13 +20,14 @@ from torch.utils.data import Dataset
 from ..backbones import Backbone
 from ..data.digest import digest_of
 from ..method import Method
-from ..state import leaves, own
+from ..records.source_digest import UNKNOWN
 from .compute import Compute, resolve_device
 from .feed import Pool
 from .kept import Kept
 from .meter import Meter
+from .trunk import network_code, trunk_digest
 
-__all__ = ["Features", "trunk_digest"]
+__all__ = ["Features"]
 
 MOST_BYTES = 512 * 2**20  # of features that a run keeps
 LONG = 1.0  # seconds that a data set must have taken to be kept for other runs
@@ -69,7 +68,7 @@ class Features:
     def _found(self, backbone: Backbone, data: Dataset, size: int) -> Tensor | None:
         device = resolve_device(self.compute.device)
         told = self.cache is not None and hasattr(data, "digest")  # else each item would have to be read to know the data
-        kept = _kept(self.cache, str(self.trunk), data, size, device) if told and self.cache is not None else None
+        kept = _kept(self.cache, str(self.trunk), backbone, data, size, device) if told and self.cache is not None else None
         if kept is not None and (found := kept.read()) is not None:
             return found["features"].to(device)
         started, before, counted = time.perf_counter(), torch.get_rng_state(), self.meter.forward_images
@@ -107,46 +106,9 @@ class Features:
             backbone.__dict__.pop("forward_features", None)
 
 
-def trunk_digest(backbone: Backbone) -> str | None:
-    """sha256 over what a trunk computes: classes, settings, weights and buffers of its modules; None where it is trained, in
-    training mode, or something else hangs on it (hooks that are not the engine's, a forward of its own)."""
-    h = hashlib.sha256(repr(backbone.info["preprocess"]).encode())
-    if "forward_features" in backbone.__dict__ or "preprocess" in backbone.__dict__:
+def _kept(cache: Path, trunk: str, backbone: Backbone, data: Dataset, size: int, device: torch.device) -> Kept | None:
+    """The file of one data set's features; None where some of the code that makes them cannot be told."""
+    if (code := network_code(backbone, data)) == UNKNOWN:
         return None
-    for name, module in backbone.named_modules():
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        ours = all(isinstance(getattr(hook, "__self__", None), Meter) for hook in hooks)
-        if module.training or "forward" in module.__dict__ or not ours:
-            return None
-        h.update(f"{name} {type(module).__module__}.{type(module).__qualname__};".encode())
-        for key, value in sorted(own(module).items()):
-            if key not in ("_modules", "training", "info"):
-                if any(t.requires_grad for t in leaves(value) if isinstance(t, Tensor)):
-                    return None
-                _add(h, key, value)
-    return h.hexdigest()
-
-
-def _add(h: Any, key: str, value: Any) -> None:
-    """A setting or tensor of a module, in containers too; of other objects the class, as their tensors are added."""
-    if isinstance(value, Tensor):
-        h.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
-        h.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            _add(h, f"{key}.{name}", part)
-    elif isinstance(value, (list, tuple)):
-        for k, part in enumerate(value):
-            _add(h, f"{key}.{k}", part)
-    else:
-        plain = value is None or isinstance(value, (bool, int, float, str))
-        h.update(f"{key} {value if plain else type(value).__qualname__};".encode())
-        for k, part in enumerate(() if plain else leaves(value, everything=True)):
-            if isinstance(part, Tensor):
-                _add(h, f"{key}.{k}", part)
-
-
-def _kept(cache: Path, trunk: str, data: Dataset, size: int, device: torch.device) -> Kept:
-    """The file of one data set's features."""
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return Kept(cache, "features", [trunk, digest_of(data), size, str(place), torch.get_num_threads(), torch.__version__])
+    return Kept(cache, "features", [trunk, code, digest_of(data), size, str(place), torch.get_num_threads(), torch.__version__])

@@ -12,7 +12,7 @@ from ..backbones import Backbone
 from ..heads import LinearHead
 from ..method import Method
 from ..ranges import Amount, Count, Whole, bounded
-from ..records.source_digest import UNKNOWN, code_digest
+from ..records.source_digest import UNKNOWN
 from ..scenario import Scenario
 from ..types import Experience
 from .compute import Compute, resolve_device
@@ -20,6 +20,7 @@ from .content import data_digest, object_digest, tensors_digest
 from .fit import fit
 from .kept import Kept
 from .seeding import derive
+from .trunk import network_code
 
 __all__ = ["SourceRecipe", "ready_backbone"]
 
@@ -88,7 +89,7 @@ def ready_backbone(backbone: Backbone, scenario: Scenario, recipe: SourceRecipe,
 def _kept(cache: Path, backbone: Backbone, source: Experience, recipe: SourceRecipe, compute: Compute,
           seed: int) -> Kept | None:
     """The file of one trained source; None where something that determines it cannot be told."""
-    device, augment, code = resolve_device(compute.device), object_digest(source.augment), code_digest()
+    device, augment, code = resolve_device(compute.device), object_digest(source.augment), network_code(backbone)
     if augment is None or code == UNKNOWN:
         return None
     return Kept(cache, "source", {

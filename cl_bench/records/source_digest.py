@@ -26,7 +26,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["UNKNOWN", "built_in", "class_paths", "code_digest", "named_imports", "same", "source_digest"]
+__all__ = ["UNKNOWN", "built_in", "class_paths", "code_digest", "code_of", "named_imports", "same", "source_digest"]
 
 UNKNOWN = "unknown"
 _CORE = ("cl_bench", "cl_bench_ops")  # what :func:`code_digest` covers
@@ -79,6 +79,30 @@ def code_digest() -> str:
             if not (name == "cl_bench" and inside.parts[0] in _SHOWS):
                 rows.append(f"{name}/{inside.as_posix()} {hashlib.sha256(_lines(file.read_bytes())).hexdigest()}")
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+def code_of(targets: Iterable[Any]) -> str:
+    """Digest of the code of classes and functions of any origin, and of cl_bench's own: of what was installed its file and its
+    package's version, of the rest what :func:`source_digest` says; 16 hex digits, or ``unknown``."""
+    parts = {code_digest()}
+    for target in targets:
+        module = str(getattr(target, "__module__", None) or "builtins")
+        file, top = _file_of(sys.modules.get(module)), _top(module)
+        if top in _CORE:
+            continue
+        if top in sys.builtin_module_names or top in sys.stdlib_module_names:
+            parts.add(f"python {sys.version}")
+        elif (file is None and not isinstance(target, (type, FunctionType))) or (file is not None and _installed(file)):
+            version = getattr(sys.modules.get(top), "__version__", "")
+            parts.add(f"{module} {version} {'' if file is None else _hash_of(file, *_version(file))}")
+        else:
+            parts.add(source_digest(target))
+    return UNKNOWN if UNKNOWN in parts else hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _hash_of(file: Path, *_: int) -> str:
+    return hashlib.sha256(_lines(file.read_bytes())).hexdigest()
 
 
 def _lines(data: bytes) -> bytes:

@@ -1,0 +1,135 @@
+"""What a network that nothing trains computes: its weights, settings and all that its modules hold, and whose code runs it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..backbones import Backbone
+from ..records.source_digest import code_of
+from ..state import leaves, own
+from .meter import Meter
+
+__all__ = ["network_code", "trunk_digest"]
+
+_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_DRAWS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_MOST_OBJECTS = 100_000
+
+
+class _Unclear(Exception):
+    """Something that may not do the same twice, or has no end."""
+
+
+@dataclass
+class _Walk:
+    """A hash over values, and the classes and functions that were met."""
+
+    hash: Any = field(default_factory=hashlib.sha256)
+    code: dict[int, Any] = field(default_factory=dict)
+    seen: dict[int, Any] = field(default_factory=dict)  # holds them, so that no other object gets an identity
+
+    def name(self, target: Any) -> str:
+        self.code[id(target)] = target
+        return f"{getattr(target, '__module__', '')}.{target.__qualname__}"
+
+    def add(self, key: str, value: Any) -> None:
+        """A value under a name, with all that it holds."""
+        if value is None or isinstance(value, _PLAIN):
+            self.hash.update(f"{key} {value!r};".encode())
+        elif isinstance(value, Tensor):
+            self.hash.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
+            self.hash.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif id(value) in self.seen:
+            self.hash.update(f"{key} again;".encode())
+        else:
+            self.seen[id(value)] = value
+            if isinstance(value, _DRAWS) or len(self.seen) > _MOST_OBJECTS:
+                raise _Unclear(key)
+            self.hash.update(f"{key} {self.inside(key, value)};".encode())
+
+    def inside(self, key: str, value: Any) -> str:
+        """What a value is called, its parts added before."""
+        if isinstance(value, (type, BuiltinFunctionType)):
+            return self.name(value)
+        if isinstance(value, ModuleType):
+            return value.__name__
+        if isinstance(value, FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            self.all(key, [*cells, value.__defaults__, value.__kwdefaults__])
+            return self.name(value)
+        if isinstance(value, MethodType):
+            self.add(key, value.__self__)
+            return value.__name__
+        if isinstance(value, functools.partial):
+            self.all(key, [value.func, value.args, value.keywords])
+        elif isinstance(value, np.ndarray):
+            self.hash.update(np.ascontiguousarray(value).tobytes() + f"{value.dtype} {value.shape}".encode())
+        elif isinstance(value, Mapping):
+            self.all(key, [part for pair in value.items() for part in pair])
+        elif isinstance(value, (list, tuple)):
+            self.all(key, value)
+        elif isinstance(value, (set, frozenset)):
+            self.all(key, sorted(value, key=repr))
+        else:
+            state = own(value) if isinstance(value, nn.Module) else getattr(value, "__dict__", {})
+            slots = {k: getattr(value, k) for cls in type(value).__mro__ for k in getattr(cls, "__slots__", ())
+                     if isinstance(k, str) and k != "__weakref__" and hasattr(value, k)}
+            for name, part in sorted({**slots, **state}.items()):
+                self.add(f"{key}.{name}", part)
+        return self.name(type(value))
+
+    def all(self, key: str, values: Iterable[Any]) -> None:
+        for k, value in enumerate(values):
+            self.add(f"{key}.{k}", value)
+
+
+def trunk_digest(backbone: Backbone) -> str | None:
+    """sha256 over what a trunk computes: classes, settings, weights and buffers of its modules; None where it is trained, in
+    training mode, draws at random, or something else hangs on it (hooks that are not the engine's, a forward of its own)."""
+    walk = _Walk()
+    if "forward_features" in backbone.__dict__ or "preprocess" in backbone.__dict__:
+        return None
+    walk.add("preprocess", backbone.info["preprocess"])
+    for module in backbone.modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        ours = all(isinstance(getattr(hook, "__self__", None), Meter) for hook in hooks)
+        if module.training or "forward" in module.__dict__ or not ours:
+            return None
+    try:
+        for name, module in backbone.named_modules():
+            walk.hash.update(f"{name} {walk.name(type(module))};".encode())
+            for key, value in sorted(own(module).items()):
+                if key not in ("_modules", "training", "info"):
+                    if any(t.requires_grad for t in leaves(value) if isinstance(t, Tensor)):
+                        return None
+                    walk.add(key, value)
+    except _Unclear:
+        return None
+    return str(walk.hash.hexdigest())
+
+
+def network_code(network: nn.Module, *others: Any) -> str:
+    """Digest of the code that a network and other objects run (:func:`cl_bench.records.source_digest.code_of`): of the classes
+    of its modules and of what these hold, functions too; ``unknown`` where some of it has no source."""
+    walk = _Walk()
+    try:
+        for module in network.modules():
+            walk.name(type(module))
+            for key, value in own(module).items():
+                if key not in ("_modules", "_parameters", "_buffers"):
+                    walk.add(key, value)
+        for other in others:
+            walk.name(type(other))
+    except _Unclear:
+        pass  # what it draws is no code
+    return code_of(walk.code.values())
