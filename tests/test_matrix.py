@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -298,3 +299,24 @@ def test_equal_test_sets_make_pooled_equal_to_plain(drawn):
 def test_adding_other_rows_is_refused():
     with pytest.raises(ValueError, match="same rows"):
         matrix(THREE) + matrix(FOUR)
+
+
+@given(st.data())
+def test_forgetting_is_its_definition_cell_by_cell(data: st.DataObject) -> None:
+    """Chaudhry et al. 2018 and its variants, written down as loops: any rows, missing cells, columns that no row taught."""
+    rows, columns = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    values = data.draw(hnp.arrays(float, (rows, columns), elements=st.integers(0, 20).map(float) | st.just(math.nan)))
+    learned = data.draw(st.lists(st.none() | st.integers(0, rows - 1), min_size=columns, max_size=columns))
+    m = AccuracyMatrix.from_rates(values, size=100, learned=learned)
+    r = m.percent
+    for since in ("best", "learned", "best_any"):
+        for k in (*range(rows), -1):
+            row, wanted = k % rows, []
+            for j, d in enumerate(learned):
+                if d is None or d >= row:
+                    wanted.append(math.nan)
+                    continue
+                past = {"best": range(d, row), "learned": [d], "best_any": range(d, row + 1)}[since]
+                there = [r[i, j] for i in past if not math.isnan(r[i, j])]
+                wanted.append(max(there) - r[row, j] if there else math.nan)
+            assert m.forgetting_per_column(since, k).tolist() == pytest.approx(wanted, nan_ok=True)

@@ -240,13 +240,13 @@ class AccuracyMatrix:
     @cached_property
     def _lost(self) -> dict[str, NDArray[np.float64]]:
         """Per definition (T, C): points lost per test set at every row; NaN where not learned before it."""
-        r, after = self.percent, np.arange(len(self.rows))[:, None] > self._start[None, :]
-        known = np.where(np.arange(len(self.rows))[:, None] >= self._start[None, :], r, np.nan)
-        best_any = np.fmax.accumulate(known, axis=0)
+        r, row = self.percent, np.arange(len(self.rows))[:, None]
+        start = np.array([len(self.rows) if d is None else d for d in self._learned])
+        best_any = np.fmax.accumulate(np.where(row >= start, r, np.nan), axis=0)
         best = np.concatenate([np.full((1, len(self.columns)), np.nan), best_any[:-1]])
-        learned = [math.nan if d is None else r[d, j] for j, d in enumerate(self._learned)]
-        return {since: np.where(after, top - r, np.nan)
-                for since, top in (("best", best), ("learned", np.array(learned)[None, :]), ("best_any", best_any))}
+        learned = np.array([math.nan if d is None else r[d, j] for j, d in enumerate(self._learned)])
+        tops = {"best": best, "learned": learned, "best_any": best_any}
+        return {since: np.where(row > start, top - r, np.nan) for since, top in tops.items()}
 
     def forgetting(self, since: str = "best", row: int = -1) -> float:
         """Mean over test sets learned before ``row`` (see :meth:`forgetting_per_column`). ``"libcontinual"``: learned
