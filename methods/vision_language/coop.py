@@ -31,9 +31,6 @@ class Coop(Clip):
     """
 
     paper: ClassVar[str] = "Zhou et al. (CoOp), IJCV 2022"
-    exempt: ClassVar[dict[str, str]] = {
-        "learns above chance": "words drawn at random are trained for 50 epochs as published, and the check's toy gives 8"
-    }
 
     def __init__(
         self,

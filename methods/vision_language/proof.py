@@ -39,9 +39,6 @@ class Proof(Clip):
     """
 
     paper: ClassVar[str] = "Zhou et al. (PROOF), TPAMI 2025"
-    exempt: ClassVar[dict[str, str]] = {
-        "learns above chance": "maps drawn at random get 8 passes over few images on the toy, at a rate made for thousands"
-    }
 
     def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 10, batch_size: Count = 64,
                  iterations: Count = 1000, weight_decay: Share = 0.05, exemplars: Whole = 20, context: Size = 3,

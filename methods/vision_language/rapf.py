@@ -38,10 +38,6 @@ class Rapf(Clip):
 
     paper: ClassVar[str] = "Huang et al. (RAPF), ECCV 2024"
 
-    exempt: ClassVar[dict[str, str]] = {
-        "learns above chance": "a map drawn at random gets 15 steps on the toy, where published runs give it thousands"
-    }
-
     def __init__(self, backbone: Backbone, *, lr: Amount = 1e-3, epochs: Whole = 15, batch_size: Count = 100,
                  threshold: Amount = 0.55, mix_bias: Share = 0.6, beta: Positive = 2.0, replayed: Count = 2,
                  margin: Amount = 0.1, shrink: bool = False) -> None:  # fmt: skip

@@ -37,7 +37,6 @@ class Sts(Views):
     paper: ClassVar[str] = "Dafnis & Metaxas (STS), NeurIPS 2025"
     output = "probs"
     exempt: ClassVar[dict[str, str]] = {
-        "answer() agrees with predict()": "an image is answered after steps of its own, which answer() does not take",
         "is not worse than its source under shift": "published crops, down to 8 % and half of them mirrored, show no digit",
     }
 
