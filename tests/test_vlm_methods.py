@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from cl_bench import Experience, LabelSpace, StreamFacts
+from cl_bench.cli import main
 from cl_bench.data.digits import digits
-from cl_bench.registry import find
+from cl_bench.registry import entries, find
 from cl_bench.testing import _engine as engine
 
 SPACE = LabelSpace((0, 1, 2), ("digit zero", "digit one", "digit two"))
@@ -125,3 +127,20 @@ def test_wise_ft_with_alpha_zero_and_adapters_without_steps_are_the_model_as_it_
         ):  # fmt: skip
             got = learned(name, copy.deepcopy(clip), **options).predict(images, SPACE)
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+# what makes a run short, where a method has it
+SHORT = {"iterations": 1, "epochs": 1, "views": 4, "hidden": 50, "experts": 3, "code_steps": 2, "references": 16, "sentences": 20,
+         "pool": 8, "shots": 1}  # fmt: skip
+NAMES = sorted(name for name, entry in entries("cl_bench.methods").items() if "vision_language" in entry.target)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_runs_from_the_command_line(name: str, tmp_path: Any) -> None:
+    cls = find("cl_bench.methods", name)
+    options = [f"--method.{k}={v}" for k, v in SHORT.items() if k in inspect.signature(cls).parameters]
+    streams = [["vlm_glyphs_stream", "--scenario.per_domain=4"]] if cls.family == "test-time" else []
+    for scenario in (["vlm_glyphs", "--scenario.shots=2"], *streams):
+        words = ["--scenario", *scenario, "--scenario.domains=2", "--method", name, *options]
+        assert main(["run", *words, "--runs", str(tmp_path), "--tracking", "none"]) == 0

@@ -175,6 +175,14 @@ def test_names_are_the_classifier_of_another_method(clip: Any, images: torch.Ten
     assert method.predict(images, SPACE).shape == (6, 3)
 
 
+def test_frozen_names_take_the_place_of_a_models_own_text_side(clip: Any, images: torch.Tensor) -> None:
+    method = learned("lingocl", clip, args={"epochs": 1})
+    torch.testing.assert_close(method.head.rows, clip.encode_text(SPACE.names, ("a photo of a {}.",)))
+    assert method.predict(images, SPACE).shape == (6, 3)
+    with pytest.raises(UserError, match="clip_lora has no classifier that class names can take the place of"):
+        built("lingocl", clip, host="clip_lora")
+
+
 def test_names_may_come_from_a_file_of_vectors(tmp_path: Path) -> None:
     vit, file = find("cl_bench.backbones", "glyph_vit")(), tmp_path / "words.npz"
     np.savez(file, names=np.array(SPACE.names[:2]), vectors=np.eye(2, 5, dtype=np.float32))

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cl_bench import Backbone, Batch, Experience, LabelSpace, LinearHead, Method, UserError
+from cl_bench import Backbone, Batch, Experience, LabelSpace, LinearHead, Method, TextHead, UserError
 from cl_bench.heads import CosineHead, FixedHead
 from cl_bench.ranges import Positive, Text
 from cl_bench.registry import find
 
+from ._clip import Clip
 from ._language import LanguageHead, Words
 
 __all__ = ["Lingocl"]
@@ -25,7 +26,8 @@ class Lingocl(Method):
     vectors as a cosine with a learned scale, through a learned linear map where their widths differ.
 
     Args:
-        host: name of the method, one whose classifier is linear. args: its own settings.
+        host: name of the method, one whose classifier is linear, or the backbone's own where that reads names. args: its own
+            settings.
         words: a backbone with a text side, or an ``.npz`` file with ``names`` and ``vectors``.
         template: sentence with ``{}`` that a name is put into; a file's vectors are taken as they are.
         scale: of the cosine at the start.
@@ -42,7 +44,8 @@ class Lingocl(Method):
                  words: Text = "glyph_clip", template: Text = "a photo of a {}.",
                  scale: Positive = 1 / 0.07) -> None:  # fmt: skip
         inner: Method = find("cl_bench.methods", host)(backbone, **(args or {}))
-        if inner.adapts or type(inner.head) not in (LinearHead, CosineHead, FixedHead):
+        own = type(inner.head) is TextHead and not isinstance(inner, Clip)  # made by the backbone, not read by the method
+        if inner.adapts or not (own or type(inner.head) in (LinearHead, CosineHead, FixedHead)):
             raise UserError(f"{host} has no classifier that class names can take the place of; name a method that trains a "
                             "linear one.")
         super().__init__(backbone, lr=inner.lr, epochs=inner.epochs, batch_size=inner.batch_size)
