@@ -130,8 +130,8 @@ def test_wise_ft_with_alpha_zero_and_adapters_without_steps_are_the_model_as_it_
 
 
 # what makes a run short, where a method has it
-SHORT = {"iterations": 1, "epochs": 1, "views": 4, "hidden": 50, "experts": 3, "code_steps": 2, "references": 16, "sentences": 20,
-         "pool": 8, "shots": 1}  # fmt: skip
+SHORT = {"iterations": 1, "epochs": 1, "views": 4, "hidden": 50, "experts": 3, "code_steps": 2, "references": 16,
+         "sentences": 20, "pool": 8, "shots": 1}  # fmt: skip
 NAMES = sorted(name for name, entry in entries("cl_bench.methods").items() if "vision_language" in entry.target)
 
 
