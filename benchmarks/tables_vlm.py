@@ -48,7 +48,7 @@ def changes(runs: list[Run]) -> dict[int, float]:
 
 def retention(found: dict[str, list[Run]]) -> list[str]:
     """Sentences that set CoDyRA beside sequential LoRA and full fine-tuning, order by order."""
-    by_name = {name: changes(runs) for label, runs in found.items() for name in [label.partition("(")[0]]}
+    by_name = {label.partition("(")[0]: changes(runs) for label, runs in reversed(found.items())}  # the first of a name
     own, out = by_name.get("codyra_clip", {}), list[str]()
     for other in ("clip_lora", "clip_finetune"):
         shared = sorted(set(own) & set(by_name.get(other, {})))
