@@ -71,9 +71,10 @@ def main() -> int:
     given = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     held = json.loads(OUT.read_text()) if OUT.exists() else {}
-    for name in given.only or there:
-        if name in held and not given.only:
-            continue
+    chosen = given.only or [name for name in there if name not in held]
+    for name in chosen:
+        checkouts.found(given.checkouts, name)  # all of them before any work
+    for name in chosen:
         found: dict[str, list[tuple[float, float]]] = {}
         for seed in SEEDS:
             with multiprocessing.get_context("spawn").Pool(1) as alone:
