@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
+from torch.utils.data import Dataset
 
 from cl_bench.records import source_digest as module
 from cl_bench.records.source_digest import UNKNOWN, built_in, code_digest, same, source_digest
@@ -169,6 +171,20 @@ def test_no_digest_reads_what_was_installed() -> None:
         for entry in entries(group).values():
             tops = {f.parts for f in files_of(entry.load()) if "torch" in f.parts or "timm" in f.parts}
             assert not tops, entry.name
+
+
+class Images(Dataset):
+    """Stands on torch alone, as a user's own data set does."""
+
+
+class Network(nn.Module):
+    """Stands on torch alone, as a user's own network does."""
+
+
+@pytest.mark.parametrize("mine", [Images, Network, type("Both", (Images,), {"__module__": __name__})])
+def test_a_class_that_stands_on_torch_is_its_own_files(mine: type) -> None:
+    files = files_of(mine)
+    assert Path(__file__) in files and all(f.parent == Path(__file__).parent for f in files)
 
 
 NOTEBOOK = '''

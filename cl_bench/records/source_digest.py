@@ -114,11 +114,17 @@ def _top(module: str) -> str:
 
 
 def _own(target: Any) -> list[Any]:
-    """The target and its bases, without cl_bench's and what those stand on."""
+    """The target and its bases, without cl_bench's and what those stand on, and without those of other packages that were
+    installed: a data set stands on torch's, and the files of all that torch imports are thousands."""
     if not isinstance(target, type):
         return [target]
     given = {base for cls in target.__mro__ if _top(cls.__module__) in _CORE for base in cls.__mro__} | {object}
-    return [target, *(cls for cls in target.__mro__[1:] if cls not in given)]
+    return [target, *(cls for cls in target.__mro__[1:] if cls not in given and not _elsewhere(cls, target))]
+
+
+def _elsewhere(base: type, target: type) -> bool:
+    file = _file_of(sys.modules.get(base.__module__))
+    return file is not None and _top(base.__module__) != _top(target.__module__) and _installed(file)
 
 
 def _texts(target: Any) -> list[str] | None:
