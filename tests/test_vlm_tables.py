@@ -10,21 +10,27 @@ from types import ModuleType
 import numpy as np
 import pytest
 import records
+import torch
 
 from cl_bench.numbers.matrix import AccuracyMatrix
 from cl_bench.records.results import load_all
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "tables_vlm.py"
-pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="benchmarks are part of a checkout only")
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="benchmarks are part of a checkout only")
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with a root of its own to write below."""
-    spec = importlib.util.spec_from_file_location("tables_vlm", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded("tables_vlm")
     (tmp_path / "configs" / "suite").mkdir(parents=True)
     for suite in ("vlm_glyphs", "tta_vlm"):
         (tmp_path / "configs" / "suite" / f"{suite}.yaml").write_text(f"# About {suite}.\nname: {suite}\n")
@@ -70,3 +76,12 @@ def test_what_codyra_keeps_is_said_order_by_order(script: ModuleType, tmp_path: 
     assert "+0.50 points of zero-shot accuracy against clip_lora, mean over 2 orders (+3.00, -2.00): more in 1 of 2." in text
     assert "+6.00 points of zero-shot accuracy against clip_finetune" in text
     assert "its own change is -0.50 points: it loses some of its zero-shot accuracy." in text
+
+
+def test_memory_is_what_was_alive_at_once() -> None:
+    def twice() -> None:
+        for _ in range(2):
+            held = [torch.zeros(2**16), torch.zeros(2**16)]  # 256 KiB each; the first two are gone before the others come
+            del held
+
+    assert 2**19 <= loaded("steering_cost").peak(twice) < 2**19 + 2**14
