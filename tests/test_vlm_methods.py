@@ -69,6 +69,20 @@ def test_a_reset_and_the_same_images_give_the_same_bits(name: str, clip: Any, im
     assert all(torch.equal(a, b) for a, b in zip(weights, method.model.parameters(), strict=True))
 
 
+# how often an image sends all class names through the text tower
+@pytest.mark.parametrize(("name", "each"), [("sts", 0), ("tps", 0), ("zero", 0), ("tda", 0), ("tpt", 2), ("r_tpt", 2)])
+def test_class_texts_go_through_their_tower_once_for_a_stream(name: str, each: int, clip: Any, images: torch.Tensor) -> None:
+    method = deployed(name, clip, views=4) if name != "tda" else deployed(name, clip)
+    backbone, count = method.model.backbone, [0]
+    encode = backbone.encode_tokens
+    backbone.__dict__["encode_tokens"] = lambda *args: count.append(len(args[0])) or encode(*args)
+    with torch.enable_grad():
+        method.predict(images[:1], SPACE)
+        del count[:]
+        method.predict(images[1:4], SPACE)
+    assert sum(count) == 3 * each * len(SPACE)
+
+
 @pytest.mark.parametrize("name", ["tps", "tpt", "c_tpt"])
 def test_a_rate_of_zero_is_zero_shot(name: str, clip: Any, images: torch.Tensor) -> None:
     method = deployed(name, clip, lr=0.0, views=6)

@@ -72,7 +72,8 @@ class Views(TestTimeMethod):
     @property
     def text(self) -> Tensor:
         """Unit features (C, d) of the classes asked for."""
-        return self.model.head.embeddings(self.model.space).detach()  # type: ignore[operator]
+        with torch.no_grad():  # with gradients on, the head would not trust what it has kept and encode them for each image
+            return self.model.head.embeddings(self.model.space)  # type: ignore[operator]
 
     def adapt(self, x: Tensor) -> Tensor:
         return torch.cat([self.score(self.embed(image), self.text.to(image)).detach()[None] for image in x])
