@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from scripts import needs_checkout, script
 
 from cl_bench import Backbone, LabelSpace, Scenario, TensorData, TestSet, attach
 from cl_bench.data.tensor import labels_of
 from cl_bench.registry import find
 
-HOME = Path(__file__).resolve().parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(not HOME.is_dir(), reason="benchmarks are part of a checkout only")
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, HOME / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pytestmark = needs_checkout
 
 
 @pytest.fixture

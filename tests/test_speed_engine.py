@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_resume import stop
 from torch import Tensor, nn
 from toys import coded, tiny_backbone
 
 from cl_bench import LabelSpace, Method, TestSet
 from cl_bench.command.config import parse, plan_from
 from cl_bench.command.task import key_of
-from cl_bench.engine import checkpoint, run_state
 from cl_bench.engine import features as features_module
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.features import Features
@@ -234,21 +234,7 @@ def test_a_run_on_channels_last_goes_on_to_the_same_bits(tmp_path: Path, monkeyp
              "--method.batch_size", "8", "--checkpoint_every", "0"]
     last = [*words, "--layout", "channels_last"]
     whole = run(plan_from(parse(last)), tmp_path / "whole")
-    real, left = checkpoint.save, [3]
-
-    def save(folder: Path, method: Any, position: Any, identity: Any) -> None:
-        if position.step == 1 and isinstance(position.inside, FitPosition):
-            left[0] -= 1
-            if not left[0]:
-                real(folder, method, position, identity)
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(run_state, "DEAR", 0)  # a checkpoint is due between any two batches
-        patched.setattr(checkpoint, "save", save)
-        with pytest.raises(KeyboardInterrupt):
-            run(plan_from(parse(last)), tmp_path / "cut")
-    (folder,) = [f for f in (tmp_path / "cut").iterdir() if not f.name.startswith(".")]
+    folder = stop(last, tmp_path / "cut", monkeypatch, lambda p: p.step == 1 and isinstance(p.inside, FitPosition), skip=2)
     resumed = run(plan_from(parse(last)), tmp_path / "cut", resume=folder)
     plain = run(plan_from(parse(words)), tmp_path / "plain")
     losses = [[e["value"] for e in load(f).events() if e["kind"] == "loss"] for f in (whole, resumed, plain)]

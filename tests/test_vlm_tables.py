@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,27 +9,19 @@ from types import ModuleType
 import numpy as np
 import pytest
 import records
+import scripts
 import torch
 
 from cl_bench.numbers.matrix import AccuracyMatrix
 from cl_bench.records.results import load_all
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="benchmarks are part of a checkout only")
-
-
-def loaded(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pytestmark = scripts.needs_checkout
 
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with a root of its own to write below."""
-    module = loaded("tables_vlm")
+    module = scripts.script("tables_vlm")
     (tmp_path / "configs" / "suite").mkdir(parents=True)
     for suite in ("vlm_glyphs", "tta_vlm"):
         (tmp_path / "configs" / "suite" / f"{suite}.yaml").write_text(f"# About {suite}.\nname: {suite}\n")
@@ -84,4 +75,4 @@ def test_memory_is_what_was_alive_at_once() -> None:
             held = [torch.zeros(2**16), torch.zeros(2**16)]  # 256 KiB each; the first two are gone before the others come
             del held
 
-    assert 2**19 <= loaded("steering_cost").peak(twice) < 2**19 + 2**14
+    assert 2**19 <= scripts.script("steering_cost").peak(twice) < 2**19 + 2**14

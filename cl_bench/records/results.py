@@ -39,7 +39,7 @@ from .source_digest import UNKNOWN, code_digest
 from .writer import SCHEMA, STATUSES, RunWriter, check_id, complete, new_id, plain, utc_now, write_atomically
 
 __all__ = ["SCHEMA", "STATUSES", "Run", "RunList", "RunWriter", "check_id", "complete", "environment", "git_state", "load",
-           "load_all", "new_id", "plain", "utc_now", "write_atomically"]
+           "load_all", "new_id", "plain", "run_folders", "uncollected", "utc_now", "write_atomically"]
 
 PACKAGES = ("cl-bench", "torch", "torchvision", "timm", "open-clip-torch", "avalanche-lib", "pytorch-lightning",
             "mlflow", "peft", "numpy", "scipy")
@@ -241,7 +241,7 @@ def _load(folder: Path) -> Run:
     return run
 
 
-def _run_folders(folder: str, depth: int = 3) -> Iterator[str]:
+def run_folders(folder: str, depth: int = 3) -> Iterator[str]:
     """Folders that hold (part of) a run, at most ``depth`` levels down; hidden ones and links are left out."""
     with os.scandir(folder) as found:
         entries = list(found)
@@ -250,11 +250,11 @@ def _run_folders(folder: str, depth: int = 3) -> Iterator[str]:
         return
     for entry in sorted(entries, key=lambda e: e.name) if depth else ():
         if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-            yield from _run_folders(entry.path, depth - 1)
+            yield from run_folders(entry.path, depth - 1)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without the search for garbage in circles, of which reading makes none: over ten thousand records it takes a third."""
     was = gc.isenabled()
     gc.disable()
@@ -265,7 +265,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@_uncollected()
+@uncollected()
 def load_all(folders: str | Path | Iterable[str | Path]) -> RunList:
     """Every run in or below the given paths (a folder of runs, a run's folder, or a ``run.json``). A run that cannot be
     read becomes a sentence in ``.problems``; a path that does not exist raises UserError."""
@@ -276,7 +276,7 @@ def load_all(folders: str | Path | Iterable[str | Path]) -> RunList:
         if not given.exists():
             raise UserError(f"{given} does not exist: give a folder of runs, or one run's folder.")
         try:
-            found = list(_run_folders(str(given))) if given.is_dir() else [str(given.parent)]
+            found = list(run_folders(str(given))) if given.is_dir() else [str(given.parent)]
         except OSError as error:
             problems.append(f"{error.filename} cannot be read ({error.strerror}).")
             continue

@@ -11,14 +11,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...records.results import Run, RunList, load, load_all
+from ...records.results import Run, RunList, load, load_all, run_folders, uncollected
 from ..comparison import Comparison, compare
 from .page import data_json
 from .payload import payload
@@ -84,7 +83,11 @@ class Live:
             version = self.version()
             if self._built is None or self._built.version != version:
                 started = time.process_time()
-                with _spared() if self._built is None else nullcontext():
+                if self._built is None:
+                    with uncollected():
+                        self._built = self._build(version)
+                    gc.freeze()  # it stays: the search for garbage need not walk through it at every change
+                else:
                     self._built = self._build(version)
                 self.took = time.process_time() - started
             return self._built
@@ -111,7 +114,7 @@ class Live:
     def _read(self) -> RunList:
         """Every run of the folder; those whose files are what they were are not read again."""
         kept: dict[Path, tuple[tuple[int, ...], Run]] = {}
-        listed = {folder: _signature(folder) for folder in _folders(self.folder)}
+        listed = {folder: _signature(folder) for folder in map(Path, run_folders(str(self.folder)))}
         fresh = {folder for folder, signature in listed.items() if self._runs.get(folder, ((), None))[0] != signature}
         if len(fresh) > len(listed) // 2 or len({folder.name for folder in listed}) < len(listed):
             found = load_all(self.folder)
@@ -128,28 +131,6 @@ class Live:
                 problems.append(str(error))
         self._runs = kept
         return RunList(sorted((run for _, run in kept.values()), key=lambda run: run.id), problems)
-
-
-@contextmanager
-def _spared() -> Iterator[None]:
-    """What the first version is built from stays: the collector of cycles would walk through it, now and at every change."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if was:
-            gc.enable()
-
-
-def _folders(root: Path, depth: int = 4) -> list[Path]:
-    with os.scandir(root) as listed:  # asked at every change of any record: a path per entry would be most of the time
-        entries = sorted(listed, key=lambda entry: entry.name)
-    if any(entry.name in ("run.json", "events.jsonl") for entry in entries):
-        return [root]
-    return [] if not depth else [folder for entry in entries if not entry.name.startswith(".") and entry.is_dir(
-        follow_symlinks=False) for folder in _folders(root / entry.name, depth - 1)]
 
 
 def _signature(folder: Path) -> tuple[int, ...]:
