@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from ..errors import UserError
 from ..registry import find
 from ._base import Adapter, BiasSite, LayerSite, Site, WeightSite
+from ._low_rank import LowRankLinear
 
 __all__ = ["FUSED4", "AdapterSet", "attach", "layer_names", "trunk_of"]
 
@@ -321,5 +322,7 @@ def _on_weight(owner: nn.Module, name: str, cls: type[Adapter], rows: Sequence[s
         if getattr(owner, bias, None) is None:
             owner.register_parameter(bias, nn.Parameter(weight.new_zeros(o), requires_grad=False))
         parametrize.register_parametrization(owner, bias, BiasSite(site))
+    if type(owner) is nn.Linear:
+        owner.__class__ = LowRankLinear
     parametrize.register_parametrization(owner, tensor, site)
     return site

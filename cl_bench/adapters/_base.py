@@ -49,6 +49,12 @@ class Adapter(nn.Module):
         """The update of ``weight`` (o, i), in its dtype; None where the kind cannot be merged."""
         return self(weight) - weight if self.mergeable else None
 
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        """(down (r, i), up (o, r)), functions of the parameters, where the gradient of ``self(weight)`` is that of
+        ``weight + up @ down``: a linear layer is then differentiated without the dense gradient of its weight. None: it is no
+        such sum. A class whose ``forward`` is its own says it itself; what it inherits is about another ``forward``."""
+        return None
+
     def bias(self, bias: Tensor) -> Tensor:
         """The adapted bias (o,), for kinds with ``moves_bias``."""
         return bias
@@ -125,6 +131,19 @@ class WeightSite(Site):
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole.reshape(weight.shape)
 
+    def low_rank(self) -> list[tuple[int, int, Tensor, Tensor]] | None:
+        """(first row, row after the last, down, up) of each update in use that is trained; None where one of those in use is
+        no low-rank update."""
+        found = []
+        for name in self.active if self.enabled else ():
+            for (a, b), adapter in zip(self.groups, self.bank[name], strict=True):  # type: ignore[arg-type]
+                pair = adapter.low_rank() if _says_it_itself(type(adapter)) else None
+                if pair is None:
+                    return None
+                if pair[0].requires_grad or pair[1].requires_grad:
+                    found.append((a, b, *pair))
+        return found
+
     def moved_bias(self, bias: Tensor) -> Tensor:
         if not self.enabled or not self.active:
             return bias
@@ -150,6 +169,12 @@ class WeightSite(Site):
         self.active, self.enabled = before
         for adapter, matrix in zip(self.adapters(name), self.matrices(weight), strict=True):
             adapter.reset(matrix)
+
+
+def _says_it_itself(kind: type) -> bool:
+    """Whether ``low_rank`` of a class was written for its ``forward``."""
+    owner = next(c for c in kind.__mro__ if "forward" in c.__dict__)
+    return "low_rank" in owner.__dict__
 
 
 def _matrix(weight: Tensor) -> Tensor:

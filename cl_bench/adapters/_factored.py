@@ -48,6 +48,9 @@ class Factored(LoRA):
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.scale * (self.B @ self.A - self.B0 @ self.A0)
 
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        return self.A, self.scale * self.B  # what was cut out stands still
+
     def factors(self) -> tuple[Tensor, Tensor]:
         return torch.cat([self.A, self.A0]), self.scale * torch.cat([self.B, -self.B0], 1)
 

@@ -60,6 +60,9 @@ class CoDyRA(LoRA):
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (self.B * self.gate) @ self.A
 
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        return self.A, self.B * self.gate  # closed ranks too: a gate at zero has a gradient
+
     def factors(self) -> tuple[Tensor, Tensor]:
         keep = self.gate != 0
         return self.A[keep], (self.B * self.gate)[:, keep]

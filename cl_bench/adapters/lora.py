@@ -41,6 +41,9 @@ class LoRA(Adapter):
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.scale * (self.B @ self.A)
 
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        return self.A, self.scale * self.B
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """(A (k, i), B (o, k)) with the update equal to ``B @ A``: scale, gates and start folded in."""
         return self.A, self.scale * self.B

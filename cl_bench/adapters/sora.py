@@ -45,6 +45,9 @@ class SoRA(LoRA):
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.scale * ((self.B * self.gate) @ self.A)
 
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        return self.A, self.scale * (self.B * self.gate)  # closed ranks too: a gate at zero has a gradient
+
     def factors(self) -> tuple[Tensor, Tensor]:
         keep = self.gate != 0
         return self.A[keep], self.scale * (self.B * self.gate)[:, keep]
