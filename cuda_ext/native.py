@@ -113,6 +113,16 @@ def _sources(kind: str) -> list[Path]:
     return [*sorted(SOURCES.glob("*.cpp")), *sorted((SOURCES / kind).glob("*.cu" if kind == "cuda" else "*.cpp"))]
 
 
+def _units(kind: str, place: Path) -> list[Path]:
+    """What is compiled by itself: the sources that all devices share, and all of a device's in one, because reading torch's
+    headers takes longer than what follows them. The operators' files keep apart what they call alike."""
+    suffix = ".cu" if kind == "cuda" else ".cpp"
+    kernels, shared = (p for p in _sources(kind) if p.parent != SOURCES), [p for p in _sources(kind) if p.parent == SOURCES]
+    one = place / f"kernels{suffix}"
+    one.write_text("".join(f'#include "{path.as_posix()}"\n' for path in kernels), encoding="utf-8")
+    return [*shared, one]
+
+
 def _compiler_flags(kind: str) -> list[str]:
     autograd = f"CL_BENCH_AUTOGRAD=Autograd{kind.upper()}"  # the dispatch key that autograd.cpp answers for
     if os.name == "nt":
@@ -202,7 +212,7 @@ def _compile(kind: str) -> None:
         flags = _compiler_flags(kind)
         library = cpp_extension.load(
             name=f"cl_bench_ops_{kind}",
-            sources=[str(path) for path in _sources(kind)],
+            sources=[str(path) for path in _units(kind, place)],
             extra_cflags=flags,
             extra_cuda_cflags=["-O3", "--fmad=false"] if kind == "cuda" else None,
             build_directory=str(place),

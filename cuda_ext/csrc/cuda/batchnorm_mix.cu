@@ -16,7 +16,7 @@
 #include <tuple>
 #include <vector>
 
-namespace cl_bench {
+namespace cl_bench::batchnorm {
 namespace {
 
 constexpr int kBlock = 512;
@@ -120,8 +120,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batchnorm_mix(
 }
 
 }  // namespace
-}  // namespace cl_bench
+}  // namespace cl_bench::batchnorm
 
 TORCH_LIBRARY_IMPL(cl_bench, CUDA, m) {
-  m.impl("batchnorm_mix", &cl_bench::batchnorm_mix);
+  m.impl("batchnorm_mix", &cl_bench::batchnorm::batchnorm_mix);
 }

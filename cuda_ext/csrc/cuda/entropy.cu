@@ -15,7 +15,7 @@
 #include <limits>
 #include <tuple>
 
-namespace cl_bench {
+namespace cl_bench::entropies {
 namespace {
 
 constexpr int kBlock = 256;
@@ -256,9 +256,9 @@ at::Tensor entropy_filter_grad(
 }
 
 }  // namespace
-}  // namespace cl_bench
+}  // namespace cl_bench::entropies
 
 TORCH_LIBRARY_IMPL(cl_bench, CUDA, m) {
-  m.impl("entropy_filter", &cl_bench::entropy_filter);
-  m.impl("entropy_filter_grad", &cl_bench::entropy_filter_grad);
+  m.impl("entropy_filter", &cl_bench::entropies::entropy_filter);
+  m.impl("entropy_filter_grad", &cl_bench::entropies::entropy_filter_grad);
 }

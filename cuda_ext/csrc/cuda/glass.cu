@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-namespace cl_bench {
+namespace cl_bench::glass {
 namespace {
 
 constexpr int kBlock = 256;
@@ -62,8 +62,8 @@ at::Tensor glass_origin(const at::Tensor& right, const at::Tensor& down, int64_t
 }
 
 }  // namespace
-}  // namespace cl_bench
+}  // namespace cl_bench::glass
 
 TORCH_LIBRARY_IMPL(cl_bench, CUDA, m) {
-  m.impl("glass_origin", &cl_bench::glass_origin);
+  m.impl("glass_origin", &cl_bench::glass::glass_origin);
 }
