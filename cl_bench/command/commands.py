@@ -36,7 +36,7 @@ def _one(o: argparse.Namespace) -> Path:
 
 
 def run(o: argparse.Namespace, rest: list[str]) -> int:
-    from ..records.results import load
+    from ..records.results import load, uncollected
     from ..records.writer import complete
     from .config import parse, plan_from
     from .progress import RunProgress
@@ -61,13 +61,14 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
         except UserError as fault:
             raise UserError(f"{o.resume} cannot be resumed, its config is none: {fault}") from fault
         runs = o.resume.resolve().parent
-    else:
-        config, runs = parse(rest), _one(o)
-    plan = plan_from(config, None if o.resume is None else record.record.get("suite"))
-    _writable(runs)
-    if o.resume is None:
-        try_method(plan)
-    from .processes import execute
+    with uncollected():  # torch and all that a run needs is imported here
+        if o.resume is None:
+            config, runs = parse(rest), _one(o)
+        plan = plan_from(config, None if o.resume is None else record.record.get("suite"))
+        _writable(runs)
+        if o.resume is None:
+            try_method(plan)
+        from .processes import execute
 
     _keep_memory(o)
     begun: list[Path] = [] if o.resume is None else [o.resume]

@@ -6,6 +6,7 @@ labels, row numbers, other data or the engine.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ class _Images(Dataset[tuple[Any, int]]):
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Any:
-        k = next(k for k, start in enumerate(self._starts[1:]) if index < start)
+        k = bisect_right(self._starts, index) - 1
         return torch.as_tensor(self._data[k][index - self._starts[k]][0])
 
 
@@ -70,6 +71,7 @@ class Pool:
     def __init__(self, data: Sequence[Dataset], size: int, device: torch.device, *, workers: int = 0) -> None:
         self.data, self.size, self.device, self.workers = list(data), size, device, workers
         self.starts = _starts(self.data)
+        self._ends = torch.tensor(self.starts[1:])
         held = [d for d in self.data if isinstance(d, TensorData)]
         self.held = [d.to(device).x for d in held] if len(held) == len(self.data) and _fit(held, device) else None
 
@@ -94,11 +96,10 @@ class Pool:
         if len(held) == 1:
             return held[0][rows]
         out: Tensor | None = None
-        for x, start, end in zip(held, self.starts, self.starts[1:], strict=False):
-            at = ((rows >= start) & (rows < end)).nonzero().flatten()  # on the host: a mask on a GPU would wait for it
-            if not len(at):
-                continue
-            part = x[(rows[at] - start).to(self.device)]
+        of = torch.bucketize(rows, self._ends, right=True)  # on the host: a mask on a GPU would wait for it
+        for k in of.unique().tolist():  # those of the batch alone: a row of the matrix stays linear in the number of test sets
+            at = (of == k).nonzero().flatten()
+            part = held[k][(rows[at] - self.starts[k]).to(self.device)]
             if out is None:
                 out = part.new_empty(len(rows), *part.shape[1:])
             out[at.to(self.device)] = part

@@ -31,7 +31,7 @@ __all__ = ["Listener", "Position", "RunState"]
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 BEFORE = "before learning"  # the row of the matrix that is measured first, where a method can answer without learning
-DEAR = 20  # a checkpoint is written where its cost is at most this part of the time since the last one
+DEAR = 20  # a checkpoint, or the record, is written where its cost is at most this part of the time since the last one
 
 
 @dataclass
@@ -89,6 +89,7 @@ class RunState:
         self._clock: tuple[str, float, float] | None = None
         self._held, self._counted = held_memory(), (0, 0)
         self._saved: tuple[float, float] | None = None  # when, and how long it took
+        self._wrote = self._born, 0.0  # the record: the same
         self._inside = plan.checkpoint and ranks.size() == 1  # several processes do not stop at the same batch
 
     # ---------------------------------------------------------------- the record
@@ -105,9 +106,16 @@ class RunState:
             "learned": [taught.get(t.of) for t in self.tests], "before": p.rows[:1] == [BEFORE],
         })
 
+    def write_where_cheap(self) -> None:
+        """Bring the record on disk up to date, unless that would cost over a twentieth of the run: a record of a thousand steps
+        is a thousand times as long as that of one. Whatever ends a run writes it."""
+        last, cost = self._wrote
+        if time.perf_counter() - last >= DEAR * cost:
+            self.write()
+
     def write(self, **changes: Any) -> None:
         """Bring the record up to date and on disk."""
-        p = self._told()
+        started, p = time.perf_counter(), self._told()
         matrix, stream = self.matrix(), Stream(tuple(p.entries))
         self.record.update(
             matrix=matrix.to_json(), stream=stream.to_json(), warnings=p.warnings,
@@ -123,6 +131,7 @@ class RunState:
         self.record["metrics"] = metrics_of(matrix, stream, self.record)
         self.record.update(changes)
         self.writer.write(self.record)
+        self._wrote = (now := time.perf_counter()), now - started
 
     def end(self, status: str, **changes: Any) -> None:
         """The record's last word."""

@@ -39,9 +39,9 @@ __all__ = ["PROTOCOL_VERSION", "Plan", "fingerprint", "run"]
 def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path | None = None) -> Path:
     """Run ``plan`` to the end and return its folder, ``runs/<id>``; ``resume`` takes up a stopped one.
 
-    The record is on disk before any expensive work and after every step. An interrupt leaves status ``stopped``, any
-    other error ``failed`` with its sentence; both pass on. A run that was stopped before its first checkpoint, or whose
-    checkpoint is damaged, starts over, and its warnings say so.
+    The record is on disk before any expensive work and after every step, unless writing it would take over a twentieth of the
+    run. An interrupt leaves status ``stopped``, any other error ``failed`` with its sentence; both pass on. A run that was
+    stopped before its first checkpoint, or whose checkpoint is damaged, starts over, and its warnings say so.
 
     Raises:
         UserError: before anything is touched: where this machine has not what the run asks for, the method cannot be
@@ -203,7 +203,7 @@ def _walk(state: RunState, method: Method, timeline: list[Any]) -> None:
             leave_stream(state, method, step.name)
         state.position.step = k + 1
         state.count_all()
-        state.write()
+        state.write_where_cheap()
         if k + 1 < len(timeline):
             state.save(method)
 

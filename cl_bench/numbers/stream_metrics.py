@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,9 @@ class StreamEntry:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; ``bins`` and ``unlabelled`` only where kept."""
-        return {k: v for k, v in asdict(self).items() if not (k in ("bins", "unlabelled") and v is None)}
+        held = {f.name: getattr(self, f.name) for f in fields(self)}  # asdict copies every number; a record has thousands
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in held.items()
+                if not (k in ("bins", "unlabelled") and v is None)}
 
 
 @dataclass(frozen=True)
