@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folder_toys import class_folders
+from PIL import Image
 
 from cl_bench import registry
 from cl_bench.command.cli import main
@@ -311,3 +313,19 @@ def test_an_order_is_given_once_and_to_what_takes_one(home: Path) -> None:
     (home / "o.yaml").write_text("orders: seed\nruns: [{scenario: ccc, methods: [bn]}]\n")
     with pytest.raises(UserError, match="has no option 'order'"):
         run_suite(read_suite(home / "o.yaml"), home / "runs", jobs=1)
+
+
+def test_other_data_under_the_same_path_are_run_anew(home: Path) -> None:
+    """An image is drawn again where it lay: what was measured on the old one is no run of today's data."""
+    class_folders(home / "pictures", "train", "test", n=3)
+    (home / "s.yaml").write_text(f"seeds: [0]\nruns: [{{scenario: {{class_path: class_folders, init_args: {{root: "
+                                 f"{home / 'pictures'}, increment: 1}}}}, methods: [ncm]}}]\n")
+    told = []
+    for _ in range(3):
+        said = Said()
+        run_suite(read_suite(home / "s.yaml"), home / "runs", jobs=1, progress=said)
+        told.append(["skip" if said.of("skip") else "start" if said.of("start") else "neither"])
+        if len(told) == 2:
+            image = next((home / "pictures").rglob("*.png"))
+            Image.new("RGB", Image.open(image).size, (250, 3, 9)).save(image)
+    assert told == [["start"], ["skip"], ["start"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,16 @@ from .task import key_of
 
 __all__ = ["Earlier"]
 
+_OF_THE_CODE = ("protocol_version", "metrics", "seed_policy")  # what a change of cl-bench itself may change
+
 
 class Earlier:
-    """What a folder of runs holds of the same configs, made by the same code."""
+    """What a folder of runs holds of the same configs, made by the same code from the same data and weights.
+
+    ``protocol``: of a config that :meth:`knows`, the fields of the protocol that it has today; None: not asked.
+    """
+
+    protocol: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def __init__(self, runs: Path, keep: bool, again: bool = False) -> None:
         from ..records.results import load_all
@@ -22,6 +29,10 @@ class Earlier:
         self.runs: dict[str, list[Any]] = {}
         for run in self.every if not again else ():
             self.runs.setdefault(key_of(run.record.get("config") or {}), []).append(run)
+
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Whether there is any run of a config."""
+        return key_of(config) in self.runs
 
     def finished(self, config: Mapping[str, Any]) -> Path | None:
         from ..records.results import complete
@@ -39,13 +50,20 @@ class Earlier:
         return None
 
     def _of(self, config: Mapping[str, Any], keep: bool) -> list[Any]:
-        """Runs of this config and the code that is here now, latest first."""
+        """Runs of this config, and of the code and data that are here now, latest first."""
         from ..records.source_digest import code_digest, same
         from .rehearsal import sources
 
         if not (runs := self.runs.get(key_of(config))):
             return []
         code = sources(config)
-        return [run for run in reversed(runs) if all(
+        return [run for run in reversed(runs) if self._same_data(run, config, keep) and all(
             (keep and ours) or same(run.record[root].get("source_digest"), digest) for root, (digest, ours) in code.items()
         ) and (keep or same((run.record.get("environment") or {}).get("code_digest"), code_digest()))]
+
+    def _same_data(self, run: Any, config: Mapping[str, Any], keep: bool) -> bool:
+        if self.protocol is None:
+            return True
+        told = run.record["fingerprint"].get("fields") or {}
+        return all(told[name] == value for name, value in self.protocol(config).items()
+                   if name in told and not (keep and name in _OF_THE_CODE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,27 +50,46 @@ class Rehearsal:
     """Many configs, each planned as its run will be, once whatever its seed: each scenario is walked and each method built, on
     the CPU. Missing files, impossible splits and options that a constructor refuses show before the first run."""
 
-    def __init__(self, elsewhere: bool = False) -> None:
-        """elsewhere: the runs go to other machines, whose devices are not looked for here."""
-        self.elsewhere = elsewhere
+    def __init__(self, elsewhere: bool = False, known: Callable[[Mapping[str, Any]], bool] = lambda config: False) -> None:
+        """elsewhere: the runs go to other machines, whose devices are not looked for here; known: whether a config was run
+        earlier, so that its protocol is asked for (:meth:`protocol`)."""
+        self.elsewhere, self.known = elsewhere, known
+        self.protocols: dict[str, dict[str, Any]] = {}
+        self.asked: dict[str, dict[str, Any]] = {}
         self.seen: set[str] = set()
         self.held: dict[str, tuple[str, Any]] = {}  # the last scenario and the last backbone: one at a time in memory
         self.sizes: dict[str, Sizes] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> None:
         """Raises UserError with the sentence that the run itself would end with."""
-        if not self._new("run", {**config, "seed": 0}):
+        known = self.known(config) and _text({**config, "seed": 0}) not in self.protocols
+        if not self._new("run", {**config, "seed": 0}) and not known:
             return
         from ..engine.compute import Compute, device_for
 
         if not self.elsewhere:
             device_for(Compute(**dict(config.get("compute") or {})))
         plan = plan_from(config, scenario=self._made(config, "scenario"), backbone=self._made(config, "backbone"))
+        if known:
+            self.protocols[_text({**config, "seed": 0})] = self._fields(plan, config)
         if self._new("scenario", config["scenario"]):
             self.sizes[_text(config["scenario"])] = Sizes.of(plan.scenario)
         parts = [config["backbone"], config["method"], *([config["scenario"]] if plans(plan.method) else [])]
         if self._new("method", parts):
             try_method(plan)
+
+    def protocol(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of the protocol that a known config has today: of the data and weights that lie there now."""
+        return self.protocols[_text({**config, "seed": 0})]
+
+    def _fields(self, plan: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a plan, once for all methods that ask the same: all of the data is read for it."""
+        from ..engine.protocol import fingerprint, needs_source
+
+        key = _text([needs_source(plan), *({**config, "method": None, "seed": 0, "label": None}).items()])
+        if key not in self.asked:
+            self.asked[key] = json.loads(_text(fingerprint(plan)["fields"]))
+        return self.asked[key]
 
     def size(self, config: Mapping[str, Any]) -> Sizes:
         """What a config that was rehearsed goes through."""

@@ -11,6 +11,7 @@ from ..errors import UserError, told
 from .earlier import Earlier
 from .estimate import Expected, expected
 from .launchers import Launcher, local
+from .rehearsal import Rehearsal
 from .suites import Job, Suite, read_suite
 from .task import Task, key_of
 
@@ -33,8 +34,9 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, k
               before: Callable[[Expected], None] | None = None) -> Outcome:
     """Run every job and return what came of it. A failing run is recorded and named; the others go on.
 
-    What has finished in ``runs`` with the same config and the same code is not run again, and what was stopped or killed
-    goes on from its last checkpoint. Edited code of a method, a scenario or cl-bench itself is other code.
+    What has finished in ``runs`` with the same config, the same code and the same data is not run again, and what was stopped
+    or killed goes on from its last checkpoint. Edited code of a method, a scenario or cl-bench itself is other code, and other
+    files under the same path are other data or weights.
 
     Args:
         jobs: processes; 0 = one per core. The number changes no result.
@@ -49,8 +51,10 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, k
     """
     say = progress if progress is not None else lambda kind, facts: None
     getattr(getattr(launcher, "func", launcher), "prepare", lambda workers: None)(jobs)  # while everything is checked
-    configs, rehearsal = _resolved(suite.jobs, overrides, elsewhere)  # a mistake in any run is told before the first starts
     earlier = Earlier(runs, keep, again)
+    rehearsal = Rehearsal(elsewhere, earlier.knows)
+    configs = _resolved(suite.jobs, overrides, rehearsal)  # a mistake in any run is told before the first starts
+    earlier.protocol = rehearsal.protocol
     outcome, folders, first = Outcome(), dict.fromkeys(range(len(configs)), Path()), dict[str, int]()
     todo, resume = [], dict[str, str]()
     for k, config in enumerate(configs):
@@ -110,12 +114,11 @@ def run_suite(suite: Suite, runs: Path, *, jobs: int = 0, again: bool = False, k
     return outcome
 
 
-def _resolved(jobs: Sequence[Job], overrides: Sequence[str], elsewhere: bool) -> tuple[list[dict[str, Any]], Any]:
+def _resolved(jobs: Sequence[Job], overrides: Sequence[str], rehearsal: Rehearsal) -> list[dict[str, Any]]:
     """Every job's whole config; each scenario is walked and each method built once, which shows what does not fit."""
     from .config import parse
-    from .rehearsal import Rehearsal
 
-    rehearsal, configs = Rehearsal(elsewhere), []
+    configs = []
     for job in jobs:
         try:
             config = parse(list(overrides), job.config)
@@ -123,4 +126,4 @@ def _resolved(jobs: Sequence[Job], overrides: Sequence[str], elsewhere: bool) ->
         except UserError as fault:
             raise UserError(f"{job.label}: {fault}") from fault
         configs.append(config)
-    return configs, rehearsal
+    return configs
