@@ -162,6 +162,31 @@ def test_another_search_of_the_same_name_is_refused(tmp_path) -> None:
         search(planned(LEARN, ["method.lr=0.01,0.03"], trials=1), tmp_path)
 
 
+MINE = '''
+from cl_bench import Method
+
+class Mine(Method):
+    """Learns."""
+
+    def __init__(self, backbone, *, lr: float = 0.1):
+        super().__init__(backbone, lr=lr, epochs=1)
+'''
+
+
+def test_a_search_whose_method_was_edited_is_another(tmp_path) -> None:
+    """Trials of the old code say nothing of the new one, and are not counted among its trials."""
+    file = tmp_path / "mine_tuned.py"
+    argv = [*LEARN[:6], "--method", f"{file}:Mine", "--device", "cpu"]
+    for code, same in ((MINE, True), (MINE, True), (MINE.replace("epochs=1", "epochs=2"), False), (MINE, True)):
+        file.write_text(code)
+        wanted = planned(argv, ["method.lr=0.01,0.02"], trials=1)
+        if same:
+            search(wanted, tmp_path / "runs")
+        else:
+            with pytest.raises(UserError, match="another search is called s: its options, code or data differ"):
+                search(wanted, tmp_path / "runs")
+
+
 def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path) -> None:
     scores = iter([float("nan"), 1.0, RuntimeError("boom")])
 

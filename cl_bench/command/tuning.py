@@ -11,12 +11,14 @@ import hashlib
 import json
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, told
+from ..records.source_digest import UNKNOWN, code_digest, source_digest
 from .search_space import Axis
 
 __all__ = ["Objective", "Search", "Trials", "search"]
@@ -50,9 +52,17 @@ class Search:
     seeds: Sequence[int] = ()
 
     def digest(self) -> str:
-        """What must be the same for a search to be gone on with; the budget may grow."""
+        """What must be the same for a search to be gone on with: its options, the code of its parts and of cl-bench, data and
+        weights; the budget may grow. Code that cannot be told equals nothing."""
+        from ..engine.protocol import fingerprint
+        from .config import plan_from
+        from .rehearsal import sources
+
+        code = [code_digest(), *(digest for digest, _ in sources(self.config).values()),
+                *([source_digest(self.score)] if ":" in self.objective else [])]
         told_ = {"config": self.config, "space": [(a.name, a.to_json()) for a in self.space], "objective": self.objective,
-                 "first": self.first, "share": self.share, "prune": self.prune}
+                 "first": self.first, "share": self.share, "prune": self.prune,
+                 "code": uuid.uuid4().hex if UNKNOWN in code else code, "protocol": fingerprint(plan_from(self.config))["id"]}
         return hashlib.sha256(json.dumps(told_, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def scenario(self) -> dict[str, Any]:
@@ -106,9 +116,11 @@ def search(plan: Search, runs: Path, say: Callable[[Mapping[str, Any]], None] = 
     pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP) if plan.prune else optuna.pruners.NopPruner()
     study = optuna.create_study(storage=f"sqlite:///{folder / 'study.db'}", study_name=plan.name, direction="maximize",
                                 pruner=pruner, load_if_exists=True)
-    if study.user_attrs.setdefault("search", plan.digest()) != plan.digest():
-        raise UserError(f"another search is called {plan.name}: its options differ; give this one another --name.")
-    study.set_user_attr("search", plan.digest())
+    digest = plan.digest()
+    if study.user_attrs.get("search", digest) != digest:
+        raise UserError(f"another search is called {plan.name}: its options, code or data differ; give this one another "
+                        "--name.")
+    study.set_user_attr("search", digest)
     again = [t for t in study.trials if t.state == optuna.trial.TrialState.RUNNING]  # killed in the midst of it
     for trial in again:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
