@@ -147,7 +147,9 @@ def _tuned(tree: Path, name: str, script: str, what: str) -> list[Row]:
         args = Namespace(cocoop=False, tta_steps=1, selection_p=0.2, run_type="tpt_ctpt" if name == "c_tpt" else "tpt",
                          two_step=False, lambda_term=50.0)  # fmt: skip
         run = importlib.import_module(script)
-        entered = shown if name == "r_tpt" else backbone.preprocess(shown)
+        entered = backbone.preprocess(shown)
+        if name == "r_tpt":
+            entered = entered * backbone.std + backbone.mean  # at the tower's size, and not yet normalised
         run.test_time_tuning(tuning, entered, optimizer, Scaler(), args)
         with torch.no_grad():
             want = tuning(entered)
