@@ -48,7 +48,8 @@ def changes(runs: list[Run]) -> dict[int, float]:
 
 def retention(found: dict[str, list[Run]]) -> list[str]:
     """Sentences that set CoDyRA beside sequential LoRA and full fine-tuning, order by order."""
-    by_name = {label.partition("(")[0]: changes(runs) for label, runs in reversed(found.items())}  # the first of a name
+    dense = "no pruning"  # CoDyRA with a threshold of 0
+    by_name = {dense if "kappa_max=0.0)" in label else label.partition("(")[0]: changes(runs) for label, runs in found.items()}
     own, out = by_name.get("codyra_clip", {}), list[str]()
     for other in ("clip_lora", "clip_finetune"):
         shared = sorted(set(own) & set(by_name.get(other, {})))
@@ -61,6 +62,9 @@ def retention(found: dict[str, list[Run]]) -> list[str]:
         mean = sum(own.values()) / len(own)
         out.append(f"Against the model as it came its own change is {mean:+.2f} points: it "
                    f"{'keeps' if mean >= -0.1 else 'loses some of its'} zero-shot accuracy.")
+    if apart := [own[s] - by_name[dense][s] for s in sorted(set(own) & set(by_name.get(dense, {})))]:
+        out.append(f"Closing gates is worth {sum(apart) / len(apart):+.2f} points of it, mean over {len(apart)} orders "
+                   f"({', '.join(f'{a:+.2f}' for a in apart)}): so much less is lost than by the same training without.")
     return out
 
 
