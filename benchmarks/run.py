@@ -45,17 +45,20 @@ class Part:
 
 PARTS = (
     Part("learning", 330, ("benchmarks/speed_learning.py", "--per-class", "100", "--seconds", "300"), True),
-    Part("profile", 150, ("benchmarks/speed_profile.py", "--steps", "30", "--turns", "3")),
-    Part("frozen", 200, ("benchmarks/speed_frozen.py", "--pixels", "128"), True),
-    Part("start", 120, ("benchmarks/speed_start.py", "--turns", "2")),
+    Part("profile", 120, ("benchmarks/speed_profile.py", "--steps", "30", "--turns", "3")),
+    Part("frozen", 100, ("benchmarks/speed_frozen.py", "--pixels", "128"), True),
+    Part("start", 100, ("benchmarks/speed_start.py", "--turns", "2")),
     Part("growth", 170, ("benchmarks/speed_growth.py",)),
     Part("candidates", 40, ("benchmarks/speed_candidates.py",)),
+    Part("steps", 150, ("benchmarks/speed_steps.py",)),
     Part("operators", 160, ("benchmarks/gpu/operators.py", "--device", "cpu", "--full")),
 )
 TITLES = {
-    "learning": "Learning and all evaluations, beside a bare loop and Avalanche", "profile": "Where a step's time goes",
+    "learning": "Learning and all evaluations, beside a bare loop and Avalanche", "half": "The same in bfloat16",
+    "profile": "Where a step's time goes",
     "frozen": "A frozen trunk", "start": "Starting", "growth": "Long runs",
-    "candidates": "What a native operator could gain at most", "operators": "Native operators on a CPU",
+    "candidates": "What a native operator could gain at most", "steps": "What it would gain in a whole step",
+    "operators": "Native operators on a CPU",
 }
 
 

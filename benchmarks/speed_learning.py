@@ -11,10 +11,12 @@ images in memory on; of the harness all of its timeline (Trainers, records, chec
 reading the data) is counted for nobody. Ratios are of processor seconds (user and system), which other work on the machine
 stretches least; wall seconds stand beside them.
 
-Sides: `ours` is `cl-bench run` as it stands, `ours, channels last` the same with `--layout channels_last`; `bare` is the least
-that does the same (indexing, forward, backward, step), `bare, channels last` the same with the layout and the allocator that
-ours has; `avalanche` is Avalanche's Naive with its default metrics and without loggers, its images as floats in memory, which
-spares it decoding.
+Sides: `ours` is `cl-bench run` as it stands, `ours, channels last` the same with `--layout channels_last`, `ours, bf16` with
+`--precision bf16-mixed --optimizers fused` on top of it, which are other numbers and not only other last bits; `ours, compiled`
+(only where it is named) is channels-last with `--compile true`, compiling counted; `bare` is the
+least that does the same (indexing, forward, backward, step), `bare, channels last` and `bare, bf16` the same with the layout,
+the allocator and the arithmetic that ours have; `avalanche` is Avalanche's Naive with its default metrics and without loggers,
+its images as floats in memory, which spares it decoding.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SIDES = ("ours, channels last", "ours", "bare, channels last", "bare", "avalanche")
+SIDES = ("ours, channels last", "ours", "ours, bf16", "bare, channels last", "bare", "bare, bf16", "avalanche")
+LAST = ["--layout", "channels_last"]
+COMPILED = [*LAST, "--compile", "true"]
+HALF = [*LAST, "--precision", "bf16-mixed", "--optimizers", "fused"]
 BATCH, TEST_BATCH, LR = 32, 256, 1e-3
 
 
@@ -48,8 +53,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=480, help="no turn is begun that would not be over by then")
-    parser.add_argument("--side", choices=SIDES, help="one measurement, printed as JSON")
+    parser.add_argument("--side", choices=(*SIDES, "ours, compiled"), help="one measurement, printed as JSON")
     parser.add_argument("--sides", nargs="+", default=list(SIDES))
+    parser.add_argument("--name", default="learning", help="of the JSON: `half` for some sides in a sitting of their own")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "speed")
     return parser.parse_args()
 
@@ -108,7 +114,7 @@ def parts(o: argparse.Namespace) -> tuple[Any, list[Any], list[Any]]:
     return Network(), [e.data for e in scenario.experiences()], [t.data for t in scenario.test_sets()]
 
 
-def bare(o: argparse.Namespace, channels_last: bool) -> dict[str, float]:
+def bare(o: argparse.Namespace, channels_last: bool, half: bool = False) -> dict[str, float]:
     """Indexing, forward, backward, step; after each experience the accuracy on all test images seen so far."""
     import torch
     import torch.nn.functional as F
@@ -126,17 +132,18 @@ def bare(o: argparse.Namespace, channels_last: bool) -> dict[str, float]:
     started, wall, evaluating, accuracy = time.process_time(), time.perf_counter(), 0.0, 0.0
     for k, (x, y) in enumerate(train):
         network.train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=LR, fused=half or None)
         for _ in range(o.epochs):
             for rows in torch.randperm(len(y), generator=draw).split(BATCH):
-                loss = F.cross_entropy(network(as_float(x[rows])), y[rows])
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    loss = F.cross_entropy(network(as_float(x[rows])), y[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
         began = time.process_time()
         network.eval()
         right = []
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             for seen, labels in test[:k + 1]:
                 right += [(network(as_float(a)).argmax(1) == b).float().mean()
                           for a, b in zip(seen.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)]
@@ -190,8 +197,10 @@ def one(o: argparse.Namespace) -> dict[str, float]:
 
     torch.set_num_threads(o.threads)
     does: dict[str, Callable[[], dict[str, float]]] = {
-        "ours": lambda: ours(o, []), "ours, channels last": lambda: ours(o, ["--layout", "channels_last"]),
-        "bare": lambda: bare(o, False), "bare, channels last": lambda: bare(o, True), "avalanche": lambda: avalanche(o)}
+        "ours": lambda: ours(o, []), "ours, channels last": lambda: ours(o, LAST), "ours, bf16": lambda: ours(o, HALF),
+        "ours, compiled": lambda: ours(o, COMPILED),
+        "bare": lambda: bare(o, False), "bare, channels last": lambda: bare(o, True), "bare, bf16": lambda: bare(o, True, True),
+        "avalanche": lambda: avalanche(o)}
     return does[o.side]()
 
 
@@ -224,7 +233,7 @@ def main() -> None:
             for side, m in median.items()]
     about = {"images": 10 * o.per_class, "epochs": o.epochs, "batch": BATCH, "turns": len(found[o.sides[0]]),
              "load": round(os.getloadavg()[0], 1)}
-    keep_figures(o.out, "learning", __doc__, rows, load=False, settings=about)
+    keep_figures(o.out, o.name, __doc__, rows, load=False, settings=about)
     for row in rows:
         print(f"{row['side']:<22} {row['seconds']:8.2f} s   x {row['x the first']:.2f}")
 

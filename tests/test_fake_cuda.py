@@ -86,6 +86,8 @@ WAITS = {
     "methods/test_time/t3a.py": f"which supports a class keeps: {PLAN}",
     "methods/test_time/vida.py:adapt": "how far the adapters blend follows from how far the views differ",
     "methods/vision_language/zero.py": f"the head's scale as a number; which views are sure, and their votes: {PLAN}",
+    "methods/vision_language/_experts.py": f"which experts a batch's sequences choose: {PLAN}",
+    "methods/vision_language/moe_adapters.py": f"which router answers for which image: {PLAN}",
     "methods/vision_language/_fusion.py:herded": f"which images a memory keeps: {PLAN}; {ONCE}",
     "methods/vision_language/ecalp.py:join": f"which images join the graph: {PLAN}",
     "methods/vision_language/engine.py": "phrases of a batch's classes are drawn by class number",
