@@ -54,7 +54,7 @@ PARTS = (
     Part("operators", 160, ("benchmarks/gpu/operators.py", "--device", "cpu", "--full")),
 )
 TITLES = {
-    "learning": "Learning and all evaluations, beside a bare loop and Avalanche", "half": "The same in bfloat16",
+    "learning": "Learning and all evaluations, beside a bare loop and Avalanche",
     "profile": "Where a step's time goes",
     "frozen": "A frozen trunk", "start": "Starting", "growth": "Long runs",
     "candidates": "What a native operator could gain at most", "steps": "What it would gain in a whole step",

@@ -55,7 +55,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=480, help="no turn is begun that would not be over by then")
     parser.add_argument("--side", choices=(*SIDES, "ours, compiled"), help="one measurement, printed as JSON")
     parser.add_argument("--sides", nargs="+", default=list(SIDES))
-    parser.add_argument("--name", default="learning", help="of the JSON: `half` for some sides in a sitting of their own")
+    parser.add_argument("--name", default="learning", help="of the JSON, where some sides have a sitting of their own")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "speed")
     return parser.parse_args()
 
