@@ -32,8 +32,9 @@ from cl_bench.engine.measure import fitting, measure
 from cl_bench.engine.meter import Meter
 from cl_bench.engine.protocol import fingerprint
 from cl_bench.engine.runner import run
-from cl_bench.engine.trunk import trunk_digest
+from cl_bench.engine.trunk import network_code, trunk_digest
 from cl_bench.records.results import load
+from cl_bench.records.source_digest import UNKNOWN
 from cl_bench.registry import find
 from cl_bench.state import own
 
@@ -141,6 +142,30 @@ def test_functions_are_told_apart_by_what_they_hold() -> None:
         backbone.model[1].act = act
         told.add(trunk_digest(backbone))
     assert len(told) == 6 and None not in told
+
+
+def recursive() -> Any:
+    chain: list[Any] = []
+    for _ in range(20_000):
+        chain = [chain]
+    return chain
+
+
+def unbound() -> Callable[[], Any]:
+    def inner() -> Any:
+        return later
+
+    if inner.__name__ == "never":
+        later = 1
+    return inner
+
+
+@pytest.mark.parametrize("odd", [torch.Generator(), recursive(), unbound()], ids=["draws", "too deep", "an empty cell"])
+def test_what_cannot_be_looked_into_is_not_remembered_and_stops_nothing(odd: Any) -> None:
+    backbone = tiny_backbone().requires_grad_(False).eval()
+    assert network_code(backbone) != UNKNOWN
+    backbone.model[0].odd = odd
+    assert trunk_digest(backbone) is None and network_code(backbone) == UNKNOWN, "of the modules behind it nothing is known"
 
 
 @pytest.mark.parametrize("change", [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import Backbone
-from ..records.source_digest import code_of
+from ..records.source_digest import UNKNOWN, code_of
 from ..state import leaves, own
 from .meter import Meter
 
@@ -28,6 +28,10 @@ _MOST_OBJECTS = 100_000
 
 class _Unclear(Exception):
     """Something that may not do the same twice, or has no end."""
+
+
+# What an odd object of a user's may raise when it is looked into: then nothing is remembered, and the run goes on.
+_UNTOLD = (_Unclear, TypeError, ValueError, RecursionError, AttributeError)
 
 
 @dataclass
@@ -113,14 +117,15 @@ def trunk_digest(backbone: Backbone) -> str | None:
                     if any(t.requires_grad for t in leaves(value) if isinstance(t, Tensor)):
                         return None
                     walk.add(key, value)
-    except _Unclear:
+    except _UNTOLD:
         return None
     return str(walk.hash.hexdigest())
 
 
 def network_code(network: nn.Module, *others: Any) -> str:
     """Digest of the code that a network and other objects run (:func:`cl_bench.records.source_digest.code_of`): of the classes
-    of its modules and of what these hold, functions too; ``unknown`` where some of it has no source."""
+    of its modules and of what these hold, functions too; ``unknown`` where some of it has no source, cannot be looked into or
+    draws at random."""
     walk = _Walk()
     try:
         for module in network.modules():
@@ -130,6 +135,6 @@ def network_code(network: nn.Module, *others: Any) -> str:
                     walk.add(key, value)
         for other in others:
             walk.name(type(other))
-    except _Unclear:
-        pass  # what it draws is no code
+    except _UNTOLD:
+        return UNKNOWN  # the modules after it were not looked into
     return code_of(walk.code.values())
