@@ -48,7 +48,8 @@ def network() -> Any:
 
 def stream() -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor, Any]:
     """Corrupted batches with labels, one batch of clean images with labels, and the label space."""
-    of: Scenario = find("cl_bench.scenarios", "imagenet")(root=str(shared() / "data" / "imagenet_sample" / "val"))
+    root = str(shared() / "data" / "imagenet_sample" / "val")
+    of: Scenario = find("cl_bench.scenarios", "imagenet")(root=root, shuffle=False)  # the order is drawn below
     made = find("cl_bench.scenarios", "corrupted")(of=of, corruptions=list(CORRUPTIONS), severity=5, test_batch_size=BATCH)
     out: list[tuple[Tensor, Tensor]] = []
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()

@@ -10,7 +10,7 @@ from cl_bench import TestSet, UserError
 from cl_bench.data.lists import lines_of
 from cl_bench.ranges import Count, Pixels, Seed
 
-from ._files import listed
+from ._files import listed, shuffled
 from .domains import ImageNetR
 
 __all__ = ["ImageNet"]
@@ -68,4 +68,6 @@ class ImageNet(ImageNetR):
 
     @cached_property
     def _clean(self) -> tuple[TestSet, ...]:
-        return (TestSet("clean", self.space, self.images(self.name)),)
+        """In the order that was asked for: of class after class, batch statistics would tell of the order alone."""
+        clean = TestSet("clean", self.space, self.images(self.name))
+        return (shuffled(clean, self.seed, "clean"),) if self.shuffle else (clean,)

@@ -140,7 +140,10 @@ def test_imagenet_s_clean_images_are_a_stream_and_a_test_set(tmp_path):
     scenario = ImageNet(**known, only=str(tmp_path / "only.txt"))
     assert scenario.space.ids == (0, 2) and scenario.known_as == (WNIDS[0], WNIDS[2])
     assert sorted(labels_of(scenario.stream()[0].data).tolist()) == [0, 0, 2, 2]
-    assert rows(scenario.test_sets()) == [("clean", [0, 0, 2, 2])]
+    assert sorted(rows(scenario.test_sets())[0][1]) == [0, 0, 2, 2]
+    assert rows(ImageNet(**known, shuffle=False).test_sets()) == [("clean", [0, 0, 1, 1, 2, 2])]
+    (name, labels), = rows(ImageNet(**known).test_sets())
+    assert name == "clean" and sorted(labels) == [0, 0, 1, 1, 2, 2] != labels, "batches of one class after another"
     (tmp_path / "only.txt").write_text("n99999999")
     with pytest.raises(UserError, match="n99999999"):
         ImageNet(**known, only=str(tmp_path / "only.txt")).space  # noqa: B018
