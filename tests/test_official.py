@@ -49,3 +49,13 @@ def test_committed_tables_hold_at_the_pinned_commits(checkouts: ModuleType, name
     told = dict(re.findall(r"^- \w+: ([\w./-]+) at `([0-9a-f]{12})`$", text, re.M))
     pins = {repository: pin[:12] for repository, pin, _ in checkouts.PINS.values()}
     assert told and all(pins[repository] == pin for repository, pin in told.items())
+
+
+def test_accuracies_as_shipped_stand_once_a_learner_in_the_table(checkouts: ModuleType) -> None:
+    rows = [checkouts.Row("slca", "heads", 0.0, 1e-6), checkouts.Row("slca", "logits of 60 test images", 0.0, 1e-6),
+            checkouts.Row("slca", "logits by another class", 1.0, 1e-3, expected="why"), checkouts.Row("peft", "logits", 0.0, 1e-6)]
+    page = checkouts.table(rows, ["slca"], "# Head", checkouts.Beside(("ours", "official"), {"slca": ("90.0", "91.5")}))
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert [line.endswith("| 90.0 | 91.5 |") for line in lines] == [False, False, False, True, False, False]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "official" not in checkouts.table(rows, ["slca"], "# Head").splitlines()[2]

@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec
@@ -164,7 +164,21 @@ def importable(tree: Path, stand_ins: Sequence[str], empty: Sequence[str] = ()) 
         os.chdir(here)
 
 
-def asked(text: str, kinds: dict[str, Any], out: Path, head: str) -> int:
+@dataclass(frozen=True)
+class Beside:
+    """Columns of another script in the same table: their titles, and their cells by learner (:attr:`Row.what`)."""
+
+    columns: tuple[str, ...]
+    cells: dict[str, tuple[str, ...]]
+
+
+def kept(out: Path) -> tuple[list[Row], list[str]]:
+    """The rows that lie beside the page ``out``, and the repositories that they are of."""
+    held = json.loads(out.with_suffix(".json").read_text())
+    return [Row(**row) for rows in held.values() for row in rows], [*held]
+
+
+def asked(text: str, kinds: dict[str, Any], out: Path, head: str, beside: Callable[[], Beside] | None = None) -> int:
     """The command line that the tables share: all repositories in processes of their own, then the table.
 
     kinds: what compares, by repository: ``(folder of the official files) -> rows``, or where that stands, ``module:name``.
@@ -181,8 +195,8 @@ def asked(text: str, kinds: dict[str, Any], out: Path, head: str) -> int:
     for name in chosen:
         if isinstance(kinds[name], str):
             importlib.import_module(kinds[name].partition(":")[0])  # once, before the processes part
-    kept = out.with_suffix(".json")
-    held: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text()) if kept.exists() else {}
+    file = out.with_suffix(".json")
+    held: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if file.exists() else {}
     rows = list[Row]()
     for name in chosen:
         with multiprocessing.get_context("fork").Pool(1) as alone:
@@ -191,9 +205,8 @@ def asked(text: str, kinds: dict[str, Any], out: Path, head: str) -> int:
             print(f"{'ok  ' if row.holds else 'FAIL'} {row.difference:9.1e} (bound {row.bound:.0e}) {row.what}: {row.compared}",
                   flush=True)
         held[name] = [asdict(row) for row in new]
-        kept.write_text(json.dumps({k: held[k] for k in kinds if k in held}, indent=1) + "\n")
-        there = [k for k in kinds if k in held]
-        out.write_text(table([Row(**row) for k in there for row in held[k]], there, head))
+        file.write_text(json.dumps({k: held[k] for k in kinds if k in held}, indent=1) + "\n")
+        out.write_text(table(*kept(out), head, beside and beside()))
     return 0 if all(row.holds for row in rows) else 1
 
 
@@ -206,13 +219,18 @@ def _compared(checkouts: Path, name: str, compare: Any) -> list[Row]:
         return list(compare(tree))
 
 
-def table(rows: list[Row], names: Sequence[str], head: str) -> str:
-    """The page."""
-    lines = [head.strip(), "", "| what | compared | difference | bound | |", "|---|---|---|---|---|"]
-    for row in rows:
+def table(rows: list[Row], names: Sequence[str], head: str, beside: Beside | None = None) -> str:
+    """The page. ``beside``: further columns, their cells by learner, shown once, where its answers are compared."""
+    more = beside or Beside((), {})
+    lines = [head.strip(), "", "| " + " | ".join(("what", "compared", "difference", "bound", "", *more.columns)) + " |",
+             "|" + "---|" * 5 + "--:|" * len(more.columns)]
+    at = {row.what: k for k, row in reversed([*enumerate(rows)]) if row.compared.startswith(("logits", "answers"))}
+    for k, row in enumerate(rows):
         state = ("expected: " + row.expected if row.expected else "equal") if row.holds else "**not as expected**"
         bound = f"{'>' if row.expected else '<='} {row.bound:.0e}"
-        lines.append(f"| {row.what} | {row.compared} | {row.difference:.1e} | {bound} | {state} |")
+        here = more.cells.get(row.what, ()) if at.get(row.what) == k else ()
+        cells = [row.what, row.compared, f"{row.difference:.1e}", bound, state, *(here or [""] * len(more.columns))]
+        lines.append("| " + " | ".join(cells) + " |")
     wrong = sum(not row.holds for row in rows)
     same = sum(row.holds and not row.expected for row in rows)
     lines += ["", f"{same} rows equal within their bound, {sum(row.holds and bool(row.expected) for row in rows)} with a "

@@ -102,37 +102,31 @@ def sdlora(tree: Path) -> list[Row]:
         learner = bare(module.Learner, _network=net, _device=torch.device("cpu"), _multiple_gpus=[0], args=args,
                        _compute_accuracy=lambda *a: 0.0)
 
-        def fresh(index: bool = True) -> Any:
+        def fresh(index: bool) -> Any:
             plain = looking(embedded().model)
             made = loras.LoRA_ViT_timm(vit_model=plain.eval(), r=4, num_classes=10, index=index, increment=2,
                                        filepath=f"{where}/", cur_task_index=learner._cur_task)
             made.out_dim = 64
-            groups = [a for _, a in method.adapters.each(method.adapters.names[-1])]
-            with torch.no_grad():
-                for a, b, mine in zip(made.w_As, made.w_Bs, groups, strict=True):
-                    a.weight.copy_(mine.A)
-                    b.weight.copy_(mine.B)
             return made
 
-        learner.update_network = fresh
         for k, exp in enumerate(experiences):
             learner._cur_task, learner._known_classes, learner._total_classes = k, 2 * k, 2 * k + 2
+            begun = fresh(index=k == 0)  # here and not in `copied`, where nothing is written into weights as shipped
+            if k == 0:
+                net.backbone = begun
+            net.update_fc(2 * k + 2)
 
-            if k:
-                net.update_fc(2 * k + 2)
-
-            def copied(k: int = k) -> None:
-                learner.begun = fresh(index=k == 0)
-                if k == 0:
-                    net.backbone = learner.begun
-                if net.fc is None:
-                    net.update_fc(2)
+            def copied(k: int = k, begun: Any = begun) -> None:
+                groups = [a for _, a in method.adapters.each(method.adapters.names[-1])]
                 with torch.no_grad():
+                    for a, b, mine in zip(begun.w_As, begun.w_Bs, groups, strict=True):
+                        a.weight.copy_(mine.A)
+                        b.weight.copy_(mine.B)
                     net.fc.weight[2 * k :] = method.head.weight[2 * k :]
                     net.fc.bias[2 * k :] = method.head.bias[2 * k :]
 
             ours.learn(exp, k, copied)
-            learner.update_network = lambda index=True, made=learner.begun: made
+            learner.update_network = lambda index=True, made=begun: made
             learner._train(Epochs(ours.epochs), None)
             newest = [a for _, a in method.adapters.each(method.adapters.names[-1])]
             pairs = [(mine, theirs.weight) for a, down, up in zip(newest, net.backbone.w_As, net.backbone.w_Bs, strict=True)
