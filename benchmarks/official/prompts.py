@@ -174,7 +174,7 @@ def l2p(tree: Path) -> list[Row]:
         module.tqdm = Bar
         ours = Recorded("l2p", epochs=2, batch_size=8, lr=0.01, pool=6, length=3, top_k=2, clip=1e9)
         method: Any = ours.method
-        vit = vits.VisionTransformer(**{**VIT, "num_classes": 6}, weight_init="skip", prompt_length=3, prompt_pool=True,
+        vit = vits.VisionTransformer(**{**VIT, "num_classes": 6}, prompt_length=3, prompt_pool=True,
                                      prompt_key=True, pool_size=6, top_k=2, batchwise_prompt=True, head_type="prompt")
         state = {k: v for k, v in embedded().model.state_dict().items() if not k.startswith("head")}
         place = state.pop("pos_embed")

@@ -49,6 +49,8 @@ class CODAPrompt(Prompted):
         Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
                 "GT-RIPL/CODA-Prompt@6417d4f6 utils/schedulers.py:42", table="released code",
                 here=({"variant": "released"}, {"variant": "paper"})),
+        Differs("The released loader leaves out the last, smaller batch of every epoch; here every image is seen.",
+                "GT-RIPL/CODA-Prompt@6417d4f6 trainer.py:185", table="released code"),
     )
 
     def __init__(

@@ -43,6 +43,11 @@ class DualPrompt(Prompted):
                 here=({"e_length": 5}, {"e_length": 20})),
         Differs("PILOT reshapes prompts without permuting, which mixes keys and values with images of the batch.",
                 "LAMDA-CL/LAMDA-PILOT@52407147 backbone/prompt.py:323", table="the authors' JAX code"),
+        Differs("CODA-Prompt's copy draws prompts and keys from U(0, 1), a hundred times the authors' U(0, 0.01).",
+                "GT-RIPL/CODA-Prompt@6417d4f6 models/zoo.py:350", table="the authors' JAX code"),
+        Differs("PILOT's run has a tenth of the key loss.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 exps/dualprompt.json:56", table="the authors' JAX code",
+                here=({"pull": 1.0}, {"pull": 0.1})),
     )
 
     def __init__(

@@ -42,6 +42,11 @@ class L2P(Prompted):
     differs: ClassVar[tuple[Differs, ...]] = (
         Differs("PILOT draws prompts and keys from U(-1, 1), a hundred times the authors' U(0, 0.01).",
                 "LAMDA-CL/LAMDA-PILOT@52407147 backbone/prompt.py:238", table="the authors' JAX code"),
+        Differs("PILOT's head starts from N(0, 0.02^2), the authors' at zero.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 backbone/vit_l2p.py:522", table="the authors' JAX code"),
+        Differs("PILOT's run has five prompts of length 5 an image and a tenth of the key loss.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 exps/l2p.json:35", table="the authors' JAX code",
+                here=({"length": 10, "top_k": 4, "pull": 1.0}, {"length": 5, "top_k": 5, "pull": 0.1})),
         Differs("Prompts are chosen by a vote over the batch, at test time too; here the vote is for training "
                 "alone.",
                 "google-research/l2p@dd8836e6 models/prompt.py:211", table="released code",

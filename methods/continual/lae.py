@@ -64,6 +64,10 @@ class LAE(FrozenTrunk):
     differs: ClassVar[tuple[Differs, ...]] = (
         Differs("The prefix has two learned scales, of keys and of values; the paper has one per module.",
                 "gqk/LAE@1680e496 libml/model/pet/prefix.py:28", table="released code"),
+        Differs("PILOT freezes the adapter in the first epochs of the first task too.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 models/lae.py:119", table="the authors' code"),
+        Differs("PILOT's slow copy starts as the untrained adapter, the authors' after the first task.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 utils/inc_net.py:1115", table="the authors' code"),
     )
 
     def __init__(

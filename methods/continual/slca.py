@@ -13,6 +13,7 @@ from cl_bench import Backbone, Batch, Experience
 from cl_bench.heads import Head, LinearHead
 from cl_bench.ranges import Amount, Count, Positive, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk
 from ._gaussians import Gaussians, mean_scale, rehearse
 
@@ -38,6 +39,11 @@ class SLCA(FrozenTrunk):
 
     family: ClassVar[str] = "fine-tuning"
     paper: ClassVar[str] = "Zhang et al., SLCA, ICCV 2023"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("PILOT's run aligns for 3 epochs and has batches of 64; the authors' 5 and 128.",
+                "LAMDA-CL/LAMDA-PILOT@52407147 exps/slca.json:20", table="released code",
+                here=({"align_epochs": 5, "batch_size": 128}, {"align_epochs": 3, "batch_size": 64})),
+    )
 
     def __init__(
         self,
