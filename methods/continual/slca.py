@@ -43,6 +43,8 @@ class SLCA(FrozenTrunk):
         Differs("PILOT's run aligns for 3 epochs and has batches of 64; the authors' 5 and 128.",
                 "LAMDA-CL/LAMDA-PILOT@52407147 exps/slca.json:20", table="released code",
                 here=({"align_epochs": 5, "batch_size": 128}, {"align_epochs": 3, "batch_size": 64})),
+        Differs("A class's task is its number over the newest task's size, so false where tasks differ in size; here it is the "
+                "task that brought it.", "GengDavid/SLCA@169d4e6b models/slca.py:200", table="released code"),
     )
 
     def __init__(
