@@ -12,6 +12,7 @@ from torch import Tensor
 from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["OLoRA"]
@@ -34,6 +35,10 @@ class OLoRA(FrozenTrunk):
 
     family: ClassVar[str] = "subspace"
     paper: ClassVar[str] = "Wang et al., O-LoRA, EMNLP Findings 2023"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The overlap is a sum of absolute entries; the paper writes a squared Frobenius norm.",
+                "cmnfriend/O-LoRA@07117e1f src/uie_trainer_lora.py:96"),
+    )
 
     def __init__(
         self,

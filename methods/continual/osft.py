@@ -12,6 +12,7 @@ from cl_bench import Backbone, Batch, Experience, attach
 from cl_bench.adapters import FUSED4
 from cl_bench.ranges import Amount, Count, Share, Text, Whole
 
+from .._differs import Differs
 from ._frozen_trunk import FrozenTrunk
 
 __all__ = ["OSFT"]
@@ -38,6 +39,10 @@ class OSFT(FrozenTrunk):
 
     family: ClassVar[str] = "subspace"
     paper: ClassVar[str] = "Nayak et al., Sculpting Subspaces (OSFT), ICLR 2026"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("Each factor is kept orthogonal by itself, which is stricter than the paper's two-sided rule.",
+                "Red-Hat-AI-Innovation-Team/orthogonal-subspace-learning@a5f91f6a notebooks/finetune_svd.py:239"),
+    )
 
     def __init__(
         self,
