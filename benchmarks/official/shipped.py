@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 @dataclass
 class State:
-    """``seed``: of the run under way, -1 where sides are aligned; ``labels``: of the test images; ``found``: by learner, the
-    accuracies of both sides in percent."""
+    """``seed``: of the run under way, -1 where sides are aligned; ``start``: whether the start of ours is copied all the same;
+    ``labels``: of the test images; ``found``: by learner, the accuracies of both sides in percent."""
 
     seed: int = -1
+    start: bool = False
     labels: Tensor | None = None
     last: tuple[float, float] | None = None
     found: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -52,8 +53,8 @@ def dropout() -> float:
 
 @contextmanager
 def unaligned() -> Iterator[None]:
-    """Inside, where it is on, tensors and states of modules are not written to."""
-    if not STATE.on:
+    """Inside, where it is on and starts are not copied, tensors and states of modules are not written to."""
+    if not STATE.on or STATE.start:
         yield
         return
     stays = mock.patch.object(Tensor, "copy_", lambda self, *a, **kw: self)
