@@ -35,6 +35,8 @@ method was given by its own loop, the same start and no dropout, in double preci
 The columns "as shipped", made by `python benchmarks/parity_cl_shipped.py --checkouts DIR`, are accuracies in percent on all
 test images of the six classes, once a learner, with nothing aligned: each side draws its own start, batches and dropout. The
 difference is the mean over seeds, with its 95 % t-interval: after a handful of images and steps seeds differ by many points.
+L2P and DualPrompt start as in their authors' JAX code here, prompts and keys from U(0, 0.01) and the head at zero; PILOT's L2P
+draws them from U(-1, 1), CODA-Prompt's DualPrompt from U(0, 1), both with a random head. `--same-start` copies the start alone.
 """
 
 

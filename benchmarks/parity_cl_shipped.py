@@ -51,6 +51,7 @@ def main() -> int:
     there = [k for k in KINDS if k in checkouts.PINS]
     parser.add_argument("--only", nargs="+", choices=there, help="these repositories alone")
     parser.add_argument("--seeds", type=int, default=3, help="how many of each, 1 to N; those that are there are kept")
+    parser.add_argument("--again", action="store_true", help="drop what is there of these repositories")
     parser.add_argument("--same-start", action="store_true", help="copy our start; nothing is kept")
     given = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -59,7 +60,8 @@ def main() -> int:
     for name in chosen:
         checkouts.found(given.checkouts, name)  # all of them before any work
     for name in chosen:
-        found: dict[str, list[tuple[float, float]]] = held.setdefault(name, {})
+        found: dict[str, list[tuple[float, float]]] = {} if given.again else held.get(name, {})
+        held[name] = found
         for seed in range(1 + max(map(len, found.values()), default=0), given.seeds + 1):
             with multiprocessing.get_context("spawn").Pool(1) as alone:
                 for what, pair in alone.apply(accuracies, (given.checkouts.resolve(), name, seed, given.same_start)).items():
