@@ -72,6 +72,8 @@ def told(fault: BaseException) -> str:
     text = f"{type(fault).__name__}: {' '.join(str(fault).split())}".rstrip(": ")
     if isinstance(fault, SyntaxError):
         return text  # says file and line itself
+    if "view size is not compatible" in text:
+        text += " Feature maps of convolutions lie with their channels last: call reshape, or run with --layout contiguous."
     frames = [f for f in traceback.extract_tb(fault.__traceback__) if not f.filename.startswith("<")]
     own = [f for f in frames if not {"site-packages", "lib"} & set(Path(f.filename).parts)] or frames
     return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text

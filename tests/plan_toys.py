@@ -33,7 +33,7 @@ class Plain(Scenario):
 
 
 def plan(scenario: Scenario | None = None, label: str = "plain", network: str = "tiny", **changes: Any) -> Plan:
-    backbone = tiny_backbone()
+    backbone = changes.pop("backbone", None) or tiny_backbone()
     backbone.info.update(changes.pop("info", {}))
     names = {"scenario": {"name": label}, "method": {"name": "m", "label": "m"}, "backbone": {"name": network}}
     return Plan(scenario or Plain(), backbone, Method, Method, names, **changes)

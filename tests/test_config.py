@@ -118,7 +118,7 @@ def test_short_forms_of_compute() -> None:
     config = parse([*SPLIT, "--device", "cpu", "--threads=2", "--workers", "1", "--optimizers", "fused"])
     assert config["compute"] == {
         "device": "cpu", "precision": "32-true", "workers": 1, "threads": 2, "optimizers": "fused",
-        "devices": 1, "strategy": "ddp", "layout": "contiguous", "compile": False}
+        "devices": 1, "strategy": "ddp", "layout": "auto", "compile": False}
 
 
 def test_a_label_names_what_was_changed() -> None:

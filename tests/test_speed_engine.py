@@ -16,23 +16,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plan_toys import plan as plan_of
 from test_resume import stop
 from torch import Tensor, nn
 from toys import coded, tiny_backbone
 
 from cl_bench import LabelSpace, Method, TestSet
 from cl_bench.command.config import parse, plan_from
-from cl_bench.command.task import key_of
+from cl_bench.command.task import key_of, recorded
 from cl_bench.engine import features as features_module
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.features import Features
 from cl_bench.engine.fit import FitPosition
-from cl_bench.engine.layout import arrange, relaid
+from cl_bench.engine.layout import arrange, relaid, with_layout
 from cl_bench.engine.measure import fitting, measure
 from cl_bench.engine.meter import Meter
 from cl_bench.engine.protocol import fingerprint
 from cl_bench.engine.runner import run
 from cl_bench.engine.trunk import network_code, trunk_digest
+from cl_bench.errors import told
 from cl_bench.records.results import load
 from cl_bench.records.source_digest import UNKNOWN
 from cl_bench.registry import find
@@ -258,6 +260,7 @@ def test_a_run_on_channels_last_goes_on_to_the_same_bits(tmp_path: Path, monkeyp
     words = [*DIGITS, "--scenario.increment", "4", "--backbone", "glyph_resnet", "--method", "finetune", "--method.epochs", "2",
              "--method.batch_size", "8", "--checkpoint_every", "0"]
     last = [*words, "--layout", "channels_last"]
+    words += ["--layout", "contiguous"]
     whole = run(plan_from(parse(last)), tmp_path / "whole")
     folder = stop(last, tmp_path / "cut", monkeypatch, lambda p: p.step == 1 and isinstance(p.inside, FitPosition), skip=2)
     resumed = run(plan_from(parse(last)), tmp_path / "cut", resume=folder)
@@ -272,18 +275,62 @@ def test_what_changes_numbers_is_in_the_fingerprint_and_defaults_are_not() -> No
     plain = fingerprint(plan_from(parse(words)))
     assert not [k for k in plain["fields"] if k.startswith("compute.")]
     ids = {plain["id"]}
-    for option, value in (("layout", "channels_last"), ("compile", "true"), ("optimizers", "fused"),
+    for option, value in (("layout", "channels_last"), ("layout", "images_last"), ("compile", "true"), ("optimizers", "fused"),
                           ("precision", "bf16-mixed")):
         other = fingerprint(plan_from(parse([*words, f"--{option}", value])))
         assert f"compute.{option}" in other["fields"] and value in other["name"].lower(), other["name"]
         ids.add(other["id"])
-    assert len(ids) == 5
+    assert len(ids) == 6
 
 
 def test_a_config_of_before_the_options_is_the_same_config() -> None:
     config = parse([*DIGITS, "--method", "finetune"])
     old = {**config, "compute": {k: v for k, v in config["compute"].items() if k not in ("layout", "compile")}}
-    assert key_of(old) == key_of(config) != key_of({**config, "compute": {**config["compute"], "compile": True}})
+    then = {**config, "compute": {**config["compute"], "layout": "contiguous"}}
+    assert recorded(old) == then and key_of(old) == key_of(then)
+    assert len({key_of(old), key_of(config), key_of({**then, "compute": {**then["compute"], "compile": True}})}) == 3
+    assert [recorded(odd) for odd in (None, [], {"compute": 3})] == [None, [], {"compute": 3}]
+
+
+@pytest.mark.parametrize(("name", "options", "layout"), [
+    ("glyph_resnet", {}, "images_last"), ("glyph_vit", {}, "contiguous"),
+    ("timm_model", {"name": "test_resnet.r160_in1k", "pretrained": False}, "images_last")])
+def test_images_of_a_convolutional_trunk_have_their_channels_last_by_default(name: str, options: dict, layout: str) -> None:
+    backbone = find("cl_bench.backbones", name)(**options)
+    plan = plan_of(backbone=backbone)
+    assert plan.compute.layout == layout and with_layout(plan.compute, backbone) == plan.compute
+    assert fingerprint(plan)["fields"].get("compute.layout", "contiguous") == layout
+    seen: list[bool] = []
+    handle = next(m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last)))
+    method = Method(backbone)
+    strides = [p.stride() for p in method.parameters()]
+    twin = copy.deepcopy(method)
+    arrange(method, plan.compute, Meter())
+    for holder in (method, twin, copy.deepcopy(method)):
+        holder.backbone.forward_features(torch.rand(2, 3, 32, 32))
+    handle.remove()
+    last = layout == "images_last"
+    assert seen == [last, False, last] and [p.stride() for p in method.parameters()] == strides, "weights stay as they are"
+
+
+def test_a_network_of_a_user_is_asked_first() -> None:
+    """Its code may call `view` on feature maps, which fails where channels lie beside each other."""
+    backbone = find("cl_bench.backbones", "glyph_resnet")()
+    backbone.any_layout = False
+    assert with_layout(Compute(device="cpu"), backbone).layout == "contiguous"
+    with pytest.raises(RuntimeError) as fault:
+        torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last).view(2, -1)
+    assert "--layout contiguous" in told(fault.value)
+
+
+def test_features_are_not_shared_between_layouts() -> None:
+    backbone = find("cl_bench.backbones", "glyph_resnet")().requires_grad_(False)
+    method, digests = Method(backbone).eval(), []
+    for layout in ("contiguous", "images_last", "channels_last"):
+        arrange(method, Compute(device="cpu", layout=layout), Meter())
+        digests.append(trunk_digest(method.backbone))
+    assert None not in digests and len({*digests}) == 3
 
 
 def test_a_compiled_trunk_is_no_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,9 @@ class Backbone(nn.Module):
             WordNet id where the weights say "tench".
         info: plain record of name, args, sha256 (of the weights file, else of the state), preprocess and source; "knows"
             where the weights saw one kind of image alone ("letters").
+        any_layout: whether the trunk takes images whose channels lie beside each other in memory (no ``view`` of a feature
+            map in its code), so that a run may hand it such.
+        channels_last: whether images are laid out so on their way into `model`; a run decides.
         splits: pattern of the names of those parts of the trunk that are gathered one after another where it is split among
             processes (``--strategy fsdp``); the default finds the blocks of transformers and residual networks.
         mean, std: buffers (1, 3, 1, 1), not saved with the weights; `.double()` and `.to()` move them.
@@ -74,12 +77,14 @@ class Backbone(nn.Module):
         classes: tuple[str, ...] = (),
         other_names: tuple[tuple[str, ...], ...] = (),
         info: Mapping[str, Any] | None = None,
+        any_layout: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.head = model, head
         self.num_features, self.classes = int(num_features), tuple(classes)
         self.other_names = tuple(tuple(names) for names in other_names)
         self._how = preprocess
+        self.any_layout, self.channels_last = any_layout, False
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
         self.info: dict[str, Any] = {"name": "", "args": {}, "sha256": "", "source": ""} | dict(info or {})
@@ -94,7 +99,7 @@ class Backbone(nn.Module):
             x = _resize(x, size, self._how)
         if any(m != 0.0 for m in self._how.mean) or any(s != 1.0 for s in self._how.std):
             x = (x - self.mean) / self.std
-        return x
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images float (N, 3, H, W) in [0, 1] -> pooled features (N, num_features), after the trunk's last norm.

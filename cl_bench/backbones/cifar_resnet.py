@@ -56,7 +56,7 @@ def cifar_resnet(*, depth: Literal[20, 32, 44, 56, 110] = 20, folder: Text) -> B
         "sha256": digest,
         "source": f"{where.name}/{file.name}",
     }
-    return Backbone(trunk, num_features=64, head=head, classes=CIFAR10_NAMES, preprocess=how, info=info).eval()
+    return Backbone(trunk, num_features=64, head=head, classes=CIFAR10_NAMES, preprocess=how, info=info, any_layout=True).eval()
 
 
 class BasicBlock(nn.Module):

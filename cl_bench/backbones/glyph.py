@@ -83,7 +83,7 @@ def _build(
         )
         load_exactly(nn.ModuleDict({"model": trunk, "head": head}), state, file)
         info |= {"args": {}, "sha256": digest, "source": f"cl_bench.backbones/weights/{file.name}", "knows": "letters"}
-    return Backbone(trunk, num_features=width, head=head, classes=LETTERS, preprocess=how, info=info).eval()
+    return Backbone(trunk, num_features=width, head=head, classes=LETTERS, preprocess=how, info=info, any_layout=True).eval()
 
 
 def _vit() -> tuple[nn.Module, int]:

@@ -114,7 +114,8 @@ def timm_model(
         head = None
     classes = _class_names(timm, model, head)
     other = imagenet_names() if classes and classes == _imagenet(timm) else ()
-    return Backbone(trunk, num_features=width, head=head, classes=classes, other_names=other, preprocess=how, info=info).eval()
+    return Backbone(trunk, num_features=width, head=head, classes=classes, other_names=other, preprocess=how, info=info,
+                    any_layout=True).eval()
 
 
 def _create(timm: Any, name: str, pretrained: bool, wanted: dict[str, Any], seed: int) -> nn.Module:

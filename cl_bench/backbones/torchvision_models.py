@@ -84,7 +84,8 @@ def torchvision_model(
     named = head is not None and len(entry.meta["categories"]) == head.out_features
     classes = tuple(entry.meta["categories"]) if named else ()
     other = imagenet_names() if len(classes) == 1000 else ()  # all of torchvision's classifiers of 1,000 classes
-    return Backbone(trunk, num_features=width, head=head, classes=classes, other_names=other, preprocess=how, info=info).eval()
+    return Backbone(trunk, num_features=width, head=head, classes=classes, other_names=other, preprocess=how, info=info,
+                    any_layout=True).eval()
 
 
 def _create(name: str, weights: bool, size: int | None, seed: int) -> nn.Module:

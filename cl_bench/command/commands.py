@@ -41,6 +41,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
     from .config import parse, plan_from
     from .progress import RunProgress
     from .rehearsal import try_method
+    from .task import recorded
 
     if o.seeds is not None:
         return _seeds(o, rest)
@@ -57,7 +58,7 @@ def run(o: argparse.Namespace, rest: list[str]) -> int:
         if complete(o.resume):
             raise UserError(f"{o.resume} has finished; there is nothing to resume.")
         try:
-            config = parse([], record.record.get("config"))
+            config = parse([], recorded(record.record.get("config")))
         except UserError as fault:
             raise UserError(f"{o.resume} cannot be resumed, its config is none: {fault}") from fault
         runs = o.resume.resolve().parent

@@ -16,20 +16,23 @@ from ..errors import UserError, told
 from .launchers import Result
 from .streams import said
 
-__all__ = ["Task", "key_of"]
+__all__ = ["Task", "key_of", "recorded"]
 
 
-# Options that older records lack: at these values they ask for what was done before there were any.
-_SINCE = (("layout", "contiguous"), ("compile", False))
+_SINCE = {"layout": "contiguous", "compile": False}  # what was done before there were these options, which older records lack
+
+
+def recorded(config: Any) -> Any:
+    """A record's config (or what stands there), with the options that its cl-bench did not have at what it did."""
+    compute = config.get("compute") if isinstance(config, Mapping) else None
+    return {**config, "compute": {**_SINCE, **compute}} if isinstance(compute, Mapping) else config
 
 
 def key_of(config: Mapping[str, Any]) -> str:
     """Hash of a config as a record holds it, by which its run is recognised."""
     from ..records.results import plain
 
-    told = plain(config)
-    if isinstance(told, dict) and isinstance(compute := told.get("compute"), dict):
-        told = {**told, "compute": {k: v for k, v in compute.items() if (k, v) not in _SINCE}}
+    told = plain(recorded(config))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -60,8 +60,9 @@ def filled(config: Mapping[str, Any], words: Sequence[str], foreign: bool) -> di
     """
     from .arguments import options_of
     from .config import _KINDS, parse
+    from .task import recorded
 
-    made, compute, given = copy.deepcopy(dict(config)), list[str](), set[str]()
+    made, compute, given = copy.deepcopy(dict(recorded(config))), list[str](), set[str]()
     for path, word in options_of(words, _KINDS):
         option = f"--{'.'.join(path)}"
         if path[0] == "compute" and path[-1] in _COMPUTE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -35,9 +35,11 @@ class Compute:
             methods that say they can (``Method.shares_batches``). ``batch_size`` stays that of all of them together.
         strategy: how they share: ``ddp``, each with the whole method, gradients averaged; ``fsdp``, while learning each with a
             part of the trunk, its gradients and optimizer states, for a network that one device has no room to train.
-        layout: ``channels_last`` keeps images and the weights of convolutions with the channels beside each other, which
-            convolutions compute faster on most machines; other kernels give other last bits. ``contiguous``: as torch makes
-            them.
+        layout: ``images_last``: images, and so all feature maps, have their channels beside each other, which convolutions
+            compute faster on most machines; other kernels give other last bits. ``channels_last``: the weights of
+            convolutions as well, faster still, but code that calls ``view`` on them fails. ``contiguous``: as torch makes
+            them. ``auto``: ``images_last`` where most weights of the trunk are those of convolutions and it says that it can
+            (``Backbone.any_layout``).
         compile: whether the trunk that learns is compiled by ``torch.compile``, in the first steps; copies of it are not
             (teachers, and what a test-time method deploys). It gives other last bits.
     """
@@ -49,14 +51,15 @@ class Compute:
     optimizers: Literal["torch", "fused", "apex"] = "torch"
     devices: Devices = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    layout: Literal["auto", "contiguous", "images_last", "channels_last"] = "auto"
     compile: bool = False
 
     def arithmetic(self) -> dict[str, Any]:
-        """The settings beside the device that decide how numbers are computed, those that are not at their defaults."""
-        told = {"precision": self.precision, "optimizers": self.optimizers, "layout": self.layout, "compile": self.compile}
-        plain = {f.name: f.default for f in fields(Compute)}
-        return {name: value for name, value in told.items() if value != plain[name]}
+        """The settings beside the device that decide how numbers are computed, those that are not as torch has them."""
+        return {name: value for name, plain in _PLAIN.items() if (value := getattr(self, name)) != plain}
+
+
+_PLAIN = {"precision": "32-true", "optimizers": "torch", "layout": "contiguous", "compile": False}
 
 
 def device_for(compute: Compute) -> torch.device:

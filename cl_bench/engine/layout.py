@@ -1,22 +1,37 @@
-"""How the trunk that a run computes with lies in memory and is called: channels beside each other, compiled."""
+"""How the trunk that a run computes with and its images lie in memory, and whether it is compiled."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..backbones import Backbone
 from ..method import Method
 from ..state import modules, parts
 from .compute import Compute
 from .meter import Meter
 
-__all__ = ["arrange", "relaid"]
+__all__ = ["arrange", "relaid", "with_layout"]
+
+
+def with_layout(compute: Compute, backbone: Backbone) -> Compute:
+    """``compute`` with the layout that ``auto`` stands for on this trunk."""
+    if compute.layout != "auto" or not isinstance(backbone, Backbone):
+        return compute
+    convolved = sum(m.weight.numel() for m in backbone.model.modules() if isinstance(m, nn.Conv2d))
+    most = 2 * convolved > sum(p.numel() for p in backbone.model.parameters())
+    return replace(compute, layout="images_last" if most and backbone.any_layout else "contiguous")
 
 
 def arrange(method: Method, compute: Compute, meter: Meter) -> None:
     """Lay a freshly built method out and compile its trunk as ``compute`` asks for."""
+    if compute.layout in ("images_last", "channels_last"):
+        for module in modules(method):
+            if isinstance(module, Backbone):
+                module.channels_last = True
     if compute.layout == "channels_last":
         relaid(method)
     if compute.compile:

@@ -14,6 +14,7 @@ from ..identity import is_place, normal, protocol_id
 from ..method import Method
 from ..scenario import Scenario
 from .compute import Compute
+from .layout import with_layout
 from .source_training import SourceRecipe
 
 __all__ = ["PROTOCOL_VERSION", "Plan", "check_needs", "fingerprint", "head_fits", "needs_source", "protocol_name", "unsuited"]
@@ -29,6 +30,7 @@ class Plan:
 
     Attributes:
         build: backbone -> method; ``method`` is its class.
+        compute: with the layout that ``auto`` stands for on this backbone in its place.
         checkpoint: keep what it takes to resume; ``checkpoint_every``: seconds between two checkpoints inside of one step,
             at least (writing them takes at most a twentieth of a run).
         tuning: the search that chose the settings, for the record.
@@ -53,6 +55,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_needs(self.method, self.scenario, self.names)
+        self.compute = with_layout(self.compute, self.backbone)
     tuning: dict[str, Any] = field(default_factory=dict)
 
 

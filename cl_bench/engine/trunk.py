@@ -51,7 +51,8 @@ class _Walk:
         if value is None or isinstance(value, _PLAIN):
             self.hash.update(f"{key} {value!r};".encode())
         elif isinstance(value, Tensor):
-            self.hash.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
+            lies = "" if value.is_contiguous() else f" {value.stride()}"  # other kernels, so other last bits
+            self.hash.update(f"{key} {value.dtype} {tuple(value.shape)}{lies};".encode())
             self.hash.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         elif id(value) in self.seen:
             self.hash.update(f"{key} again;".encode())
