@@ -11,7 +11,8 @@ images in memory on; of the harness all of its timeline (Trainers, records, chec
 reading the data) is counted for nobody. Ratios are of processor seconds (user and system), which other work on the machine
 stretches least; wall seconds stand beside them.
 
-Sides: `ours` is `cl-bench run` as it stands, `ours, channels last` the same with `--layout channels_last`, `ours, bf16` with
+Sides: `ours` is `cl-bench run` as it stands (images with their channels last), `ours, contiguous` the same with `--layout
+contiguous`, `ours, channels last` with `--layout channels_last`, `ours, bf16` with
 `--precision bf16-mixed --optimizers fused` on top of it, which are other numbers and not only other last bits; `ours, compiled`
 (only where it is named) is channels-last with `--compile true`, compiling counted; `bare` is the
 least that does the same (indexing, forward, backward, step), `bare, channels last` and `bare, bf16` the same with the layout,
@@ -34,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SIDES = ("ours, channels last", "ours", "ours, bf16", "bare, channels last", "bare", "bare, bf16", "avalanche")
+SIDES = ("ours", "ours, channels last", "ours, contiguous", "ours, bf16", "bare, channels last", "bare", "bare, bf16", "avalanche")
 LAST = ["--layout", "channels_last"]
+CONTIGUOUS = ["--layout", "contiguous"]
 COMPILED = [*LAST, "--compile", "true"]
 HALF = [*LAST, "--precision", "bf16-mixed", "--optimizers", "fused"]
 BATCH, TEST_BATCH, LR = 32, 256, 1e-3
@@ -198,7 +200,7 @@ def one(o: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(o.threads)
     does: dict[str, Callable[[], dict[str, float]]] = {
         "ours": lambda: ours(o, []), "ours, channels last": lambda: ours(o, LAST), "ours, bf16": lambda: ours(o, HALF),
-        "ours, compiled": lambda: ours(o, COMPILED),
+        "ours, contiguous": lambda: ours(o, CONTIGUOUS), "ours, compiled": lambda: ours(o, COMPILED),
         "bare": lambda: bare(o, False), "bare, channels last": lambda: bare(o, True), "bare, bf16": lambda: bare(o, True, True),
         "avalanche": lambda: avalanche(o)}
     return does[o.side]()

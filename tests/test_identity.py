@@ -223,7 +223,7 @@ def test_a_protocol_has_a_short_name_made_of_its_fields() -> None:
     assert name("online", "--scenario.of", "split_digits", "--scenario.of.order", "3", "--scenario.of.base", "4").startswith(
         "online(of=split_digits(base=4, order=drawn)) B4-Inc2 seen drawn 1 pass glyph_vit@")
     stream = name("constant_speed", "--scenario.of", "per_domain")
-    assert "batch 60 reset per domain speed 1 source 10 epochs glyph_resnet@" in stream
+    assert "batch 60 reset per domain speed 1 layout images_last source 10 epochs glyph_resnet@" in stream
     fields = fingerprint(plan())["fields"]
     assert protocol_name(fields) == protocol_name(json.loads(json.dumps(fields)))
 

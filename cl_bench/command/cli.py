@@ -38,7 +38,7 @@ OPTIONS = """\
   --label TEXT             what tables call the method (default: its name and the arguments that were changed)
   --seed N                 one seed makes every random draw (default 0)
   --device cpu|cuda|auto   and --precision, --workers, --threads, --optimizers torch|fused|apex
-  --layout channels_last   convolutions with the channels beside each other; --compile true: a compiled trunk
+  --layout channels_last   how images and convolutions lie in memory (auto: channels last); --compile true: a compiled trunk
   --devices N              processes that share the batches of each run; --strategy ddp|fsdp
   --source.epochs N        and --source.lr, --source.batch_size: the classifier a test stream starts from
   --checkpoint true|false  keep what it takes to resume (default true)"""
