@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SIDES = ("ours", "ours, channels last", "ours, contiguous", "ours, bf16", "bare, channels last", "bare", "bare, bf16", "avalanche")
+SIDES = ("ours", "ours, channels last", "ours, contiguous", "ours, bf16", "bare, channels last", "bare", "bare, bf16",
+         "avalanche")
 LAST = ["--layout", "channels_last"]
 CONTIGUOUS = ["--layout", "contiguous"]
 COMPILED = [*LAST, "--compile", "true"]
