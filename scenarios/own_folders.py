@@ -151,7 +151,7 @@ def _domain_view(answers: str) -> Any:
     return _view(answers, "all")
 
 
-def _parts(root: Path) -> tuple[Path, Path] | None:
+def parts_of(root: Path) -> tuple[Path, Path] | None:
     """The folders of the published training and test part, or None where there are none.
 
     Raises:
@@ -175,7 +175,7 @@ class _Classes(FolderSplit):
 
     @cached_property
     def parts(self) -> tuple[Path, Path] | None:
-        return _parts(Path(self.root).expanduser())
+        return parts_of(Path(self.root).expanduser())
 
     def folder(self, part: str) -> Path:
         if self.parts is None:
@@ -204,7 +204,7 @@ class _Domains(FolderDomains):
 
     @cached_property
     def parts(self) -> tuple[Path, Path] | None:
-        return _parts(Path(self.root).expanduser())
+        return parts_of(Path(self.root).expanduser())
 
     @cached_property
     def published(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -174,3 +174,75 @@ def test_the_matrix_has_a_row_before_learning_and_cells_to_come(
     assert found["transfer"] == pytest.approx(matrix.percent[1, 1])
     if method == "zero_shot":
         assert found["zero_shot_change"] == 0.0
+
+
+# ---------------------------------------------------------------------------- towers of timm and transformers
+@pytest.fixture(scope="module")
+def two_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a model whose towers are timm's and transformers' (BERT), as `tools/two_tower.py` lays it out."""
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+
+    where = tmp_path_factory.mktemp("towers") / "model"
+    (where / "image").mkdir(parents=True)
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", ".", "a", "photo", "of", "dog", "wild", "cat"]
+    (where / "vocab.txt").write_text("\n".join(words) + "\n")
+    (where / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True}))
+    bert = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": len(words), "hidden_size": 16,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 24,
+            "pad_token_id": 0}  # fmt: skip
+    (where / "config.json").write_text(json.dumps(bert))
+    how = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "pretrained_cfg": {"input_size": [3, 32, 32]},
+           "model_args": {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2}}  # fmt: skip
+    (where / "image" / "config.json").write_text(json.dumps(how))
+    vision = {"image_size": 32, "timm_model_name": "local-dir:image", "timm_pool": "", "timm_proj": "linear",
+              "timm_proj_bias": True}  # fmt: skip
+    text = {"hf_model_name": ".", "hf_tokenizer_name": ".", "hf_proj_type": None, "hf_pooler_type": "mean_pooler"}
+    (where / "open_clip_config.json").write_text(json.dumps({
+        "model_cfg": {"embed_dim": 16, "custom_text": True, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(16, {**vision, "timm_model_name": f"local-dir:{where / 'image'}"},
+                                     {**text, "hf_model_name": str(where), "hf_model_pretrained": False})
+    save_file({k: v.clone().contiguous() for k, v in model.state_dict().items()}, where / "open_clip_model.safetensors")
+    return where
+
+
+def test_towers_whose_configurations_lie_below_the_folder_are_found_wherever_it_lies(two_tower: Path, tmp_path: Path) -> None:
+    import open_clip
+
+    moved = tmp_path / "elsewhere"
+    two_tower.rename(moved)
+    try:
+        backbone = open_clip_model(f"local-dir:{moved}")
+        saved, dog = backbone.save_open_clip(tmp_path / "saved"), backbone.encode_text(["dog"]).detach()
+    finally:
+        moved.rename(two_tower)
+    alone, tokenizer = open_clip.create_model(f"local-dir:{saved}").eval(), open_clip.get_tokenizer(f"local-dir:{saved}")
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(alone.encode_image(backbone.preprocess(image)), backbone.forward_features(image))
+        text = alone.encode_text(tokenizer(["a photo of a dog."], context_length=24), normalize=True)
+        torch.testing.assert_close(text, dog)
+    again = open_clip_model(f"local-dir:{saved}")
+    assert again.info["sha256"] == backbone.info["sha256"]
+
+
+def test_a_tower_of_transformers_reads_short_texts_and_learned_words(two_tower: Path) -> None:
+    import sys
+
+    clip = open_clip_model(f"local-dir:{two_tower}").requires_grad_(False)
+    names = ("dog", "wild cat")
+    tokens = clip.tokenize([f"a photo of a {n}." for n in names])
+    assert tokens.shape == (2, 24) and clip.ends(tokens).tolist() == [7, 8] and clip.vocabulary == (1, 2, 12)
+    torch.testing.assert_close(clip.encode_tokens(tokens), clip.language.encode_text(tokens))
+    torch.testing.assert_close(clip.encode_tokens(tokens, clip.embed_tokens(tokens)), clip.encode_tokens(tokens))
+    prompt = sys.modules[f"{find('cl_bench.methods', 'coop').__module__.rpartition('.')[0]}._prompt"]
+    words = prompt.start_context(clip, "a photo of a")
+    got = prompt.prompted(clip, prompt.prompt_tokens(clip, 4, names), words)
+    torch.testing.assert_close(got, clip.encode_text(names, ("a photo of a {}.",)))
+    with pytest.raises(UserError, match="20 learned words are longer"):
+        prompt.prompt_tokens(clip, 20, names)
+    with pytest.raises(UserError, match="has no two transformers of OpenCLIP's own"):
+        find("cl_bench.methods", "maple")(clip)

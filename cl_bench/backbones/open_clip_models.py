@@ -17,7 +17,7 @@ from ..rng import seeded
 from ._classifier import first_line
 from .base import Preprocess
 from .checkpoints import check_finite, read_weights
-from .vision_language import VisionLanguageBackbone, root_logger_kept
+from .vision_language import VisionLanguageBackbone, root_logger_kept, towers_beside
 
 __all__ = ["open_clip_model"]
 
@@ -34,7 +34,9 @@ def open_clip_model(
     """A model of `open_clip.create_model`: image tower as trunk, `encode_text` beside it.
 
     Args:
-        name: OpenCLIP's name ("ViT-B-32"), or "local-dir:FOLDER" with `open_clip_config.json` and weights.
+        name: OpenCLIP's name ("ViT-B-32"), or "local-dir:FOLDER" with `open_clip_config.json` and weights. There the
+            configurations of a timm image tower ("timm_model_name": "local-dir:image") and of a text tower of transformers
+            ("hf_model_name": ".") are looked for below the folder.
         pretrained: a tag ("openai", "laion2b_s34b_b79k"; needs a network or the cache) or the path of a weights file.
         sha256: expected digest of the weights file, or its beginning, where `pretrained` is a path.
         quick_gelu: activation the weights were trained with. None: as the tag says (OpenCLIP alone would only warn, and
@@ -92,6 +94,7 @@ def open_clip_model(
                 # A text tower taken from the Hugging Face hub would otherwise be downloaded for a random model.
                 pretrained_text=False,
                 require_pretrained=bool(pretrained) or local,
+                **(towers_beside(name) if local else {}),
             )
     except Exception as error:  # what a damaged file or config meets in OpenCLIP's own code
         reason = first_line(error)

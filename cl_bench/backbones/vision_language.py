@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,17 @@ from ..heads import Head, TextHead
 from .base import Backbone
 
 __all__: list[str] = []
+
+# What transformers reads of a text tower beside its weights.
+_TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt")
+
+
+class Vocabulary(NamedTuple):
+    """Of a tokenizer, by the names that OpenCLIP's own has."""
+
+    sot_token_id: int
+    eot_token_id: int
+    vocab_size: int
 
 
 class VisionLanguageBackbone(Backbone):
@@ -85,6 +96,15 @@ class VisionLanguageBackbone(Backbone):
             ) from error
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that begin and end a text, and how many tokens there are."""
+        own = self.tokenizer()
+        if self._padding is None:
+            return Vocabulary(own.sot_token_id, own.eot_token_id, own.vocab_size)
+        inner = own.tokenizer
+        return Vocabulary(inner.cls_token_id, inner.sep_token_id, inner.vocab_size)
+
+    @property
     def _text(self) -> nn.Module:
         """Who owns the parts of the text side: the model itself (CLIP), or its `text` (CustomTextCLIP)."""
         text = getattr(self.language, "text", None)
@@ -92,15 +112,31 @@ class VisionLanguageBackbone(Backbone):
 
     @property
     def takes_embeddings(self) -> bool:
-        """Whether learned vectors can stand in the place of words: a causal text tower of OpenCLIP's own."""
+        """Whether learned vectors can stand in the place of words: a causal text tower of OpenCLIP's own, or one of
+        transformers' that takes them."""
         tower = self._text
+        if self._padding is not None:
+            return True
         plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
         return isinstance(getattr(tower, "token_embedding", None), nn.Module) and plain
+
+    @property
+    def _padding(self) -> int | None:
+        """What fills up a text of a tower of transformers' (OpenCLIP's HFTextEncoder), which masks it; None of other towers."""
+        inner, config = getattr(self._text, "transformer", None), getattr(self._text, "config", None)
+        known = hasattr(inner, "get_input_embeddings") and not getattr(config, "is_encoder_decoder", False)
+        return getattr(config, "pad_token_id", None) if known else None
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Where the texts of tokens (N, L) end: positions (N,) of the tokens that say so."""
+        return tokens.argmax(1) if self._padding is None else (tokens != self._padding).sum(1) - 1
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens (N, L) -> the vectors that the text tower reads, before positions (N, L, width)."""
         if not self.takes_embeddings:
             raise UserError(f"{self.info['name']} has no text tower that takes learned vectors; use one of OpenCLIP's own.")
+        if self._padding is not None:
+            return self._text.transformer.get_input_embeddings()(tokens)  # type: ignore[operator, union-attr]
         return self._text.token_embedding(tokens)  # type: ignore[operator]
 
     def encode_tokens(self, tokens: Tensor, embedded: Tensor | None = None, deeper: Sequence[Tensor] = ()) -> Tensor:
@@ -108,9 +144,13 @@ class VisionLanguageBackbone(Backbone):
         of the tokens, which then only say where a text ends. `deeper` (n, width) each stand in the place of what positions
         1 to n came to, before the second block, the third, ...
 
-        A causal tower that is read at the end token computes no more positions than the longest text has: exact, and a
-        fraction of the work.
+        A causal tower that is read at the end token, and one that masks what fills up a text, compute no more positions than
+        the longest text has: exact, and a fraction of the work.
         """
+        if self._padding is not None:
+            if len(deeper):
+                _ = self.depths
+            return self._encode_masked(tokens, embedded)
         if not self.takes_embeddings:
             if embedded is not None or len(deeper):
                 self.embed_tokens(tokens)
@@ -133,6 +173,15 @@ class VisionLanguageBackbone(Backbone):
         if tower.text_projection is None:
             return x
         return tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection
+
+    def _encode_masked(self, tokens: Tensor, embedded: Tensor | None) -> Tensor:
+        """A tower of transformers', which masks what fills up a text: places that do so in all texts are left out."""
+        tower: Any = self._text
+        mask = tokens != self._padding
+        last = int(mask.any(0).nonzero().max()) + 1
+        mask = mask[:, :last].long()
+        words = {"input_ids": tokens[:, :last]} if embedded is None else {"inputs_embeds": embedded[:, :last]}
+        return tower.proj(tower.pooler(tower.transformer(**words, attention_mask=mask), mask))
 
     def encode_text(self, names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
         """Class names -> (C, num_features), unit length; the mean over `templates` (prompt ensembling, Radford et
@@ -207,6 +256,7 @@ class VisionLanguageBackbone(Backbone):
             if source.resolve() != target:
                 copyfile(source, target)
             options["bpe_path"] = str(target)  # OpenCLIP takes it as it is, from wherever it runs
+        _copy_towers(self._context_name, config.get("model_cfg", {}), where)
         save_file({k: v.contiguous().clone() for k, v in self.whole_state().items()}, where / "open_clip_model.safetensors")
         (where / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         return where
@@ -261,6 +311,33 @@ def _length(tokenizer: Any, text: str) -> int:
 def _beside(name: str, path: str) -> Path:
     """A file that a configuration names, beside which it lies."""
     return Path(name.removeprefix("local-dir:")) / path if name.startswith("local-dir:") else Path(path)
+
+
+def towers_beside(name: str) -> dict[str, Any]:
+    """Of the folder of a model: its `vision_cfg` and `text_cfg` where these name configurations that lie below it, by the
+    places where they are; neither tower has weights of its own."""
+    config, found = json.loads(_config_text(name))["model_cfg"], dict[str, Any]()
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    if (trunk := str(vision.get("timm_model_name", ""))).startswith("local-dir:"):
+        place = _beside(name, trunk.removeprefix("local-dir:"))
+        found["vision_cfg"] = {**vision, "timm_model_name": f"local-dir:{place}", "timm_model_pretrained": False}
+    if text.get("hf_model_name") and (place := _beside(name, text["hf_model_name"])).is_dir():
+        found["text_cfg"] = {**text, "hf_model_name": str(place), "hf_model_pretrained": False}
+    return found
+
+
+def _copy_towers(name: str, config: dict[str, Any], where: Path) -> None:
+    """The configurations that :func:`towers_beside` finds, and the tokenizer that lies there, into another folder, which
+    `config` then names."""
+    for side, towers in (towers_beside(name) if name.startswith("local-dir:") else {}).items():
+        key, files, target = ("hf_model_name", _TOKENIZER, where) if side == "text_cfg" else (
+            "timm_model_name", ("config.json",), where / "image")
+        source = Path(towers[key].removeprefix("local-dir:"))
+        target.mkdir(exist_ok=True)
+        for file in files:
+            if (source / file).is_file() and (source / file).resolve() != (target / file).resolve():
+                copyfile(source / file, target / file)
+        config[side][key] = ("" if side == "text_cfg" else "local-dir:") + str(target.resolve())
 
 
 def _config_text(name: str) -> str:

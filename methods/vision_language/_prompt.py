@@ -13,7 +13,7 @@ from cl_bench.backbones.vision_language import VisionLanguageBackbone
 def start_context(backbone: VisionLanguageBackbone, words: str) -> Tensor:
     """The vectors of ``words`` (n, width), from the model's own vocabulary."""
     tokens = backbone.tokenize([words])
-    count = int(tokens[0].argmax()) - 1 if backbone.takes_embeddings else 0
+    count = int(backbone.ends(tokens)[0]) - 1 if backbone.takes_embeddings else 0
     with torch.no_grad():
         return backbone.embed_tokens(tokens)[0, 1 : 1 + count].clone()
 
@@ -25,7 +25,7 @@ def prompt_tokens(backbone: VisionLanguageBackbone, length: int, names: tuple[st
         UserError: a name is too long beside the context.
     """
     plain = backbone.tokenize([f"{n.replace('_', ' ')}." for n in names])
-    ends = plain.argmax(1)
+    ends = backbone.ends(plain)
     if int(ends.max()) + length >= plain.shape[1]:
         longest = names[int(ends.argmax())]
         raise UserError(f'"{longest}" and {length} learned words are longer than the {plain.shape[1]} tokens that are read; '

@@ -58,7 +58,7 @@ class LwfVr(ClipFinetune):
         if self.texts == "classes":
             tokens = teacher.tokenize([(exp.space.templates or self.head.templates)[0].format(n) for n in exp.space.names])
         else:
-            tokens = random_sentences(teacher.tokenizer(), self.sentences, self.length, teacher.context_length,
+            tokens = random_sentences(teacher.vocabulary, self.sentences, self.length, teacher.context_length,
                                       self.rng.on("cpu")).to(self.device)  # fmt: skip
         self.vocabulary = torch.cat([teacher.encode_tokens(t) for t in tokens.split(256)])
         self.shown = torch.stack([torch.as_tensor(exp.data[i][0]) for i in range(len(exp.data))]).to(self.device)  # type: ignore[arg-type]
