@@ -73,7 +73,7 @@ class Features:
             return found["features"].to(device)
         started, before, counted = time.perf_counter(), torch.get_rng_state(), self.meter.forward_images
         with torch.no_grad():
-            pool = Pool([data], size, device, workers=self.compute.workers)
+            pool = Pool([data], size, device, workers=self.compute.workers, draws=torch.Generator())
             parts = [backbone.forward_features(x) for _, x in pool.batches(torch.arange(len(pool)))]
         self.meter.forward_images = counted  # counted where the method asks for them
         features = torch.cat(parts) if parts else torch.zeros(0, backbone.num_features, device=device)

@@ -66,10 +66,12 @@ class Pool:
     Args:
         data: data sets whose items are alike; rows count through them in this order.
         size: images per batch.
+        draws: what a loader of data that are read item by item draws its own seed from; None = the process's generator.
     """
 
-    def __init__(self, data: Sequence[Dataset], size: int, device: torch.device, *, workers: int = 0) -> None:
-        self.data, self.size, self.device, self.workers = list(data), size, device, workers
+    def __init__(self, data: Sequence[Dataset], size: int, device: torch.device, *, workers: int = 0,
+                 draws: torch.Generator | None = None) -> None:
+        self.data, self.size, self.device, self.workers, self.draws = list(data), size, device, workers, draws
         self.starts = _starts(self.data)
         self._ends = torch.tensor(self.starts[1:])
         held = [d for d in self.data if isinstance(d, TensorData)]
@@ -86,7 +88,7 @@ class Pool:
             return
         pin, chunks = self.device.type == "cuda", order.split(self.size)
         loader = DataLoader(_Images(self.data), batch_sampler=[c.tolist() for c in chunks],  # type: ignore[call-arg]
-                            num_workers=self.workers, pin_memory=pin)
+                            num_workers=self.workers, pin_memory=pin, generator=self.draws)
         for rows, x in zip(chunks, loader, strict=True):
             yield rows, as_float(x.to(self.device, non_blocking=pin))
 
