@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from .split_mnist import mnist
 
 __all__ = ["ImageSets", "ImageSetsStream"]
 
+Part = Literal["train", "test"]
+PARTS: tuple[Part, Part] = ("train", "test")
 EMBEDDED = "embedded:digits"
 KEYS = ("folder", "classes", "names", "test_shots")
 HELD = 2**28  # bytes of images up to which a part of a set is kept in memory
@@ -213,7 +215,7 @@ class ImageSetsStream(Scenario):
         test_batch_size: images that arrive at once.
     """
 
-    family: ClassVar[str] = "vision-language"
+    family: ClassVar[str] = "test-time stream"
     paper: ClassVar[str] = ""
     places: ClassVar[frozenset[str]] = frozenset({"sets"})
     gives: frozenset[str] = frozenset({"names"})
@@ -297,27 +299,29 @@ def _load(name: str, said: _Set, root: Path, size: int, tested: bool) -> Loaded:
     """A set's parts, labels from 0, and class names; ``tested``: the training part may be missing (then the test part stands
     there)."""
     if said.folder == EMBEDDED:
-        return Loaded(*(Enlarged(digits(part), size, size) for part in ("train", "test")), DIGIT_NAMES)  # type: ignore[arg-type]
+        return _both(lambda part: Enlarged(digits(part), size, size), DIGIT_NAMES)
     where = root / said.folder
-    shards = {part: sorted(where.glob(f"{part}-*.parquet")) for part in ("train", "test")}
+    shards = {part: sorted(where.glob(f"{part}-*.parquet")) for part in PARTS}
     if shards["test"] and not shards["train"] and not tested:
         raise UserError(f'"{where}" has test-*.parquet and no train-*.parquet: add it, or put "{name}" among held_out.')
     if shards["test"]:
-        read = [read_parquet([*map(str, shards[part] or shards["test"])]) for part in ("train", "test")]
-        count = int(max(r.data.y.max() for r in read)) + 1
-        names = read[1].names or tuple(map(str, range(count)))
-        return Loaded(*(Enlarged(r.data, size, size) for r in read), names)  # type: ignore[arg-type]
+        read = {part: read_parquet([*map(str, shards[part] or shards["test"])]) for part in PARTS}
+        count = int(max(r.data.y.max() for r in read.values())) + 1
+        names = read["test"].names or tuple(map(str, range(count)))
+        return _both(lambda part: Enlarged(read[part].data, size, size), names)
     if sorted(where.glob("t10k-images-idx3-ubyte*")):
-        files = "all" if sorted(where.glob("train-images-idx3-ubyte*")) else "t10k"
-        return Loaded(*(Enlarged(mnist(str(where), part, files), size, size)  # type: ignore[arg-type]
-                        for part in ("train", "test")), DIGIT_NAMES)  # type: ignore[arg-type]
+        whole = bool(sorted(where.glob("train-images-idx3-ubyte*")))
+        return _both(lambda part: Enlarged(mnist(str(where), part, "all" if whole else "t10k"), size, size), DIGIT_NAMES)
     apart = parts_of(where)
     names = tuple(class_dirs(apart[0] if apart else where, root))
     label = {n: k for k, n in enumerate(names)}
     if apart is None:
-        pair = [ImageFiles(lambda part=part: drawn_part(where, label, part, "image sets", root=root), root, size, size)
-                for part in ("train", "test")]  # type: ignore[misc]
-        return Loaded(pair[0], pair[1], names)
+        return _both(lambda part: ImageFiles(lambda: drawn_part(where, label, part, "image sets", root=root), root, size, size),
+                     names)
     same_classes(names, class_dirs(apart[1], root), "train", apart[1].name)
-    pair = [ImageFiles(lambda at=at: in_folders(at, label, root), root, size, size) for at in apart]  # type: ignore[misc]
-    return Loaded(pair[0], pair[1], names)
+    at: dict[Part, Path] = {"train": apart[0], "test": apart[1]}
+    return _both(lambda part: ImageFiles(lambda: in_folders(at[part], label, root), root, size, size), names)
+
+
+def _both(make: Callable[[Part], Dataset], names: tuple[str, ...]) -> Loaded:
+    return Loaded(make("train"), make("test"), names)

@@ -102,5 +102,5 @@ def test_what_cannot_be_right_is_told_when_it_is_made(root: Path, options: dict[
 def test_a_class_or_a_training_part_that_is_not_there_is_told_before_work(root: Path) -> None:
     with pytest.raises(UserError, match='"photo" has no class \'cow\': it has "dog", "wild_cat"'):
         made(root, sets=sets(photo={"folder": "photo", "classes": ["cow"]})).experiences()
-    with pytest.raises(UserError, match='no train-\\*.parquet: add it, or put "hub" among held_out'):
+    with pytest.raises(UserError, match=r'no train-\*\.parquet: add it, or put "hub" among held_out'):
         made(root, held_out=None).experiences()

@@ -19,7 +19,6 @@ import torch
 from plan_toys import plan as plan_of
 from test_resume import stop
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from toys import coded, tiny_backbone
 
 from cl_bench import LabelSpace, Method, TestSet
@@ -95,31 +94,6 @@ def test_a_trunk_that_nothing_trains_is_asked_once_for_every_test_image() -> Non
     assert meter.forward_images - start == 54, "a method's cost does not depend on what is remembered"
     for a, b in zip([s for row in plain for s in row], [s for row in kept for s in row], strict=True):
         assert a.correct == b.correct and (a.predictions == b.predictions).all()
-
-
-class Read(Dataset[tuple[Tensor, int]]):
-    """Images that are read item by item."""
-
-    def __init__(self, data: Any) -> None:
-        self.data, self.y = data, data.y
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.data.x[index], int(self.y[index])
-
-
-def test_images_that_are_read_item_by_item_pass_once_too() -> None:
-    """The loader's own draw of a seed is no draw of the network's."""
-    tests, method = [TestSet("a", SPACE, Read(coded(10)))], Frozen()
-    passes, features = counted(method), Features(COMPUTE, None, Meter())
-    plain, = measure(method, tests, [SPACE], COMPUTE, 4, 0)
-    passes.clear()
-    for _ in range(2):
-        kept, = measure(method, tests, [SPACE], COMPUTE, 4, 0, features)
-        assert (kept.predictions == plain.predictions).all()
-    assert sum(passes) == 10
 
 
 def test_a_changed_trunk_is_asked_again_and_a_trained_one_always() -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from ..data.tensor import batches
 from ..errors import UserError
 from ..heads import FixedHead, Head, LinearHead
 from ..types import LabelSpace
@@ -107,6 +109,20 @@ class Backbone(nn.Module):
         Images are taken in any precision; the trunk computes in its own.
         """
         return self.model(self.preprocess(x).to(next(self.model.parameters(), x).dtype))
+
+    @torch.no_grad()
+    def encoded(self, data: Dataset, size: int = 256) -> Tensor:
+        """Features (n, num_features) of all images of a data set, in its order and in batches of ``size``, where the trunk is.
+
+        For a trunk that nothing trains: a run may then have the training data that it hands out tell what an earlier one
+        computed of them, which are the same bits.
+        """
+        tell = getattr(data, "encoded", None)
+        found: Tensor | None = None if tell is None else tell(self, size)
+        if found is not None:
+            return found
+        parts = [self.forward_features(b.x) for b in batches(data, size, device=self.mean.device)]
+        return torch.cat(parts) if parts else self.mean.new_zeros(0, self.num_features)
 
     def make_head(self) -> Head:
         """What a method answers with: the classifier that came with the weights where there is one, whose ids are the

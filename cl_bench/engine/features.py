@@ -1,9 +1,10 @@
-"""Features of test images by a trunk that nothing trains: computed once per data set and looked up from then on.
+"""Features of images by a trunk that nothing trains: computed once per data set and looked up from then on.
 
 A row of the matrix asks for all test images seen so far, so a trunk that stays as it is would answer for the same images in
 every row. Here each data set goes through it once, in its own order, whatever the run did before: what is remembered is a
 function of weights, preprocessing, code and data alone, and so a resumed run finds the same bits. Runs of a folder of
-records share what took long.
+records share what took long: of test images, and of the training images that a method asks for as features
+(:meth:`cl_bench.backbones.Backbone.encoded`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .. import ranks
 from ..backbones import Backbone
 from ..data.digest import digest_of
 from ..method import Method
@@ -27,10 +29,11 @@ from .kept import Kept
 from .meter import Meter
 from .trunk import network_code, trunk_digest
 
-__all__ = ["Features"]
+__all__ = ["Features", "lender"]
 
 MOST_BYTES = 512 * 2**20  # of features that a run keeps
 LONG = 1.0  # seconds that a data set must have taken to be kept for other runs
+FEW = 64  # training images that are encoded in the time that it takes to tell whose features they are
 
 
 class Features:
@@ -65,24 +68,12 @@ class Features:
                 self.kept[id(part)] = part, found
         return torch.cat([self.kept[id(part)][1] for part in data])
 
+    def lend(self, data: Dataset) -> Callable[[Backbone, int], Tensor | None]:
+        """Features of training data for a method that asks for them (:func:`lender`)."""
+        return lender(self.compute, None if ranks.size() > 1 else self.cache, self.meter, data)
+
     def _found(self, backbone: Backbone, data: Dataset, size: int) -> Tensor | None:
-        device = resolve_device(self.compute.device)
-        told = self.cache is not None and hasattr(data, "digest")  # else each item would have to be read to know the data
-        kept = _kept(self.cache, str(self.trunk), backbone, data, size, device) if told and self.cache is not None else None
-        if kept is not None and (found := kept.read()) is not None:
-            return found["features"].to(device)
-        started, before, counted = time.perf_counter(), torch.get_rng_state(), self.meter.forward_images
-        with torch.no_grad():
-            pool = Pool([data], size, device, workers=self.compute.workers, draws=torch.Generator())
-            parts = [backbone.forward_features(x) for _, x in pool.batches(torch.arange(len(pool)))]
-        self.meter.forward_images = counted  # counted where the method asks for them
-        features = torch.cat(parts) if parts else torch.zeros(0, backbone.num_features, device=device)
-        if not torch.equal(before, torch.get_rng_state()) or features.dtype != torch.float32:
-            torch.set_rng_state(before)  # it draws at random: another pass would be another answer
-            return None
-        if kept is not None and time.perf_counter() - started >= LONG:
-            kept.write({"features": features.cpu().contiguous()})
-        return features
+        return _computed(self.compute, self.cache, self.meter, str(self.trunk), backbone, data, size)
 
     @contextmanager
     def answering(self, method: Method, batch: Callable[[], tuple[Tensor, Tensor, int] | None],
@@ -106,9 +97,52 @@ class Features:
             backbone.__dict__.pop("forward_features", None)
 
 
-def _kept(cache: Path, trunk: str, backbone: Backbone, data: Dataset, size: int, device: torch.device) -> Kept | None:
+def lender(compute: Compute, cache: Path | None, meter: Meter, data: Dataset) -> Callable[[Backbone, int], Tensor | None]:
+    """What tells the features (n, d) of all of ``data`` by a backbone, computed in batches of some size here or by an earlier
+    run; None where that is nothing to remember. A function, which holds this data set and nothing else of a run."""
+
+    def encoded(backbone: Backbone, size: int) -> Tensor | None:
+        images = len(data)  # type: ignore[arg-type]
+        if cache is None or images < FEW or not hasattr(data, "digest"):
+            return None
+        if compute.precision != "32-true" or (trunk := trunk_digest(backbone)) is None:
+            return None
+        started = meter.forward_images
+        found = _computed(compute, cache, meter, trunk, backbone, data, size)
+        if found is not None:
+            meter.forward_images = started + images
+        return found
+
+    return encoded
+
+
+def _computed(compute: Compute, cache: Path | None, meter: Meter, trunk: str, backbone: Backbone, data: Dataset,
+              size: int) -> Tensor | None:
+    """Features of a data set in its own order, those of an earlier run where there are any; counted by nobody."""
+    device = resolve_device(compute.device)
+    told = cache is not None and hasattr(data, "digest")  # else each item would have to be read to know the data
+    kept = _kept(compute, cache, trunk, backbone, data, size, device) if told and cache is not None else None
+    if kept is not None and (found := kept.read()) is not None:
+        return found["features"].to(device)
+    started, before, counted = time.perf_counter(), torch.get_rng_state(), meter.forward_images
+    with torch.no_grad():
+        pool = Pool([data], size, device, workers=compute.workers, draws=torch.Generator())
+        parts = [backbone.forward_features(x) for _, x in pool.batches(torch.arange(len(pool)))]
+    meter.forward_images = counted  # counted where the method asks for them
+    features = torch.cat(parts) if parts else torch.zeros(0, backbone.num_features, device=device)
+    if not torch.equal(before, torch.get_rng_state()) or features.dtype != torch.float32:
+        torch.set_rng_state(before)  # it draws at random: another pass would be another answer
+        return None
+    if kept is not None and time.perf_counter() - started >= LONG:
+        kept.write({"features": features.cpu().contiguous()})
+    return features
+
+
+def _kept(compute: Compute, cache: Path, trunk: str, backbone: Backbone, data: Dataset, size: int,
+          device: torch.device) -> Kept | None:
     """The file of one data set's features; None where some of the code that makes them cannot be told."""
     if (code := network_code(backbone, data)) == UNKNOWN:
         return None
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return Kept(cache, "features", [trunk, code, digest_of(data), size, str(place), torch.get_num_threads(), torch.__version__])
+    how = [size, str(place), torch.get_num_threads(), torch.__version__, compute.layout, compute.compile]
+    return Kept(cache, "features", [trunk, code, digest_of(data), *how])

@@ -123,21 +123,25 @@ class _Held(CheckpointIO):
         raise NotImplementedError("a run keeps checkpoints of its own")
 
 
-def shown(exp: Experience) -> Experience:
-    """An experience as a method may hold it: its data as views that lead nowhere else."""
-    augment = exp.augment
-    return replace(exp, data=view_for_method(exp.data), augment=None if augment is None else lambda x, g: augment(x, g))
+def shown(exp: Experience, encoded: Callable[..., Any] | None = None) -> Experience:
+    """An experience as a method may hold it: its data as views that lead nowhere else; ``encoded`` tells their features
+    (:meth:`cl_bench.backbones.Backbone.encoded`)."""
+    augment, view = exp.augment, view_for_method(exp.data)
+    if encoded is not None:
+        view.encoded = encoded  # type: ignore[attr-defined]
+    return replace(exp, data=view, augment=None if augment is None else lambda x, g: augment(x, g))
 
 
 def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs: int | None = None, *,
         at: FitPosition | None = None, between: Callable[[Callable[[], FitPosition]], None] | None = None,
-        meter: Meter | None = None) -> Fitted:
+        meter: Meter | None = None, encoded: Callable[..., Any] | None = None) -> Fitted:
     """``begin`` -> Lightning's fit on a fresh Trainer -> ``end``, all random draws from ``seed``.
 
     Args:
         at: where an interrupted fit stood; ``method`` then is what it was there, and ``begin`` is not called again.
         between: called between two batches with a function that tells where the fit stands.
         meter: what counts the run's images; what an interrupted fit does again to get where it stood is not counted again.
+        encoded: tells features of the experience's images by a trunk that nothing trains.
 
     Raises:
         UserError: for a batch of one image on a network with BatchNorm, and for training that has diverged so far that a
@@ -145,7 +149,7 @@ def fit(method: Method, exp: Experience, compute: Compute, seed: int, max_epochs
     """
     device = resolve_device(compute.device)
     with seeded(seed), quiet(), interruptible(), _diverging(method):
-        handed = shown(exp)
+        handed = shown(exp, encoded)
         if at is None:
             method.rng = Rng(derive(seed, "method"))
             method.to(device)

@@ -59,7 +59,7 @@ def learn(run: RunState, method: Method, exp: Experience) -> None:
         assert at is None or isinstance(at, FitPosition)
         with run.clock("learn"):
             fitted = fit(method, exp, run.plan.compute, derive(run.plan.seed, "learn", exp.name), run.scenario.max_epochs,
-                         at=at, between=run.between(method), meter=run.meter)
+                         at=at, between=run.between(method), meter=run.meter, encoded=run.features.lend(exp.data))
         p.trainable = max(p.trainable, fitted.trainable)
         p.counts["optimizer_steps"] += fitted.steps
         for sentence in fitted.differences:

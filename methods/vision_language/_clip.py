@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cl_bench import Backbone, Experience, LabelSpace, Method, TensorData, TextHead, UserError, batches
 from cl_bench.backbones.vision_language import VisionLanguageBackbone
+from cl_bench.data.tensor import labels_of
 from cl_bench.heads import columns_of
 from cl_bench.ranges import Amount, Count, Whole
 from cl_bench.state import moved
@@ -88,8 +89,7 @@ class Clip(Method):
         tower = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()]
         if exp.data not in kept or kept[exp.data][0] != tower:
             self.backbone.eval()
-            parts = [(self.backbone.forward_features(b.x), b.y) for b in batches(exp.data, 256, device=self.device)]
-            kept[exp.data] = tower, TensorData(torch.cat([f for f, _ in parts]), torch.cat([y for _, y in parts]))
+            kept[exp.data] = tower, TensorData(self.backbone.encoded(exp.data), labels_of(exp.data).to(self.device))
         return kept[exp.data][1]
 
     @torch.no_grad()

@@ -1,0 +1,120 @@
+"""What is remembered of a trunk that nothing trains: of images that are read one by one, of training images, by layout."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_speed_engine import COMPUTE, SPACE, Frozen, counted
+from torch import Tensor
+from torch.utils.data import Dataset
+from toys import coded, tiny_backbone
+
+from cl_bench import Experience, Method, TestSet
+from cl_bench.engine import features as features_module
+from cl_bench.engine.compute import Compute
+from cl_bench.engine.features import Features
+from cl_bench.engine.fit import fit
+from cl_bench.engine.measure import measure
+from cl_bench.engine.meter import Meter
+
+
+class Read(Dataset[tuple[Tensor, int]]):
+    """Images that are read item by item."""
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.y = data, data.y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.data.x[index], int(self.y[index])
+
+
+def test_images_that_are_read_item_by_item_pass_once_too() -> None:
+    """The loader's own draw of a seed is no draw of the network's."""
+    tests, method = [TestSet("a", SPACE, Read(coded(10)))], Frozen()
+    passes, features = counted(method), Features(COMPUTE, None, Meter())
+    plain, = measure(method, tests, [SPACE], COMPUTE, 4, 0)
+    passes.clear()
+    for _ in range(2):
+        kept, = measure(method, tests, [SPACE], COMPUTE, 4, 0, features)
+        assert (kept.predictions == plain.predictions).all()
+    assert sum(passes) == 10
+
+
+class Encodes(Method):
+    """Asks for the features of what it is to learn, and trains nothing."""
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        self.backbone.eval().requires_grad_(False)
+        self.found = self.backbone.encoded(exp.data, 8)
+
+    def epochs_for(self, exp: Experience) -> int:
+        return 0
+
+
+def learned(cache: Path | None, data: Any, change: Callable[[Any], Any] = lambda b: None, **compute: Any
+            ) -> tuple[Tensor, int, int]:
+    """Features that a run of its own is told, how many images passed its trunk, and how many count as passed."""
+    torch.manual_seed(0)
+    method, meter = Encodes(tiny_backbone()), Meter()
+    change(method.backbone)
+    meter.attach(method.backbone, torch.zeros(1, 3, 4, 4))
+    passes, start = counted(method), meter.forward_images
+    asked = Compute(device="cpu", **compute)
+    fit(method, Experience("a", SPACE, data), asked, 0, meter=meter, encoded=Features(asked, cache, meter).lend(data))
+    return method.found, sum(passes), meter.forward_images - start
+
+
+def test_training_images_pass_a_frozen_trunk_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "LONG", 0.0)
+    monkeypatch.setattr(features_module, "FEW", 20)
+    data = coded(20)
+    alone, first, second = learned(None, data), learned(tmp_path, data), learned(tmp_path, data)
+    assert (alone[1], first[1], second[1]) == (20, 20, 0) and {alone[2], first[2], second[2]} == {20}
+    assert torch.equal(alone[0], first[0]) and torch.equal(first[0], second[0])
+    other = coded(20)
+    other.x[0, 0, 0, 0] += 1
+    assert learned(tmp_path, other)[1] == 20, "other pixels"
+    assert learned(tmp_path, coded(19))[1] == 19 == learned(tmp_path, coded(19))[1], "too few to be looked up"
+    assert learned(tmp_path, data, layout="channels_last")[1] == 20, "another layout has other last bits"
+    with torch.no_grad():
+        assert learned(tmp_path, data, lambda b: b.model[1].weight.mul_(2))[1] == 20, "other weights"
+
+
+def test_training_images_pass_an_edited_network_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "LONG", 0.0)
+    monkeypatch.setattr(features_module, "FEW", 1)
+    monkeypatch.syspath_prepend(tmp_path)
+    told = []
+    for number, body in enumerate(("x", "-x", "-x")):
+        file = tmp_path / "mine_turned.py"
+        file.write_text(f"from torch import nn\nclass Turn(nn.Module):\n    def forward(self, x):\n        return {body}\n")
+        os.utime(file, (number, number))
+        sys.modules.pop("mine_turned", None)
+        importlib.invalidate_caches()
+        turn = importlib.import_module("mine_turned").Turn()
+        told.append(learned(tmp_path / "cache", coded(9), lambda b, turn=turn: b.model.append(turn)))
+    assert [passed for _, passed, _ in told] == [9, 9, 0]
+    assert torch.equal(told[1][0], -told[0][0]) and torch.equal(told[1][0], told[2][0])
+
+
+def test_a_test_image_s_features_are_not_another_layout_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "LONG", 0.0)
+    passed = []
+    for layout in ("contiguous", "channels_last", "channels_last"):
+        torch.manual_seed(0)
+        method, compute = Frozen(), Compute(device="cpu", layout=layout)
+        passes = counted(method)
+        measure(method, [TestSet("a", SPACE, coded(9))], [SPACE], compute, 4, 0, Features(compute, tmp_path, Meter()))
+        passed.append(sum(passes))
+    assert passed == [9, 9, 0]
