@@ -4,9 +4,12 @@
     python benchmarks/tables_vlm.py vlm_glyphs runs/vlm_glyphs
     cl-bench suite tta_vlm --runs runs/tta_vlm
     python benchmarks/tables_vlm.py tta_vlm runs/tta_vlm
+    cl-bench suite vlm_real --runs runs/vlm_real
+    python benchmarks/tables_vlm.py vlm_real runs/vlm_real real
 
-writes ``results/vision_language/<suite>.md``, what the suite's file says of itself above the means over its runs, and
-``<suite>.jsonl``, one line per run with the matrix that every number follows from.
+writes ``results/vision_language/<suite>.md`` (or what a third word says), what the suite's file says of itself above the means
+over its runs, a section for each scenario where it has several, and ``.jsonl``, one line per run with the matrix that
+every number follows from.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from cl_bench.records.results import Run, load_all
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {"transfer": "Transfer", "average_all": "Average", "last_accuracy": "Last", "zero_shot_accuracy": "zero-shot",
            "zero_shot_change": "zero-shot change", "forgetting": "forgetting"}  # fmt: skip
+HELD_OUT = "held out, change"
+VIEWS = {"task": "each set among its own classes", "all": "among the classes of all sets that are taught",
+         "seen": "among the classes seen so far"}  # fmt: skip
 
 
 def about(suite: str) -> str:
@@ -30,11 +36,32 @@ def about(suite: str) -> str:
     return "\n".join(line[1:].strip() for line in lines[: next(k for k, line in enumerate(lines) if not line.startswith("#"))])
 
 
-def row(label: str, runs: list[Run]) -> str:
+def held_out(run: Run) -> float | None:
+    """Points by which accuracy on the test sets that nothing teaches differs between the last row and the first, their mean."""
+    m = run.record["matrix"]
+    never = [k for k, taught in enumerate(m["learned"]) if taught is None]
+    if not never or not m.get("before"):
+        return None
+    first, last = ([100 * m["correct"][r][k] / m["total"][r][k] for k in never] for r in (0, -1))
+    return sum(b - a for a, b in zip(first, last, strict=True)) / len(never)
+
+
+def told(run: Run, name: str) -> float | None:
+    """A column's number for one run."""
+    return held_out(run) if name == HELD_OUT else run.record["metrics"].get(name)
+
+
+def columns(found: dict[str, list[Run]]) -> dict[str, str]:
+    """The columns that some run has a number for."""
+    every = [r for runs in found.values() for r in runs]
+    return {k: v for k, v in {**COLUMNS, HELD_OUT: HELD_OUT}.items() if any(told(r, k) is not None for r in every)}
+
+
+def row(label: str, runs: list[Run], shown: dict[str, str]) -> str:
     """One method: means over its runs, what its zero-shot accuracy changed by in each, and what a run took."""
     cells = []
-    for name in COLUMNS:
-        values = [v for r in runs if (v := r.record["metrics"].get(name)) is not None]
+    for name in shown:
+        values = [v for r in runs if (v := told(r, name)) is not None]
         cells.append(f"{sum(values) / len(values):.1f}" if values else "–")
     each = ", ".join(f"{changes(runs)[seed]:+.1f}" for seed in sorted(changes(runs))) or "–"
     took = sum(sum(r.record["cost"]["busy_seconds"].values()) for r in runs) / len(runs)
@@ -93,36 +120,49 @@ def learning_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str
     """Means of each method, best Last first, what CoDyRA keeps, and the lines of the record beside it."""
     ranked = sorted(found.items(), key=lambda pair: -sum(r.record["metrics"]["last_accuracy"] for r in pair[1]) / len(pair[1]))
     seeds = sorted({r.record["seed"] for runs in found.values() for r in runs})
-    head = " | ".join(COLUMNS.values())
+    shown = columns(found)
+    head = " | ".join(shown.values())
     page = [f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
             "Beside them the zero-shot change in each of these orders, and processor seconds of a run.", "",
-            f"| method | n | {head} | by order | s |", "|---|--:|" + "--:|" * (len(COLUMNS) + 2),
-            *(row(*pair) for pair in ranked), "", *retention(found), ""]  # fmt: skip
+            f"| method | n | {head} | by order | s |", "|---|--:|" + "--:|" * (len(shown) + 2),
+            *(row(*pair, shown) for pair in ranked), "", *retention(found), ""]  # fmt: skip
     kept = [{"method": label, "seed": r.record["seed"], "matrix": r.record["matrix"],
              **{k: r.record["metrics"].get(k) for k in COLUMNS}}
             for label, runs in sorted(found.items()) for r in sorted(runs, key=lambda r: r.record["seed"])]  # fmt: skip
     return page, kept
 
 
-def write(suite: str, folder: Path) -> str:
-    """The page of a suite's finished runs, written with its record."""
-    found: dict[str, list[Run]] = defaultdict(list)
+def sections(folder: Path) -> dict[str, dict[str, list[Run]]]:
+    """Finished runs by what was asked and by method: the scenario's name, and how it is answered where that differs."""
+    found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in load_all(folder):
         if run.status == "finished":
-            found[run.record["method"]["label"]].append(run)
-    if not found:
+            fields = run.record["fingerprint"]["fields"]
+            title = ", ".join([run.scenario, *([VIEWS[fields["answers"]]] if "answers" in fields else [])])
+            found[title][run.record["method"]["label"]].append(run)
+    return found
+
+
+def write(suite: str, folder: Path, name: str = "") -> str:
+    """The page of a suite's finished runs, written with its record."""
+    parts = sections(folder)
+    if not parts:
         raise SystemExit(f"no run in {folder} has finished: run cl-bench suite {suite} --runs {folder}")
-    streams = next(iter(found.values()))[0].record["stream"]
-    page, lines = stream_page(found) if streams else learning_page(found)
-    top = [f"# {suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
-           f"    python benchmarks/tables_vlm.py {suite} runs/{suite}", "", about(suite), ""]  # fmt: skip
+    page, lines = list[str](), list[dict[str, Any]]()
+    for title, found in parts.items():
+        part, kept = stream_page(found) if next(iter(found.values()))[0].record["stream"] else learning_page(found)
+        page += [*([f"## {title}", ""] if len(parts) > 1 else []), *part]
+        lines += [{"section": title, **line} if len(parts) > 1 else line for line in kept]
+    words = " ".join([suite, f"runs/{suite}", *([name] if name else [])])
+    top = [f"# {name or suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
+           f"    python benchmarks/tables_vlm.py {words}", "", about(suite), ""]  # fmt: skip
     where = ROOT / "results" / "vision_language"
     where.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*top, *page])
-    (where / f"{suite}.md").write_text(text, encoding="utf-8")
-    (where / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (where / f"{name or suite}.md").write_text(text, encoding="utf-8")
+    (where / f"{name or suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return text
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1], Path(sys.argv[2])))
+    print(write(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:4]))

@@ -71,6 +71,23 @@ def test_what_codyra_keeps_is_said_order_by_order(script: ModuleType, tmp_path: 
     assert "Closing gates is worth +4.50 points of it, mean over 2 orders (+6.00, +3.00)" in text
 
 
+def test_each_scenario_has_a_section_and_what_nothing_teaches_a_column(script: ModuleType, tmp_path: Path) -> None:
+    for seed, last in enumerate((40, 50)):
+        matrix = AccuracyMatrix(("before learning", "a"), ("a", "held"), np.array([[50, 60], [80, last]]), np.full((2, 2), 100),
+                                (1, None), before=True)
+        for answers in ("task", "all"):
+            run = records.record("vlm_real", "rail", seed, label="rail", matrix=matrix, fields={"answers": answers},
+                                 metrics=records.metrics_of_matrix(matrix))
+            records.write(tmp_path / "runs", f"rail-{answers}-{seed}", run)
+    (script.ROOT / "configs" / "suite" / "vlm_real.yaml").write_text("# About it.\nname: vlm_real\n")
+    text = script.write("vlm_real", tmp_path / "runs", "real")
+    assert (script.ROOT / "results" / "vision_language" / "real.md").read_text() == text
+    assert "## vlm_real, each set among its own classes" in text and text.count("| held out, change |") == 2
+    (line, _) = [row for row in text.splitlines() if row.startswith("| rail ")]
+    assert "| -15.0 |" in line, "the mean of 40 - 60 and 50 - 60"
+    assert "python benchmarks/tables_vlm.py vlm_real runs/vlm_real real" in text
+
+
 def test_memory_is_what_was_alive_at_once() -> None:
     def twice() -> None:
         for _ in range(2):
