@@ -119,8 +119,10 @@ class ImageSets(Scenario):
 
     @cached_property
     def _loaded(self) -> dict[str, Loaded]:
-        only = {name: name not in self.taught or not self.teaches for name in self._said}
-        return {name: _load(name, said, self._where, self.size, only[name]) for name, said in self._said.items()}
+        taught = {self._said[name].folder: name for name in self.taught if self.teaches}
+        folders = {said.folder for said in self._said.values()}  # several sets may be classes of one
+        read = {f: _load(taught.get(f, ""), f, self._where, self.size) for f in sorted(folders)}
+        return {name: read[said.folder] for name, said in self._said.items()}
 
     @cached_property
     def _spaces(self) -> dict[str, LabelSpace]:
@@ -295,14 +297,14 @@ def _said(name: str, value: Any, root: Path) -> _Set:
     return _Set(value["folder"], tuple(map(str, classes)), {str(k): str(v) for k, v in names.items()}, count)
 
 
-def _load(name: str, said: _Set, root: Path, size: int, tested: bool) -> Loaded:
-    """A set's parts, labels from 0, and class names; ``tested``: the training part may be missing (then the test part stands
-    there)."""
-    if said.folder == EMBEDDED:
+def _load(name: str, folder: str, root: Path, size: int) -> Loaded:
+    """A folder's parts, labels from 0, and class names. Where no set (``name``) of it is taught, the training part may be
+    missing, and the test part stands there."""
+    if folder == EMBEDDED:
         return _both(lambda part: Enlarged(digits(part), size, size), DIGIT_NAMES)
-    where = root / said.folder
+    where = root / folder
     shards = {part: sorted(where.glob(f"{part}-*.parquet")) for part in PARTS}
-    if shards["test"] and not shards["train"] and not tested:
+    if shards["test"] and not shards["train"] and name:
         raise UserError(f'"{where}" has test-*.parquet and no train-*.parquet: add it, or put "{name}" among held_out.')
     if shards["test"]:
         read = {part: read_parquet([*map(str, shards[part] or shards["test"])]) for part in PARTS}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from toys import coded, tiny_backbone
 
-from cl_bench import Experience, Method, TestSet
+from cl_bench import Experience, LabelSpace, Method, TestSet
 from cl_bench.engine import features as features_module
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.features import Features
@@ -118,3 +118,26 @@ def test_a_test_image_s_features_are_not_another_layout_s(tmp_path: Path, monkey
         measure(method, [TestSet("a", SPACE, coded(9))], [SPACE], compute, 4, 0, Features(compute, tmp_path, Meter()))
         passed.append(sum(passes))
     assert passed == [9, 9, 0]
+
+
+def test_a_row_of_many_test_sets_tells_a_trunk_once_and_again_when_it_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str | None] = []
+    plain = features_module.trunk_digest
+    monkeypatch.setattr(features_module, "trunk_digest", lambda b: (told.append(plain(b)), told[-1])[1])
+    method, features = Frozen(), Features(COMPUTE, None, Meter())
+    spaces = [SPACE, SPACE - LabelSpace((0,)), SPACE - LabelSpace((1,))]
+    tests = [TestSet(n, s, coded(6)) for n, s in zip("abc", spaces, strict=True)]
+    measure(method, tests, spaces, COMPUTE, 6, 0, features)
+    assert len(told) == 1
+    measure(method, tests, spaces, COMPUTE, 6, 0, features)
+    assert len(told) == 2 and told[0] == told[1], "the next row looks again"
+    written, answer = Frozen(), Frozen.predict
+
+    def predict(self: Frozen, x: Tensor, space: LabelSpace) -> Tensor:
+        with torch.no_grad():
+            self.backbone.model[1].weight.mul_(2)
+        return answer(self, x, space)
+
+    monkeypatch.setattr(Frozen, "predict", predict)
+    measure(written, tests, spaces, COMPUTE, 6, 0, features)
+    assert len(set(told[2:])) == 3, "a network that is written to between two test sets is another each time"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,15 +49,17 @@ class Features:
     def __init__(self, compute: Compute, cache: Path | None, meter: Meter) -> None:
         self.compute, self.cache, self.meter = compute, cache, meter
         self.trunk: str | None = None
+        self.told: tuple[Any, str | None] = None, None  # what a digest was taken for, and what it was
         self.kept: dict[int, tuple[Dataset, Tensor]] = {}  # by identity, which the data set beside it keeps unique
 
-    def of(self, method: Method, data: Sequence[Dataset], size: int) -> Tensor | None:
+    def of(self, method: Method, data: Sequence[Dataset], size: int, row: object = None) -> Tensor | None:
         """Features (n, d) of all images of ``data``, in order; None where the trunk is trained or does more than a fixed
-        function of its images, and where they would not fit."""
+        function of its images, and where they would not fit. ``row``: within one row of a matrix the digest of a trunk whose
+        tensors were not written to is taken once."""
         images = sum(len(part) for part in data)  # type: ignore[arg-type]
         if self.compute.precision != "32-true" or images * method.backbone.num_features * 4 > MOST_BYTES:
             return None
-        if (trunk := trunk_digest(method.backbone)) is None:
+        if (trunk := self._digest(method.backbone, row)) is None:
             return None
         if trunk != self.trunk:
             self.trunk, self.kept = trunk, {}
@@ -67,6 +70,15 @@ class Features:
                     return None
                 self.kept[id(part)] = part, found
         return torch.cat([self.kept[id(part)][1] for part in data])
+
+    def _digest(self, backbone: Backbone, row: object) -> str | None:
+        tensors = (*backbone.parameters(), *backbone.buffers())
+        if row is None or any(t.is_inference() for t in tensors):  # those count no writes
+            return trunk_digest(backbone)
+        asked = (row, backbone, *((t.data_ptr(), t._version, t.requires_grad) for t in tensors))
+        if asked != self.told[0]:
+            self.told = asked, trunk_digest(backbone)
+        return self.told[1]
 
     def lend(self, data: Dataset) -> Callable[[Backbone, int], Tensor | None]:
         """Features of training data for a method that asks for them (:func:`lender`)."""

@@ -223,6 +223,7 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
         key: Any = k if type(method).adapts else (space.ids, test.batch_size or size, _form(test.data))
         groups.setdefault(key, []).append(k)
     scored: dict[int, Scored] = {}
+    row = object()
     for members in groups.values():
         first, space = tests[members[0]], spaces[members[0]]
         data = [tests[k].data for k in members]
@@ -237,7 +238,7 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
         if len(order) or ranks.size() == 1:
             asked = copy.deepcopy(method) if type(method).adapts else method
             clock = _NoClock()
-            with _remembering(method, features, pool, clock, device):
+            with _remembering(method, features, pool, clock, device, row):
                 answer_all(asked, pool, order, [ledger], clock, compute, place)
         answers = Answers.joined(ranks.gathered(ledger.collect()))
         for k, start, end in zip(members, pool.starts, pool.starts[1:], strict=False):
@@ -257,13 +258,13 @@ def fitting(method: Method, data: Sequence[Any], size: int, device: torch.device
 
 
 def _remembering(method: Method, features: Features | None, pool: Pool, clock: _NoClock,
-                 device: torch.device) -> AbstractContextManager[None]:
+                 device: torch.device, row: object) -> AbstractContextManager[None]:
     """The trunk with what is remembered of the images of ``pool``, where it is a fixed function of them."""
     if features is None or type(method).adapts or ranks.size() > 1 or not len(pool):
         return nullcontext()
     Method.to(method, device)
     method.eval()
-    table = features.of(method, pool.data, pool.size)
+    table = features.of(method, pool.data, pool.size, row)
     return nullcontext() if table is None else features.answering(method, lambda: clock.batch, table)
 
 

@@ -104,6 +104,8 @@ def trunk_digest(backbone: Backbone) -> str | None:
     walk = _Walk()
     if "forward_features" in backbone.__dict__ or "preprocess" in backbone.__dict__:
         return None
+    if any(p.requires_grad for p in backbone.parameters()):  # told before anything is hashed
+        return None
     walk.add("preprocess", backbone.info["preprocess"])
     for module in backbone.modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
