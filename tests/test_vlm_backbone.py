@@ -246,3 +246,24 @@ def test_a_tower_of_transformers_reads_short_texts_and_learned_words(two_tower: 
         prompt.prompt_tokens(clip, 20, names)
     with pytest.raises(UserError, match="has no two transformers of OpenCLIP's own"):
         find("cl_bench.methods", "maple")(clip)
+
+
+def test_experts_beside_a_block_whose_norm_comes_last_are_added_before_that_norm(two_tower: Path) -> None:
+    clip = open_clip_model(f"local-dir:{two_tower}").requires_grad_(False)
+    block = clip.language.text.transformer.encoder.layer[0]
+    x, inside = torch.randn(3, 4, 16), {}
+    block.attention.register_forward_hook(lambda m, i, o: inside.update(x=o[0]))
+    plain = block(x)
+    mlp = block.output.dense(block.intermediate(inside["x"]))
+    torch.testing.assert_close(plain, block.output.LayerNorm(mlp + inside["x"]))
+    method = find("cl_bench.methods", "moe_adapters")(clip, experts=3, bottleneck=4)
+    experts = next(m for m in method.mixtures() if m.width == 16)
+    experts.grow(x)
+    experts.router = 0
+    torch.nn.init.normal_(experts.up[0].weight)
+    torch.nn.init.normal_(experts.up[1].weight)
+    with torch.no_grad():
+        wanted = block.output.LayerNorm(mlp + inside["x"] + experts.mixture(inside["x"]))
+        got = experts(block, x)
+    torch.testing.assert_close(got, wanted)
+    assert not torch.allclose(got, plain) and not block.output.LayerNorm._forward_pre_hooks

@@ -243,3 +243,20 @@ def test_texts_of_a_frozen_tower_are_encoded_once_and_anew_after_a_change(name: 
         assert torch.equal(method.predict(images, SPACE), first) and count[0] == before
         next(method.backbone.language.parameters()).add_(0.01)
         assert not torch.equal(method.predict(images, SPACE), first) and count[0] > before
+
+
+@pytest.mark.parametrize(("options", "rates"), [
+    ({"epochs": 0, "iterations": 4}, [0.5, 0.4267766952966369, 0.25, 0.07322330470336313]),
+    ({"epochs": 3, "batch_size": 6}, [1e-5, 1e-5, 0.5, 0.4267766952966369, 0.25, 0.07322330470336313]),
+], ids=["steps", "epochs"])
+def test_coop_s_rate_falls_as_a_cosine_after_a_first_epoch_at_1e_5_where_there_are_epochs(clip: Any, options: dict[str, Any],
+                                                                                        rates: list[float]) -> None:
+    method = built("coop", clip, words=2, lr=0.5, **options)
+    method.begin(experience((0, 1)))
+    made = method.configure_optimizers()
+    told = []
+    for _ in rates:
+        told.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert told == pytest.approx(rates)

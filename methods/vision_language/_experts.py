@@ -23,10 +23,16 @@ class Seen:
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.x = inputs[0]
 
+    def tokens(self) -> Tensor:
+        """What it was."""
+        assert self.x is not None
+        return self.x
+
 
 class Experts(Adapter):
     """``y = layer(x) + sum of the chosen experts at x'``, x' what enters the block's second norm; the router reads the first
-    token of each sequence and chooses ``top``. Router -1 is the plain layer.
+    token of each sequence and chooses ``top``. Router -1 is the plain layer. In a block whose norm comes last (BERT's) x'
+    enters its MLP, and the sum is added before that norm.
 
     Args:
         experts: bottlenecks of width ``r`` (at most that of the tokens), scaled by 0.1 as published.
@@ -88,14 +94,18 @@ class Experts(Adapter):
     def forward(self, layer: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.router < 0:
             return layer(x, *args, **kwargs)
-        seen, norm = Seen(), layer.ln_2 if hasattr(layer, "ln_2") else layer.norm2
-        handle = norm.register_forward_pre_hook(seen)  # type: ignore[operator, union-attr]
+        seen, post = Seen(), hasattr(layer, "intermediate")  # BERT's block, whose norm comes last
+        enters = layer.intermediate if post else layer.ln_2 if hasattr(layer, "ln_2") else layer.norm2
+        handles = [enters.register_forward_pre_hook(seen)]  # type: ignore[operator, union-attr]
+        if post:
+            norm: Any = layer.output
+            handles.append(norm.LayerNorm.register_forward_pre_hook(lambda _, given: (given[0] + self.mixture(seen.tokens()),)))
         try:
             y = layer(x, *args, **kwargs)
         finally:
-            handle.remove()
-        assert seen.x is not None
-        return y + self.mixture(seen.x)
+            for handle in handles:
+                handle.remove()
+        return y if post else y + self.mixture(seen.tokens())
 
     @classmethod
     def count(cls, out: int, inp: int, experts: int = 22, r: int = 64, **settings: Any) -> int:

@@ -70,9 +70,11 @@ class Coop(Clip):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD([self.context], lr=self.lr, momentum=0.9, weight_decay=5e-4)
         first = max(1, self.total // max(1, self.epochs)) if self.epochs else 0
-        constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1e-5 / self.lr if self.lr else 1.0, total_iters=first)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, self.total - first))
-        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [constant, falling], [first]) if first else falling
+        steps = torch.optim.lr_scheduler
+        if first:
+            constant = steps.ConstantLR(optimizer, 1e-5 / self.lr if self.lr else 1.0, total_iters=first)
+        falling = steps.CosineAnnealingLR(optimizer, max(1, self.total - first))
+        schedule = steps.SequentialLR(optimizer, [constant, falling], [first]) if first else falling
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
