@@ -46,10 +46,11 @@ HEAD = f"""# Errata: papers, their code, and copies of it
 Made by `python benchmarks/errata.py` from what the methods declare themselves (`differs` in their files), so that it stays
 true. Every difference names the code that makes it: repository, commit, file and line. Where a setting of the method chooses,
 both choices ran on Split-Digits (five experiences of two digits, {PER_CLASS} training images per digit) with the embedded
-backbone, the method's defaults otherwise, and {len(SEEDS)} seeds; the effect is the second choice minus the first in points of
-average accuracy after the last experience, with a 95 % interval over paired seeds. Methods that need the task's identity are
-scored among each test set's own classes, the others among all classes seen. For test-time methods it is the accuracy over
-{", ".join(CORRUPTIONS)} of Digits-C, one after another, after the embedded network's classifier was trained on clean digits.
+backbone, the method's defaults unless more is said, and {len(SEEDS)} seeds; the effect is the second choice minus the first
+in points of average accuracy after the last experience, with a 95 % interval over paired seeds. Methods that need the task's
+identity are scored among each test set's own classes, the others among all classes seen. For test-time methods it is the
+accuracy over {", ".join(CORRUPTIONS)} of Digits-C, one after another, after the embedded
+network's classifier was trained on clean digits.
 """
 
 
@@ -59,6 +60,11 @@ def declared() -> Iterator[tuple[str, type[Method], Any]]:
         cls = find("cl_bench.methods", name)
         for difference in vars(cls).get("differs", ()):
             yield name, cls, difference
+
+
+def sides(difference: Any) -> list[dict[str, Any]]:
+    """The settings that are measured against each other, whole."""
+    return [{**difference.both, **settings} for settings in difference.here]
 
 
 def digest(cls: type[Method]) -> str:
@@ -113,7 +119,7 @@ def fill(wanted: set[str]) -> None:
     """Run what has not been measured at the present source."""
     held = read()
     for name, cls, difference in declared():
-        for settings in difference.here if not wanted or name in wanted else ():
+        for settings in sides(difference) if not wanted or name in wanted else ():
             for seed in SEEDS:
                 key = (name, digest(cls), json.dumps(settings, sort_keys=True), seed)
                 if key in held:
@@ -125,6 +131,13 @@ def fill(wanted: set[str]) -> None:
                 print(name, settings, seed, f"{held[key]:.2f}", flush=True)
 
 
+def prune() -> None:
+    """Leave out the lines of methods that were written since."""
+    now = {name: digest(cls) for name, cls, _ in declared()}
+    lines = LINES.read_text().splitlines(keepends=True) if LINES.exists() else []
+    LINES.write_text("".join(line for line in lines if now.get(json.loads(line)["method"]) == json.loads(line)["source"]))
+
+
 def told(settings: dict[str, Any]) -> str:
     return ", ".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in settings.items())
 
@@ -133,8 +146,10 @@ def effect(name: str, cls: type[Method], difference: Any, held: dict[Any, float]
     """What the choice does here, in words and numbers."""
     if not difference.here:
         return "no choice here"
-    one, two = ([held.get((name, digest(cls), json.dumps(s, sort_keys=True), seed)) for seed in SEEDS] for s in difference.here)
+    keys = [(name, digest(cls), json.dumps(settings, sort_keys=True)) for settings in sides(difference)]
+    one, two = ([held.get((*key, seed)) for seed in SEEDS] for key in keys)
     both = f"`{told(difference.here[0])}` (default) against `{told(difference.here[1])}`"
+    both += f", with `{told(difference.both)}`" if difference.both else ""
     if None in one or None in two:
         return f"{both}: not measured at the present source"
     gaps = np.array(two, dtype=float) - np.array(one, dtype=float)
@@ -169,6 +184,7 @@ def main() -> int:
         return 2
     if not given.table:
         fill(set(given.methods))
+        prune()
     PAGE.write_text(page())
     return 0
 

@@ -23,7 +23,8 @@ def test_a_declared_difference_is_whole_and_on_the_page(name: str, difference: A
     cls = find("cl_bench.methods", name)
     known = inspect.signature(cls.__init__).parameters
     for settings in difference.here:
-        assert set(settings) <= set(known), settings
+        assert set(settings) | set(difference.both) <= set(known), settings
+        assert not set(settings) & set(difference.both), "both sides have it"
     if difference.here:
         assert all(known[k].default == v for k, v in difference.here[0].items()), "the first choice is the default"
 

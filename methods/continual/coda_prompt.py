@@ -45,10 +45,10 @@ class CODAPrompt(Prompted):
         Differs("The paper weighs the orthogonality loss by 0.1; the released runs by 0, its start being "
                 "orthogonal.",
                 "GT-RIPL/CODA-Prompt@6417d4f6 experiments/cifar-100.sh:29", table="released code",
-                here=({"mu": 0.0}, {"mu": 0.1})),
+                here=({"mu": 0.0}, {"mu": 0.1}), both={"lr": 0.01}),
         Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
                 "GT-RIPL/CODA-Prompt@6417d4f6 utils/schedulers.py:42", table="released code",
-                here=({"variant": "released"}, {"variant": "paper"})),
+                here=({"variant": "released"}, {"variant": "paper"}), both={"lr": 0.01}),
         Differs("The released loader leaves out the last, smaller batch of every epoch; here every image is seen.",
                 "GT-RIPL/CODA-Prompt@6417d4f6 trainer.py:185", table="released code"),
     )

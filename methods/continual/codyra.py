@@ -53,7 +53,8 @@ class CoDyRA(FrozenTrunk):
         Differs("Three statements in sequence close every gate below twice the threshold; the paper's proximal "
                 "step closes those below it.",
                 "Artificer-AI-Lab/CoDyRA@c1691e4c models/codyra.py", table="released code",
-                here=({"released_prox": False}, {"released_prox": True})),
+                here=({"released_prox": False}, {"released_prox": True}),
+                both={"lr": 0.002, "iterations": 30, "kappa_max": 0.09}),
     )
 
     def __init__(

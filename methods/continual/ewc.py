@@ -53,10 +53,10 @@ class Ewc(Method):
     paper: ClassVar[str] = "Kirkpatrick et al., PNAS 2017; Schwarz et al., ICML 2018"
     shares_batches: ClassVar[bool] = True
     differs: ClassVar[tuple[Differs, ...]] = (
-        Differs("FACIL squares gradients of batch means at the network's own arg-max, averages with the old "
-                "Fisher and leaves heads out.",
+        Differs("FACIL squares gradients of batch means at the network's own arg-max, "
+                "averages with the old Fisher and leaves heads out.",
                 "mmasana/FACIL@e09d2c83 src/approach/ewc.py:80", table="FACIL's own tables are from its code",
-                here=({"variant": "paper"}, {"variant": "facil"})),
+                here=({"variant": "paper"}, {"variant": "facil"}), both={"masked": True}),
         Differs("Mammoth weighs each image's squares by p(label), divides by batches times batch size and has no "
                 "1/2.",
                 "aimagelab/mammoth@e75a491c models/ewc_on.py:55", table="Mammoth's own tables are from its code",

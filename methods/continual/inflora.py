@@ -50,7 +50,7 @@ class InfLoRA(FrozenTrunk):
     differs: ClassVar[tuple[Differs, ...]] = (
         Differs("The schedule answers for epoch 0 twice, so the rate stays full for two epochs.",
                 "liangyanshuo/InfLoRA@e08b00ed utils/schedulers.py:42", table="released code",
-                here=({"variant": "released"}, {"variant": "paper"})),
+                here=({"variant": "released"}, {"variant": "paper"}), both={"lr": 0.02}),
         Differs("The first basis has one direction fewer than hold the threshold; the choice above has both differences.",
                 "liangyanshuo/InfLoRA@e08b00ed methods/inflora.py:332", table="released code"),
     )

@@ -46,11 +46,12 @@ class L2P(Prompted):
                 "LAMDA-CL/LAMDA-PILOT@52407147 backbone/vit_l2p.py:522", table="the authors' JAX code"),
         Differs("PILOT's run has five prompts of length 5 an image and a tenth of the key loss.",
                 "LAMDA-CL/LAMDA-PILOT@52407147 exps/l2p.json:35", table="the authors' JAX code",
-                here=({"length": 10, "top_k": 4, "pull": 1.0}, {"length": 5, "top_k": 5, "pull": 0.1})),
+                here=({"length": 10, "top_k": 4, "pull": 1.0}, {"length": 5, "top_k": 5, "pull": 0.1}),
+                both={"lr": 0.01}),
         Differs("Prompts are chosen by a vote over the batch, at test time too; here the vote is for training "
                 "alone.",
                 "google-research/l2p@dd8836e6 models/prompt.py:211", table="released code",
-                here=({"batchwise": True}, {"batchwise": False})),
+                here=({"batchwise": True}, {"batchwise": False}), both={"lr": 0.01}),
     )
 
     def __init__(
