@@ -48,7 +48,7 @@ class RanPAC(FirstSession):
         Differs("The ridge is chosen in float32, where tiny ridges are singular and lose; the paper does not "
                 "speak of precision.",
                 "RanPAC/RanPAC@012927f8 RanPAC.py:138", table="released code",
-                here=({"selection": "float32"}, {"selection": "float64"})),
+                here=({"selection": "float32"}, {"selection": "float64"}), both={"m": 1000}),
     )
     exempt = {"state that grows with the images is declared": "the square root of G has a row per image, at most m"}
     project: Tensor
