@@ -24,7 +24,8 @@ KINDS = {"pilot": "official.prompts:pilot", "ranpac": "official.learners:ranpac"
          "ease": "official.ease:ease", "aper": "official.aper:aper", "mos": "official.mos:mos",
          "inflora": "official.lowrank:inflora", "sdlora": "official.lowrank:sdlora", "coda": "official.prompts:both",
          "lae": "official.lae:lae", "sema": "official.sema:sema", "olora": "official.olora:olora",
-         "codyra": "official.codyra:codyra", "peft": "official.tuners:peft"}
+         "codyra": "official.codyra:codyra", "peft": "official.tuners:peft",
+         "adapterhub": "official.tuners:adapterhub"}
 HEAD = """
 # Official learners beside ours
 

@@ -73,7 +73,7 @@ def test_weight_kinds_start_as_a_no_op_and_merge_exactly_in_float64(kind: str) -
 def test_layer_kinds_switch_off_and_refuse_to_merge(kind: str) -> None:
     model, x = vit(), images()
     before = model(x)
-    where = {"pfeiffer": r"blocks\.\d+\.mlp", "prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
+    where = {"prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
     adapters = attach(model, kind, where)
     if kind in ("adaptformer", "pfeiffer"):
         assert torch.allclose(model(x), before, atol=1e-6)
@@ -88,7 +88,7 @@ def test_layer_kinds_switch_off_and_refuse_to_merge(kind: str) -> None:
 @pytest.mark.parametrize("kind", WEIGHT_KINDS + LAYER_KINDS)
 def test_only_the_adapter_learns_and_copies_are_independent(kind: str) -> None:
     model, x = vit(), images()
-    where = {"pfeiffer": r"blocks\.\d+\.mlp", "prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
+    where = {"prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
     adapters = attached(model, kind, FUSED4 if kind in WEIGHT_KINDS else where)
     pair = nn.ModuleList([model, adapters])
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
@@ -112,7 +112,7 @@ def test_only_the_adapter_learns_and_copies_are_independent(kind: str) -> None:
 @pytest.mark.parametrize("kind", WEIGHT_KINDS + LAYER_KINDS)
 def test_half_precision_stays_finite_and_gradients_pass_through(kind: str) -> None:
     model, x = vit(), images(side=8).requires_grad_()
-    where = {"pfeiffer": r"blocks\.\d+\.mlp", "prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
+    where = {"prefix": r"blocks\.\d+\.attn"}.get(kind, BLOCKS)
     adapters = attached(model, kind, FUSED4 if kind in WEIGHT_KINDS else where)
     stir(adapters)
     with torch.autocast("cpu", torch.bfloat16):

@@ -45,7 +45,7 @@ def factory():
         ("ssf", ALL_OPS, {}, 205_824),
         ("adaptformer", BLOCKS, {"r": 64}, 1_189_632),
         ("adaptformer", BLOCKS, {"r": 16}, 304_320),
-        ("pfeiffer", r"blocks\.\d+\.mlp", {"r": 64}, 1_189_632),
+        ("pfeiffer", BLOCKS, {"r": 64}, 1_189_632),
         ("pfeiffer", r"blocks\.\d+\.(attn|mlp)", {"r": 64}, 2_379_264),
         ("vpt_shallow", BLOCKS, {"p": 10}, 7_680),
         ("vpt_deep", BLOCKS, {"p": 10}, 92_160),

@@ -13,10 +13,11 @@ from torch import nn
 from cl_bench.adapters._prox import shrink
 from cl_bench.adapters.adalora import AdaLoRA
 from cl_bench.adapters.corda import CorDA
+from cl_bench.adapters.kore import KORE
 from cl_bench.adapters.soma import SoMA
 from cl_bench.adapters.sora import SoRA
 from cl_bench.adapters.svfit import SVFit
-from cl_bench.registry import entries
+from cl_bench.registry import entries, find
 
 D = torch.float64
 MISSING = ("flylora", "nola", "dylora", "kasa", "sorsa", "compacter")
@@ -134,3 +135,54 @@ def test_sora_takes_the_released_proximal_step(shared: Path) -> None:
         a.gate.data.copy_(v.out_gate[-1])
         zero = torch.zeros(len(v.in_B), v.in_A.shape[1], dtype=D)
         same(F.linear(v.in_x, a(zero)).detach(), v.out_y, 1e-12)
+
+
+def test_kore_starts_where_the_papers_equations_say() -> None:
+    """arXiv 2510.19316, 3.3 (its code is not to be had): C = X X^T = U L U^T, P the projector on the r weakest directions,
+    W P = U S V^T, B = U sqrt(S), A = sqrt(S) V^T, base W - B A, A frozen; old inputs of rank below d - r do not see B."""
+    g = torch.Generator().manual_seed(0)
+    weight, r = torch.randn(20, 16, generator=g, dtype=D), 5
+    for rank in (16, 9):  # inputs that fill the space, and inputs with a null space of more than r directions
+        x = torch.randn(16, rank, generator=g, dtype=D) @ torch.randn(rank, 60, generator=g, dtype=D)
+        weak = torch.linalg.svd(x @ x.T)[0][:, -r:]
+        u, s, v = torch.linalg.svd(weight @ weak @ weak.T)
+        b, a = u[:, :r] * s[:r].sqrt(), s[:r].sqrt()[:, None] * v[:r]
+        kore = KORE(weight, x @ x.T, r=r)
+        if rank == 16:  # else the null space has no order of its own
+            same(kore.B0 @ kore.A0, b @ a, 1e-9)
+            same((kore.B0.T @ kore.B0).diagonal(), s[:r], 1e-9)
+            same((kore.A0 @ kore.A0.T).diagonal(), s[:r], 1e-9)
+        same(kore(weight).detach(), weight, 1e-12)
+        assert not kore.A.requires_grad and kore.B.requires_grad
+        with torch.no_grad():
+            kore.B.add_(1.0)
+            moved = (kore(weight) @ x - weight @ x).abs().max() / (weight @ x).abs().max()
+        assert moved < 1e-9 if rank == 9 else moved > 1e-3
+
+
+def test_pfeiffer_reads_the_stream_as_the_released_code_does() -> None:
+    """adapter-hub/adapters, ``seq_bn`` on a ViT (methods/modeling.py, models/vit/modeling_vit.py): the adapter reads the MLP's
+    output with the residual added, its own residual is the MLP's output, and the block's residual comes last."""
+    factory = find("cl_bench.backbones", "glyph_vit")
+    plain, adapted = factory().double(), factory().double()
+    method = find("cl_bench.methods", "adapter")(adapted, kind="pfeiffer", settings={"r": 8})
+    torch.manual_seed(0)
+    made = dict(method.adapters.each())
+    for adapter in made.values():
+        adapter.double()
+        nn.init.normal_(adapter.up.weight, std=0.1)
+    x = torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1), dtype=D)
+
+    def block(at: int, stream: torch.Tensor) -> torch.Tensor:
+        layer, adapter = plain.model.blocks[at], list(made.values())[at]
+        stream = stream + layer.attn(layer.norm1(stream))
+        h = layer.mlp(layer.norm2(stream))
+        return adapter.up(F.relu(adapter.down(h + stream))) + h + stream
+
+    seen = plain.preprocess(x)
+    stream = plain.model.norm_pre(plain.model._pos_embed(plain.model.patch_embed(seen)))
+    for at in range(len(plain.model.blocks)):
+        stream = block(at, stream)
+    with torch.no_grad():
+        expected = plain.model.forward_head(plain.model.norm(stream), pre_logits=True)
+        same(adapted.forward_features(x), expected, 1e-9)

@@ -56,6 +56,8 @@ PINS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "t3a": ("matsuolab/T3A", "ff8cde5f06f61035c957720c6275c33893e0f564", ("domainbed",)),
     "note": ("TaesikGong/NOTE", "a714a2a2a9406903ba787b0bc240a95dd0342de5", ("learner", "utils", "conf.py")),
     "ccc": ("oripress/CCC", "656dec36b8f5b4dbf64fe44c73a9a1326b9588ff", ("models",)),
+    "adapterhub": ("adapter-hub/adapters", "88f18ebd6c127f0e0ddf7c76cb84b37a39b82c12",
+                   ("src/adapters/methods", "src/adapters/configuration")),
     "libcontinual": ("RL-VIG/LibContinual", "a399ed4b0058e064871a212588118b97a1e4dfac", ("core/utils/utils.py",)),
     "tpt": ("azshue/TPT", "63ecbace79694205d7884e63fdc3137a200f0b0e", ("clip", "tpt_classification.py")),
     "c_tpt": ("hee-suk-yoon/C-TPT", "085e6c2e3d2da647ca42dcef163e0cbd4bf30a67", ("clip", "tpt_classification.py")),

@@ -1,7 +1,9 @@
-"""PEFT's LoRA, DoRA, PiSSA and AdaLoRA beside ours, trained on the same batches from the same start."""
+"""PEFT's LoRA, DoRA, PiSSA and AdaLoRA and AdapterHub's bottleneck beside ours, from the same start on the same batches."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from cl_bench.adapters import FUSED4, attach
 from cl_bench.data.tensor import as_float
 
-from .checkouts import Row
+from .checkouts import Row, importable
 from .learners import digits, embedded
 
 STEPS, RANK = 12, 4
@@ -31,15 +33,20 @@ class Classified(nn.Module):
         return F.linear(self.body.forward_features(x), self.weight)  # type: ignore[arg-type]
 
 
+def data() -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Twelve batches with labels, and test images."""
+    experiences, tests = digits()
+    x = torch.cat([as_float(e.data.x).double() for e in experiences])  # type: ignore[attr-defined]
+    y = torch.cat([e.data.y for e in experiences])  # type: ignore[attr-defined]
+    return [(x[k::STEPS], y[k::STEPS]) for k in range(STEPS)], tests
+
+
 def peft(tree: Path) -> list[Row]:
     """Logits after twelve steps of AdamW without decay."""
     import peft as theirs
 
     torch.set_default_dtype(torch.float64)
-    experiences, tests = digits()
-    x = torch.cat([as_float(e.data.x).double() for e in experiences])  # type: ignore[attr-defined]
-    y = torch.cat([e.data.y for e in experiences])  # type: ignore[attr-defined]
-    batches = [(x[k::STEPS], y[k::STEPS]) for k in range(STEPS)]
+    batches, tests = data()
     names = ("qkv", "proj", "fc1", "fc2")
     where = r".*blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
     rows = list[Row]()
@@ -118,3 +125,64 @@ def osf(theirs: Any, where: str, tests: Tensor, batches: list[tuple[Tensor, Tens
         rows.append(Row("PEFT OSF, osft", f"logits after {STEPS} steps of {name}, 32 of 64 directions kept", apart, 1e-4,
                         expected=expected))
     return rows
+
+
+def adapterhub(tree: Path) -> list[Row]:
+    """AdapterHub's bottleneck as its ``seq_bn`` (Pfeiffer) and ``double_seq_bn`` (Houlsby) run it on a ViT: before, through and
+    after the adapter, without a norm layer, on the timm blocks in place of transformers' own."""
+    stand_ins = ("adapters.context", "adapters.utils", "adapters.composition")
+    with importable(tree / "src", stand_ins, ("adapters", "adapters.methods", "adapters.configuration")):
+        configs: Any = importlib.import_module("adapters.configuration.adapter_config")
+        fusion = importlib.import_module("adapters.configuration.adapter_fusion_config")
+        sys.modules["adapters.configuration"].__dict__.update(vars(fusion) | vars(configs))
+        module: Any = importlib.import_module("adapters.methods.modeling")
+    torch.set_default_dtype(torch.float64)
+    batches, tests = data()
+    rows = list[Row]()
+    for what, config, at in (("pfeiffer", configs.SeqBnConfig(), r".*blocks\.\d+"),
+                             ("pfeiffer on attention and MLP", configs.DoubleSeqBnConfig(non_linearity="relu"),
+                              r".*blocks\.\d+\.(attn|mlp)")):
+        torch.manual_seed(0)
+        mine, net = Classified(), Classified()
+        net.body.requires_grad_(False)
+        adapters = attach(mine.body, "pfeiffer", at, r=RANK)
+        theirs = nn.ModuleList()
+        with torch.no_grad():
+            for _, adapter in adapters.each():
+                made = module.Adapter("a", 64, RANK, config)
+                made.adapter_down[0].load_state_dict(adapter.down.state_dict())
+                made.adapter_up.load_state_dict(adapter.up.state_dict())
+                theirs.append(made)
+        left = iter(theirs)
+        for block in net.body.model.blocks:  # type: ignore[union-attr]
+            block.forward = bottlenecked(block, next(left) if config.mh_adapter else None, next(left))
+        sides = [(mine, [p for p in adapters.parameters() if p.requires_grad]), (net, list(theirs.parameters()))]
+        optimizers = [torch.optim.AdamW(ps, lr=5e-3, weight_decay=0.0) for _, ps in sides]
+        with torch.no_grad():
+            start = mine(tests)
+        for bx, by in batches:
+            for (side, _), optimizer in zip(sides, optimizers, strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(side(bx), by).backward()
+                optimizer.step()
+        with torch.no_grad():
+            end, apart = mine(tests), float((mine(tests) - net(tests)).abs().max())
+        moved = float((end - start).abs().max())
+        text = f"logits after {STEPS} steps, which move them by up to {moved:.1f}"
+        rows.append(Row(f"AdapterHub, {what}", text, apart, 1e-9))
+    return rows
+
+
+def bottlenecked(block: Any, attention: Any, output: Any) -> Any:
+    """A timm block's forward with adapters where ``ViTLayerWithAdapters`` and ``ViTOutputWithAdapters`` have theirs."""
+    def through(adapter: Any, h: Tensor, stream: Tensor) -> Tensor:
+        if adapter is None:
+            return h + stream
+        into, _, residual = adapter.pre_forward(h, stream, None)
+        return adapter.post_forward(adapter(into, residual)[0], h, stream, None)  # type: ignore[no-any-return]
+
+    def forward(x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        x = through(attention, block.attn(block.norm1(x)), x)
+        return through(output, block.mlp(block.norm2(x)), x)
+
+    return forward

@@ -1,4 +1,4 @@
-"""Pfeiffer adapter (Pfeiffer et al., EACL 2021, arXiv 2005.00247): a bottleneck after the MLP."""
+"""Pfeiffer adapter (Pfeiffer et al., EACL 2021, arXiv 2005.00247): a bottleneck after a transformer's block."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["Pfeiffer"]
 
 
 class Pfeiffer(Adapter):
-    """``h + U relu(D h)`` on the output h of the matched layer (``blocks\\.\\d+\\.mlp``), U and biases zero at the start.
+    """``h + U relu(D h)`` on the output h of the matched layer, U and biases zero at the start.
 
-    Matching attention as well (``blocks\\.\\d+\\.(attn|mlp)``) gives Houlsby's two adapters per block. The bottleneck r
-    is clipped to the width.
+    On whole blocks (``blocks\\.\\d+``) it is Pfeiffer's: it reads the stream after the MLP's residual, as ``seq_bn`` of
+    adapter-hub/adapters does on a ViT. On attention and MLP (``blocks\\.\\d+\\.(attn|mlp)``) it reads what they add to the
+    stream, where Houlsby et al. (ICML 2019) put their two adapters. The bottleneck r is clipped to the width.
     """
 
     paper: ClassVar[str] = "Pfeiffer et al., AdapterFusion, EACL 2021"
@@ -31,7 +32,7 @@ class Pfeiffer(Adapter):
         super().__init__()
         linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
         if not linears:
-            raise UserError(f"{type(layer).__name__} has no linear layer to sit behind; match mlp or attn layers.")
+            raise UserError(f"{type(layer).__name__} has no linear layer to sit behind; match blocks, attention or MLPs.")
         d = linears[-1].out_features
         self.down, self.up = nn.Linear(d, min(r, d)), nn.Linear(min(r, d), d)
         self.reset(torch.empty(0))

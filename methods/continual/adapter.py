@@ -17,7 +17,7 @@ from ._frozen_trunk import FrozenTrunk, cosine
 
 __all__ = ["AdapterTuning"]
 
-_PLACES = {"prefix": r"(.*\.)?blocks\.\d+\.attn", "pfeiffer": r"(.*\.)?blocks\.\d+\.mlp"}
+_PLACES = {"prefix": r"(.*\.)?blocks\.\d+\.attn"}
 
 
 class AdapterTuning(FrozenTrunk):
@@ -31,7 +31,7 @@ class AdapterTuning(FrozenTrunk):
     Args:
         kind: a registered kind (``cl-bench list adapters``), or ``module:Class``.
         at: anchored pattern of layer names; empty: the four linears of timm's blocks for kinds on weights, attention for
-            ``prefix``, the MLP for ``pfeiffer``, whole blocks for the others.
+            ``prefix``, whole blocks for the others.
         rows: parts of a fused qkv projection that get an adapter each, for kinds on weights; none: the whole.
         settings: the kind's own, e.g. ``{r: 4}``.
         head_lr: rate of the head; None = ``lr``.
