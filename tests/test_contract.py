@@ -14,9 +14,9 @@ from cl_bench.testing import Checker, check_scenario, checks_for
 
 METHODS = entries(GROUPS["methods"])
 # Published defaults that take minutes on one core; `cl-bench check NAME` asks with them.
-QUICK: dict[str, dict[str, Any]] = {"rmt": {"warmup": 2_000}, "memo": {"views": 4},
+QUICK: dict[str, dict[str, Any]] = {"rmt": {"warmup": 2_000}, "memo": {"views": 2},
                                     "moe_adapters": {"experts": 4, "code_steps": 20}}
-QUICK |= {name: {"views": 8} for name in ("boostadapter", "c_tpt", "mta", "r_tpt", "sts", "tps", "tpt", "zero")}
+QUICK |= {name: {"views": 4} for name in ("boostadapter", "c_tpt", "mta", "r_tpt", "sts", "tps", "tpt", "zero")}
 SCENARIOS = entries(GROUPS["scenarios"])
 
 
