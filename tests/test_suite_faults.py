@@ -22,7 +22,7 @@ from cl_bench.command.launchers import local
 from cl_bench.command.rehearsal import Rehearsal
 from cl_bench.command.sweep import read_suite, run_suite
 from cl_bench.errors import UserError
-from cl_bench.records import source_digest
+from cl_bench.records import results, source_digest
 from cl_bench.records.results import load, load_all
 
 METHOD = '''
@@ -173,14 +173,22 @@ def test_an_edited_method_runs_again_and_others_do_not(home: Path) -> None:
     assert run_suite(suite(home, "a"), home / "runs", jobs=1).folders == first.folders, "put back, it has finished earlier"
 
 
-def test_a_change_of_cl_benchs_own_code_runs_again_unless_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_cl_benchs_own_code_or_of_torch_runs_again_unless_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "s.yaml").write_text("seeds: [0]\nruns: [{scenario: {class_path: split_digits, init_args: {per_class: 4}}, "
                                  "methods: [ncm]}]\n")
     made = read_suite(home / "s.yaml")
     first = run_suite(made, home / "runs", jobs=1)
+    installed = results._version
+    for package, again in (("mlflow", False), ("timm", True)):
+        monkeypatch.setattr(results, "_version", lambda name, p=package: "0.0" if name == p else installed(name))
+        assert run_suite(made, home / "runs", jobs=1, keep=True).folders == first.folders
+        assert (run_suite(made, home / "runs", jobs=1).folders != first.folders) == again
+    monkeypatch.setattr(results, "_version", installed)
+    assert run_suite(made, home / "runs", jobs=1).folders == first.folders
+    before = [r.folder for r in load_all(home / "runs")]
     monkeypatch.setattr(source_digest, "code_digest", lambda: "another")
-    assert run_suite(made, home / "runs", jobs=1, keep=True).folders == first.folders
-    assert run_suite(made, home / "runs", jobs=1).folders != first.folders
+    assert run_suite(made, home / "runs", jobs=1, keep=True).folders[0] in before
+    assert run_suite(made, home / "runs", jobs=1).folders[0] not in before
 
 
 @pytest.mark.parametrize(("body", "said"), [

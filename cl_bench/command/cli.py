@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
                              help="runs at once (default: auto, one per core); changes no result")
         several.add_argument("--again", action="store_true", help="run also what has finished with the same config and code")
         several.add_argument("--keep", action="store_true",
-                             help="keep finished runs although cl-bench's own code has changed since")
+                             help="keep finished runs although cl-bench's own code or torch has changed since")
         several.add_argument("--retry-failed", action="store_true", help="run only what failed or was stopped earlier")
         several.add_argument("--launcher", type=_word, default="local", help="what executes the runs: local (processes of "
                              "this machine, the default), ray, slurm, or an entry point; its options stand beside it")

@@ -25,6 +25,7 @@ class Earlier:
         from ..records.results import load_all
 
         self.keep = keep
+        self.packages: dict[str, str | None] | None = None
         self.every = load_all(runs) if runs.is_dir() else []  # whatever it is of: how long runs took
         self.runs: dict[str, list[Any]] = {}
         for run in self.every if not again else ():
@@ -51,7 +52,7 @@ class Earlier:
 
     def _of(self, config: Mapping[str, Any], keep: bool) -> list[Any]:
         """Runs of this config, and of the code and data that are here now, latest first."""
-        from ..records.source_digest import code_digest, same
+        from ..records.source_digest import same
         from .rehearsal import sources
 
         if not (runs := self.runs.get(key_of(config))):
@@ -59,7 +60,19 @@ class Earlier:
         code = sources(config)
         return [run for run in reversed(runs) if self._same_data(run, config, keep) and all(
             (keep and ours) or same(run.record[root].get("source_digest"), digest) for root, (digest, ours) in code.items()
-        ) and (keep or same((run.record.get("environment") or {}).get("code_digest"), code_digest()))]
+        ) and (keep or self._same_tools(run.record.get("environment") or {}))]
+
+    def _same_tools(self, before: Mapping[str, Any]) -> bool:
+        """Whether cl-bench's own code, and the versions of what computes, are those of a record; a package that one side has
+        not decided nothing."""
+        from ..records.results import COMPUTING, versions
+        from ..records.source_digest import code_digest, same
+
+        if self.packages is None:
+            self.packages = versions(COMPUTING)
+        told = before.get("packages") or {}
+        return same(before.get("code_digest"), code_digest()) and all(
+            told.get(name) in (None, now) for name, now in self.packages.items() if now is not None)
 
     def _same_data(self, run: Any, config: Mapping[str, Any], keep: bool) -> bool:
         if self.protocol is None:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError, told
 from ..records.audit import contradictions, record_digest, uncounted
 from ..records.privacy import is_placeholder, places
-from ..records.results import Run, load
+from ..records.results import COMPUTING, Run, load
 from ..records.source_digest import class_paths, same
 from ..records.writer import utc_now
 
@@ -25,7 +25,6 @@ LEVELS = {"bits": "every answer and every metric is the same", "counts": "every 
 SEEDS = 4  # further seeds whose spread is asked where the answers differ
 # What decides the last bit of a run on a CPU.
 _DECIDES = ("platform", "processor", "device", "threads", "ops_backend", "code_digest")
-_PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "numpy")
 _COMPUTE = ("device", "devices", "strategy", "threads", "workers")
 
 
@@ -149,7 +148,7 @@ def verify(run: Run, config: Mapping[str, Any], runs: Path, *, seeds: int = SEED
                            *_apart(run, again)]
         return verdict
     differs = [k for k in _DECIDES if before.get(k) != now.get(k)] + [
-        p for p in _PACKAGES if (before.get("packages") or {}).get(p) != now["packages"].get(p)]
+        p for p in COMPUTING if (before.get("packages") or {}).get(p) != now["packages"].get(p)]
     if not same(run.source_digest, again.source_digest):
         differs.append("the method's code")
     others = [_again(plan_from({**config, "checkpoint": False, "seed": run.seed + 1 + k}), runs, run) for k in range(seeds)]
@@ -210,7 +209,7 @@ def _counted(run: Run) -> list[Any]:
 def _same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     packages = before.get("packages") or {}
     return (str(now["device"]) == "cpu" and all(before.get(k) is not None and before.get(k) == now[k] for k in _DECIDES)
-            and all(packages.get(p) == now["packages"].get(p) for p in _PACKAGES))
+            and all(packages.get(p) == now["packages"].get(p) for p in COMPUTING))
 
 
 def _apart(run: Run, again: Run) -> list[str]:

@@ -39,10 +39,11 @@ from .source_digest import UNKNOWN, code_digest
 from .writer import SCHEMA, STATUSES, RunWriter, check_id, complete, new_id, plain, utc_now, write_atomically
 
 __all__ = ["SCHEMA", "STATUSES", "Run", "RunList", "RunWriter", "check_id", "complete", "environment", "git_state", "load",
-           "load_all", "new_id", "plain", "run_folders", "uncollected", "utc_now", "write_atomically"]
+           "load_all", "new_id", "plain", "run_folders", "uncollected", "utc_now", "versions", "write_atomically"]
 
 PACKAGES = ("cl-bench", "torch", "torchvision", "timm", "open-clip-torch", "avalanche-lib", "pytorch-lightning",
             "mlflow", "peft", "numpy", "scipy")
+COMPUTING = ("torch", "torchvision", "timm", "open-clip-torch", "numpy")  # of which another version may give other bits
 _NEEDED = {"id": str, "status": str, "scenario": dict, "method": dict, "seed": int, "fingerprint": dict,
            "metrics": dict}
 _PARTS = ("backbone", "config", "cost", "environment")  # mappings, in records that have them
@@ -327,10 +328,15 @@ def _version(package: str) -> str | None:
 def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
     """What a run ran on: python, platform, processor, device, threads, package versions (None = not installed), git, code,
     ops."""
-    packages = {name: _version(name) for name in PACKAGES}
+    packages = versions(PACKAGES)
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
             "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
             "processor": _processor(), "git": git_state(), "code_digest": code_digest(), "ops_backend": ops_backend}
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """What is installed of some packages; None: not."""
+    return {name: _version(name) for name in packages}
 
 
 def _processor() -> str:
