@@ -55,6 +55,7 @@ PINS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "shot": ("tim-learn/SHOT", "f7d555a0d53b525b885e5ef2a887a267a5be3c36", ("object",)),
     "t3a": ("matsuolab/T3A", "ff8cde5f06f61035c957720c6275c33893e0f564", ("domainbed",)),
     "note": ("TaesikGong/NOTE", "a714a2a2a9406903ba787b0bc240a95dd0342de5", ("learner", "utils", "conf.py")),
+    "rotta": ("BIT-DA/RoTTA", "67e34c900cdd355fc07e55edd4c577ea7b8ebcc9", ("core/adapter", "core/utils")),
     "ccc": ("oripress/CCC", "656dec36b8f5b4dbf64fe44c73a9a1326b9588ff", ("models",)),
     "adapterhub": ("adapter-hub/adapters", "88f18ebd6c127f0e0ddf7c76cb84b37a39b82c12",
                    ("src/adapters/methods", "src/adapters/configuration")),

@@ -22,12 +22,13 @@ from parity_tta import network, stream
 from torch import Tensor, nn
 
 from cl_bench import Backbone, LabelSpace, StreamFacts
-from cl_bench.adaptation import Deployed, TestTimeMethod
+from cl_bench.adaptation import Deployed, RobustNorm, TestTimeMethod
 from cl_bench.data.tensor import batches
 from cl_bench.registry import find
 from cl_bench.rng import Rng
 
 from .checkouts import Row, importable
+from .learners import on_the_cpu
 from .toys import difference
 
 SPACE = LabelSpace(range(10))
@@ -181,6 +182,31 @@ def rdumb(tree: Path) -> list[Row]:
         return [Row("rdumb", told(STEPS, BATCH, moved) + f", a reset after four{kept}", far, CLOSE),
                 Row("rdumb", "images kept by one side alone",
                     float(abs(method.counts["selected"] - learner.num_samples_update_2)), 0.0)]
+
+
+def rotta(tree: Path) -> list[Row]:
+    """RoTTA's class: its memory, its norm layers and its steps; one augmentation for both sides that draws nothing."""
+    def turned(x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        return 0.9 * x.flip(-1)
+
+    size, method = 64, ours("rotta", resnet20(), 64)
+    stand_ins = ("core.utils.custom_transforms",)
+    with importable(tree, stand_ins, empty=("core", "core.adapter", "core.utils")), on_the_cpu():
+        module: Any = importlib.import_module("core.adapter.rotta")
+        settings = Namespace(MEMORY_SIZE=64, UPDATE_FREQUENCY=64, NU=0.001, ALPHA=0.05, LAMBDA_T=1.0, LAMBDA_U=1.0)
+        cfg = Namespace(ADAPTER=Namespace(RoTTA=settings), CORRUPTION=Namespace(NUM_CLASS=10), OPTIM=Namespace(STEPS=1))
+        learner = module.RoTTA(cfg, deployed(resnet20()), lambda params: torch.optim.Adam(params, lr=1e-3))
+        learner.transform = turned
+        where = sys.modules[type(method).__module__]
+        with mock.patch.object(Tensor, "float", Tensor.double), mock.patch.object(where, "augment", turned):
+            far, moved = apart(answering(method), learner, arriving(3, size))
+    mine, theirs = ({round(float(x.sum()), 9) for x in held} for held in (method.bank.images(), learner.mem.get_memory()[0]))
+    layers = [m for m in learner.model.modules() if hasattr(m, "source_mean")]
+    own = [m for m in method.model.modules() if isinstance(m, RobustNorm)]
+    kept = difference([t for m in own for t in (m.mean, m.var)], [t for m in layers for t in (m.source_mean, m.source_var)])
+    return [Row("rotta", told(3, size, moved), far, CLOSE),
+            Row("rotta", "images in one memory alone", float(len(mine ^ theirs)), 0.0),
+            Row("rotta", "running statistics of the student", kept, CLOSE)]
 
 
 def only(path: Path, names: Sequence[str], **known: Any) -> Namespace:
