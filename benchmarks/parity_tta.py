@@ -60,8 +60,8 @@ PASSES: dict[str, tuple[float | str, float | str]] = {
 EXACT = ("source", "bn", "bn_alpha", "tent", "rpl", "sar", "lame", "eata")
 #: Draw no random number on this stream: further seeds would repeat the first.
 DETERMINISTIC = ("source", "bn", "bn_alpha", "bn_ema", "tent", "rpl", "eta", "rdumb", "sar", "lame", "t3a", "shot")
-UNSUITED = {"vida": "adapts the linear layers inside attention; these networks have none",
-            "memo": "not measured: 97 passes per image, half an hour of a core (`--methods memo`)"}
+UNSUITED = {"vida": "adapts the linear layers inside attention; these networks have none; compared in tta_steps.md",
+            "memo": "not measured: 97 passes per image, half an hour of a core (`--methods memo`); compared in tta_steps.md"}
 IMAGES = 15_000  # of the stream
 NOTES = HERE / "results" / "parity" / "tta_cifar10c_1k.notes.json"
 
@@ -209,6 +209,8 @@ def table() -> str:
         "Made by `python benchmarks/parity_tta.py`. Error in percent, mean of the 15 corruptions; continual (no reset),",
         "severity 5, batches of 200 in file order, one CPU thread, float32, defaults of each method. In brackets: how many",
         "seeds. Reference: mariodoebler/test-time-adaptation (psmt: JiaxuTian/PSMT) on the same images and weights.",
+        "RDumb, T3A, SHOT, NOTE, MEMO, ViDA and RoTTA stand beside their authors' own code, batch by batch, in",
+        "[tta_steps.md](tta_steps.md); of the label shift adapter there is none.",
         "Bounds of the error: 0.5 points for " + ", ".join(EXACT) + "; 1.0 for the others.", "",
         f"Errors in bounds: {count['error in']} rows, beyond: {count['error beyond']}. "
         f"Costs in bounds: {count['cost in']} rows, beyond: {count['cost beyond']}.", "",

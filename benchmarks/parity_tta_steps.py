@@ -25,9 +25,9 @@ HEAD = """
 Made by `python benchmarks/parity_tta_steps.py --checkouts DIR`. The official classes and functions run as they are, in
 float64 unless a row says otherwise, on the ResNet-20 (ViDA: the embedded ViT; MEMO also on its own GroupNorm network) and
 the first batches of CIFAR-10-C's corruptions, with our augmented views and random draws. The largest difference of a logit
-is shown; rows that are meant to differ say why, and would fail if they did not. Whole streams
-beside mariodoebler/test-time-adaptation: [tta_cifar10c_1k.md](tta_cifar10c_1k.md). The label shift adapter's authors have
-released no code.
+is shown; rows that are meant to differ say why, and would fail if they did not. Whole streams beside
+mariodoebler/test-time-adaptation: [tta_cifar10c_1k.md](tta_cifar10c_1k.md). The label shift adapter's authors have released
+no code.
 """
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_an_expected_difference_that_went_away_fails_its_row(checkouts: ModuleTy
     assert not row("a", "b", float("nan"), 1e-12).holds and not row("a", "b", float("nan"), 1e-6, expected="AdamW").holds
 
 
-@pytest.mark.parametrize("name", ["cl_steps", "cl_reference", "cl_metrics"])
+@pytest.mark.parametrize("name", ["cl_steps", "cl_reference", "cl_metrics", "tta_steps"])
 def test_committed_tables_hold_at_the_pinned_commits(checkouts: ModuleType, name: str) -> None:
     text = (HOME / "results" / "parity" / f"{name}.md").read_text()
     assert re.search(r"^\d+ rows equal within their bound, \d+ with a\s+difference.*named, 0 otherwise\.$", text, re.M | re.S)

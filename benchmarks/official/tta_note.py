@@ -63,7 +63,7 @@ def rows(tree: Path) -> list[Row]:
         module: Any = importlib.import_module("learner.note")
         memory, iabn = (importlib.import_module(f"utils.{name}") for name in ("memory", "iabn"))
         rows = compared(module, memory, iabn, data, "as it is here", "its entropy is a mean over classes too, with 1e-6 in the "
-                        "logarithm: Adam sees neither but beside its own epsilon")
+                        "logarithm; what Adam does not scale away")
         where = str(find("cl_bench.methods", "note").__module__)
         with mock.patch(f"{where}.entropy", lambda z: -(z.softmax(1) * (z.softmax(1) + 1e-6).log()).mean(1)):
             return [*compared(module, memory, iabn, data, "with its form of the entropy here too"), *rows]
