@@ -1,5 +1,5 @@
-"""A scenario with fewer test images than it has, for networks that are slow on a processor; named by suites as
-``benchmarks/few.py:Few``."""
+"""A scenario with fewer test images than it has, for networks that are slow on a processor, and a stream whose clean images can
+be corrupted; named by suites as ``benchmarks/few.py:Few``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cl_bench import Scenario, TestSet, Wrapper
 from cl_bench.data.tensor import labels_of
 from cl_bench.ranges import Whole
 
-__all__ = ["Few"]
+__all__ = ["Few", "Still"]
 
 
 class Few(Wrapper):
@@ -49,6 +49,27 @@ class Few(Wrapper):
 
     def protocol(self) -> Mapping[str, Any]:
         return {**self.of.protocol(), "test_per_class": self.per_class, "images_per_domain": self.images}
+
+
+class Still(Wrapper):
+    """The domains of a stream as its test sets too: what ``corrupted`` corrupts.
+
+    Args:
+        of: a stream, in an order of its own.
+    """
+
+    family: ClassVar[str] = "cut"
+    paper: ClassVar[str] = "none: the same images"
+
+    def __init__(self, of: Scenario) -> None:
+        super().__init__(of)
+
+    def test_sets(self) -> Sequence[TestSet]:
+        return self._still
+
+    @cached_property
+    def _still(self) -> tuple[TestSet, ...]:
+        return tuple(self.of.stream())
 
 
 def firsts(y: torch.Tensor, count: int) -> torch.Tensor:
