@@ -219,6 +219,10 @@ class _Domains(FolderDomains):
     def folder(self, domain: str = "") -> Path:
         return existing_folder((self.parts[0] if self.parts else Path(self.root).expanduser()) / domain, root=self.root)
 
+    def load(self, domain: str, part: Literal["train", "test"]) -> Dataset:
+        whole = existing_folder(self.root)  # both parts lie in it
+        return ImageFiles(lambda: self.listing(domain, part), whole, self.size, self.resize)
+
     def listing(self, domain: str, part: Literal["train", "test"]) -> Listing:
         label = {name: k for k, name in enumerate(self.folders())}
         if self.parts is None:

@@ -61,6 +61,7 @@ def test_class_folders_are_split_by_domain(tmp_path):
     class_folders(tmp_path / "parts", "train/photo", "train/sketch", "test/photo", "test/sketch", n=2)
     parted = ClassFolders(root=str(tmp_path / "parts"), split="domain", order=[1, 0], answers="task")
     assert rows(parted.experiences()) == [("sketch", [3, 3, 4, 4, 5, 5]), ("photo", [0, 0, 1, 1, 2, 2])]
+    assert rows(parted.test_sets()) == [("sketch", [3, 3, 4, 4, 5, 5]), ("photo", [0, 0, 1, 1, 2, 2])]
 
 
 @pytest.mark.parametrize(("options", "message"), [

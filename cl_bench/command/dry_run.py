@@ -72,7 +72,8 @@ class Copies:
         """The options that name the copy of a scenario's data."""
         from ..data.layouts import synthetic
 
-        key = f"{scenario} {options.get('corruptions')} {options.get('severity')}"
+        domains = options.get("order") if options.get("split") == "domain" else None
+        key = f"{scenario} {options.get('corruptions')} {options.get('severity')} {options.get('split')} {domains}"
         if key not in self.made:
             self.made[key] = synthetic(scenario, self.folder / f"data{len(self.made)}", options)
         return self.made[key]
@@ -98,7 +99,7 @@ def _scenario(part: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
     name = name_of(GROUPS["scenarios"], class_of(part["class_path"]))
     if type(given.get("order")) is int:
         given["order"] = 1993  # a suite's orders are draws of one policy: one of them is tried
-    if "increment" in given:
+    if "increment" in given and given.get("split") != "domain":
         half = classes_of(name) // 2
         given |= {"base": half if given.get("base") else 0, "increment": half, "per_class": 0}
     if "corruptions" in given:

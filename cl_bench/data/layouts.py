@@ -83,6 +83,17 @@ def _domains(*names: str) -> Callable[[Path, Options], dict[str, Any]]:
     return make
 
 
+def _own_folders(root: Path, options: Options) -> dict[str, Any]:
+    """Folders of one's own; of domains as many as an order names, or two."""
+    if options.get("split") != "domain":
+        return _split(root, options)
+    order = options.get("order")
+    for part, count in zip(("train", "test"), PER_CLASS, strict=True):
+        for k in range(len(order) if isinstance(order, list) else 2):
+            class_folders(root / part / f"domain_{k}", count, domain=k)
+    return {"root": str(root)}
+
+
 def _domainnet(root: Path, options: Options) -> dict[str, Any]:
     for k, domain in enumerate(("real", "quickdraw", "painting", "sketch", "infograph", "clipart")):
         names = class_folders(root / domain, sum(PER_CLASS), domain=k)
@@ -108,6 +119,7 @@ LAYOUTS: dict[str, Callable[[Path, Options], dict[str, Any]]] = {
     **dict.fromkeys(("split_imagenet_r", "split_imagenet_a", "split_cub200", "split_objectnet", "split_omnibenchmark",
                      "split_vtab"), _split),
     "c3box": c3box,
+    "class_folders": _own_folders,
     "core50": _core50,
     "domainnet": _domainnet,
     "office_home": _domains("Art", "Clipart", "Product", "Real World"),

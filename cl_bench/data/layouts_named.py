@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,9 +115,16 @@ def _pets(where: Path) -> None:
         (where / "annotations" / f"{'trainval' if part == 'train' else part}.txt").write_text("\n".join(lines))
 
 
-def _cars(where: Path) -> None:
+def _mat(file: Path, content: dict[str, Any]) -> None:
+    """A MATLAB file without the time at which it was written, which scipy puts into its first 116 bytes."""
     from scipy.io import savemat
 
+    buffer = io.BytesIO()
+    savemat(buffer, content)
+    file.write_bytes(b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:])
+
+
+def _cars(where: Path) -> None:
     (where / "devkit").mkdir(parents=True)
     for part, numbers in (("train", range(PER_CLASS[0])), ("test", range(PER_CLASS[0], sum(PER_CLASS)))):
         items = [(f"{label}_{number}.jpg", label) for label in range(CLASSES) for number in numbers]
@@ -124,8 +132,8 @@ def _cars(where: Path) -> None:
             picture(where / f"cars_{part}" / name, label, int(name[2]))
         told = np.array([(name, label + 1) for name, label in items], dtype=[("fname", object), ("class", object)])
         file = where / "devkit" / "cars_train_annos.mat" if part == "train" else where / "cars_test_annos_withlabels.mat"
-        savemat(file, {"annotations": told}, appendmat=False)
-    savemat(where / "devkit" / "cars_meta.mat", {"class_names": np.array(NAMES, dtype=object)}, appendmat=False)
+        _mat(file, {"annotations": told})
+    _mat(where / "devkit" / "cars_meta.mat", {"class_names": np.array(NAMES, dtype=object)})
 
 
 def _mnist(where: Path) -> None:
