@@ -38,8 +38,9 @@ class NOTE(TestTimeMethod):
 
     paper: ClassVar[str] = "Gong et al., NeurIPS 2022"
     differs: ClassVar[tuple[Differs, ...]] = (
-        Differs("The entropy is a mean over images and classes, so smaller by the number of classes than the paper's; Adam "
-                "does not see the factor.", "TaesikGong/NOTE@a714a2a2 utils/loss_functions.py:17", table="released code"),
+        Differs("The entropy is a mean over images and classes, so smaller by the number of classes than the paper's, with "
+                "1e-6 in its logarithm; Adam does not see the factor.", "TaesikGong/NOTE@a714a2a2 utils/loss_functions.py:16",
+                table="released code"),
     )
 
     def __init__(

@@ -12,6 +12,8 @@ from cl_bench import Backbone, Experience
 from cl_bench.adaptation import Learning, TestTimeMethod, batch_statistics, entropy, masked_mean
 from cl_bench.ranges import Amount, Share
 
+from .._differs import Differs
+
 __all__ = ["SHOT"]
 
 
@@ -33,6 +35,12 @@ class SHOT(TestTimeMethod):
     """
 
     paper: ClassVar[str] = "Liang et al., ICML 2020"
+    differs: ClassVar[tuple[Differs, ...]] = (
+        Differs("The released code adds 1e-5 to every probability in the entropy's logarithm, and labels a whole target set by "
+                "nearest centroid before each pass.", "tim-learn/SHOT@f7d555a0 object/loss.py:12", table="released code"),
+        Differs("The online form of matsuolab/T3A adapts in evaluation mode, with BatchNorm's source statistics.",
+                "matsuolab/T3A@ff8cde5f domainbed/adapt_algorithms.py:411"),
+    )
 
     def __init__(
         self,

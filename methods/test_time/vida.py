@@ -50,8 +50,7 @@ class ViDA(TestTimeMethod):
     Liu et al., "ViDA: Homeostatic Visual Domain Adapter for Continual Test Time Adaptation", ICLR 2024
     (Yangsenqiao/vida). Transformers with attention made of ``nn.Linear`` layers (timm's); no ResNet form was released.
     Deviations: adapters start as drawn, the recipe of the authors' warmed-up checkpoints not being published;
-    augmentations work on the images as they come, the official CIFAR files enlarge them to 384 first. Student and teacher
-    start the same: the plain cross-entropy has no gradient at first, and Adam scales what rounding leaves.
+    augmentations work on the images as they come, the official CIFAR files enlarge them to 384 first.
 
     Args:
         lr, adapter_lr: of the model and of the adapters. CIFAR-10 1e-4 and 1e-5 with Adam (CIFAR-100 3e-4 and 1e-6);
@@ -79,7 +78,8 @@ class ViDA(TestTimeMethod):
         self,
         backbone: Backbone,
         *,
-        lr: Amount = 1e-4, adapter_lr: Amount = 1e-5,
+        lr: Amount = 1e-4,
+        adapter_lr: Amount = 1e-5,
         optimizer: Literal["adam", "sgd"] = "adam",
         momentum: Share = 0.999, adapter_momentum: Share = 0.999,
         threshold: Amount = 0.05, restore: Share = 0.1,
