@@ -133,12 +133,13 @@ def learning_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str
 
 
 def sections(folder: Path) -> dict[str, dict[str, list[Run]]]:
-    """Finished runs by what was asked and by method: the scenario's name, and how it is answered where that differs."""
+    """Finished runs by what was asked and by method: the scenario's name, and how it is answered."""
     found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in load_all(folder):
         if run.status == "finished":
             fields = run.record["fingerprint"]["fields"]
-            title = ", ".join([run.scenario, *([VIEWS[fields["answers"]]] if "answers" in fields else [])])
+            name = run.scenario.partition("(")[0]  # its options are in the suite's file
+            title = ", ".join([name, *([VIEWS[fields["answers"]]] if "answers" in fields else [])])
             found[title][run.record["method"]["label"]].append(run)
     return found
 
