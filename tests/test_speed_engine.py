@@ -241,6 +241,14 @@ def test_a_test_batch_fits() -> None:
     assert fitting(method, [], 256, CPU) == 256
 
 
+def test_what_follows_from_the_batch_is_measured_on_whole_batches() -> None:
+    """Batch statistics of 27 images are others than of the 64 that a stream has."""
+    for name in ("bn", "lame", "source"):
+        method = find("cl_bench.methods", name)(tiny_backbone())
+        method.backbone.info["preprocess"]["size"] = 224
+        assert fitting(method, [coded(4)], 64, CPU) == 64, name
+
+
 def test_channels_last_reaches_convolutions_copies_and_what_optimizers_keep() -> None:
     backbone = find("cl_bench.backbones", "glyph_resnet")()
     method = Method(backbone)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import ranks
+from ..adaptation.base import TestTimeMethod
 from ..data.tensor import TensorData, labels_of
 from ..errors import UserError
 from ..method import Method
@@ -215,7 +216,9 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
     A method that adapts is measured on a copy per test set, so that measuring does not teach. For any other, the images
     of all test sets that are answered among the same classes come in one random order: neither the order nor the
     company of an image tells which test set, and so which experience, it is of. One test set alone comes in its order.
-    Its batches are no larger than fits; ``features`` remembers those of a trunk that nothing trains.
+    Its batches are no larger than fits, unless it is a test-time method, whose answers may follow from the batch (its
+    statistics, its neighbours): that has batches of the stream's size. ``features`` remembers those of a trunk that nothing
+    trains.
     """
     device = resolve_device(compute.device)
     groups: dict[Any, list[int]] = {}
@@ -247,10 +250,11 @@ def measure(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpac
 
 
 def fitting(method: Method, data: Sequence[Any], size: int, device: torch.device) -> int:
-    """Images per batch of a method that does not adapt, ``size`` at most: so many that their pixels, as large as the trunk
-    takes them, fill 16 MiB on a CPU and 1 GiB on a GPU. The activations of a large network are some 30 times that."""
+    """Images per batch of a method that does not adapt: ``size`` of a test-time method, and of others at most so many that
+    their pixels, as large as the trunk takes them, fill 16 MiB on a CPU and 1 GiB on a GPU. The activations of a large
+    network are some 30 times that."""
     first = next((torch.as_tensor(part[0][0]) for part in data if len(part)), None)
-    if first is None or first.ndim != 3:
+    if first is None or first.ndim != 3 or isinstance(method, TestTimeMethod):
         return size
     side = method.backbone.info["preprocess"]["size"] or 0
     each = 4 * max(first.numel(), first.shape[0] * side * side)
