@@ -260,3 +260,9 @@ def test_coop_s_rate_falls_as_a_cosine_after_a_first_epoch_at_1e_5_where_there_a
         made["optimizer"].step()
         made["lr_scheduler"]["scheduler"].step()
     assert told == pytest.approx(rates)
+
+
+def test_a_probe_of_a_classifier_that_reads_names_is_refused_in_a_sentence(clip: Any) -> None:
+    with pytest.raises(UserError, match="linear_probe has nothing to train: backbone 'glyph_clip' answers by the names"):
+        learned("linear_probe", clip)
+    assert learned("lingocl", clip, host="linear_probe").head.scale.requires_grad, "with a head of its own it can learn"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cl_bench import Backbone, Batch, Method
+from cl_bench import Backbone, Batch, Experience, Method, UserError
 from cl_bench.ranges import Amount, Count, Whole
 
 from ._decay import adamw
@@ -37,6 +37,12 @@ class LinearProbe(Method):
         super().__init__(backbone, lr=lr, epochs=epochs, batch_size=batch_size)
         self.masked = masked
         self.backbone.requires_grad_(False)
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        if not any(p.requires_grad for p in self.head.parameters()):
+            raise UserError(f"linear_probe has nothing to train: backbone {self.backbone.info['name']!r} answers by the names "
+                            "of classes; use a backbone without a text side, or a method such as clip_adapter.")
 
     def train(self, mode: bool = True) -> LinearProbe:
         super().train(mode)
