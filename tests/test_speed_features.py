@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from toys import coded, tiny_backbone
 
-from cl_bench import Experience, LabelSpace, Method, TestSet
+from cl_bench import Experience, LabelSpace, Method, TensorData, TestSet
 from cl_bench.engine import features as features_module
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.features import Features
 from cl_bench.engine.fit import fit
 from cl_bench.engine.measure import measure
 from cl_bench.engine.meter import Meter
+from cl_bench.registry import find
 
 
 class Read(Dataset[tuple[Tensor, int]]):
@@ -141,3 +142,78 @@ def test_a_row_of_many_test_sets_tells_a_trunk_once_and_again_when_it_was_writte
     monkeypatch.setattr(Frozen, "predict", predict)
     measure(written, tests, spaces, COMPUTE, 6, 0, features)
     assert len(set(told[2:])) == 3, "a network that is written to between two test sets is another each time"
+
+
+class Lends(Frozen):
+    """Asks its trunk, lends it something by what it saw, and asks again: as methods do that prompt a frozen network."""
+
+    def __init__(self, lend: Callable[[Any], Any], take_back: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.lend, self.take_back = lend, take_back
+
+    def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
+        seen = self.backbone.forward_features(x)
+        with torch.no_grad():
+            self.lend(self.backbone.model)
+            prompted = self.backbone.forward_features(x)
+            self.take_back(self.backbone.model)
+        return self.head(torch.sin(9 * prompted) - seen)
+
+
+class Scale(torch.nn.Module):
+    """By its own attribute, and one of its class."""
+
+    shared: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by: Any = None
+        self.held: list[Any] = [1.0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.0 if self.by is None else self.by) * self.held[0] * Scale.shared
+
+
+def _doubled(model: Any) -> Any:
+    model[-1].hook = model[1].register_forward_hook(lambda m, i, o: 2 * o)
+
+
+LENT: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "a tensor": (lambda m: setattr(m[-1], "by", torch.full((1,), 2.0)), lambda m: setattr(m[-1], "by", None)),
+    "a number": (lambda m: setattr(m[-1], "by", 2.0), lambda m: setattr(m[-1], "by", None)),
+    "in a list": (lambda m: m[-1].held.__setitem__(0, 2.0), lambda m: m[-1].held.__setitem__(0, 1.0)),
+    "in place": (lambda m: m[1].weight.mul_(2), lambda m: m[1].weight.div_(2)),
+    "through data": (lambda m: m[1].weight.data.mul_(2), lambda m: m[1].weight.data.div_(2)),
+    "a hook": (_doubled, lambda m: m[-1].__dict__.pop("hook").remove()),
+    "of the class": (lambda m: setattr(Scale, "shared", 2.0), lambda m: setattr(Scale, "shared", 1.0)),
+}
+
+
+@pytest.mark.parametrize("how", LENT)
+def test_a_trunk_that_is_lent_something_while_it_answers_is_asked_anew(how: str) -> None:
+    torch.manual_seed(0)
+    method = Lends(*LENT[how])
+    method.backbone.model.append(Scale())
+    tests, spaces = [TestSet(n, SPACE, coded(20)) for n in "ab"], [SPACE, SPACE]
+    plain = measure(method, tests, spaces, COMPUTE, 6, 0)
+    passes = counted(method)
+    kept = measure(method, tests, spaces, COMPUTE, 6, 0, Features(COMPUTE, None, Meter()))
+    assert all((a.predictions == b.predictions).all() for a, b in zip(kept, plain, strict=True))
+    assert sum(passes) >= 40, "the second answer of each batch came from the network"
+
+
+def test_a_prompted_method_answers_the_same_with_remembered_features() -> None:
+    method = find("cl_bench.methods", "l2p")(find("cl_bench.backbones", "glyph_vit")())
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    method.head.grow(SPACE)
+    method.requires_grad_(False)
+    tests = [TestSet("a", SPACE, TensorData(torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8), torch.arange(40) % 4))]
+    with torch.no_grad():
+        for parameter in method.head.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(2))
+    plain, = measure(method, tests, [SPACE], COMPUTE, 16, 0)
+    kept, = measure(method, tests, [SPACE], COMPUTE, 16, 0, Features(COMPUTE, None, Meter()))
+    assert len(set(plain.predictions.tolist())) > 1 and (kept.predictions == plain.predictions).all()

@@ -28,7 +28,7 @@ from .compute import Compute, resolve_device
 from .feed import Pool
 from .kept import Kept
 from .meter import Meter
-from .trunk import network_code, trunk_digest
+from .trunk import glance, network_code, trunk_digest
 
 __all__ = ["Features", "lender"]
 
@@ -72,12 +72,10 @@ class Features:
         return torch.cat([self.kept[id(part)][1] for part in data])
 
     def _digest(self, backbone: Backbone, row: object) -> str | None:
-        tensors = (*backbone.parameters(), *backbone.buffers())
-        if row is None or any(t.is_inference() for t in tensors):  # those count no writes
+        if row is None or (seen := glance(backbone)) is None:
             return trunk_digest(backbone)
-        asked = (row, backbone, *((t.data_ptr(), t._version, t.requires_grad) for t in tensors))
-        if asked != self.told[0]:
-            self.told = asked, trunk_digest(backbone)
+        if (row, seen) != self.told[0]:
+            self.told = (row, seen), trunk_digest(backbone)
         return self.told[1]
 
     def lend(self, data: Dataset) -> Callable[[Backbone, int], Tensor | None]:
@@ -91,14 +89,18 @@ class Features:
     def answering(self, method: Method, batch: Callable[[], tuple[Tensor, Tensor, int] | None],
                   table: Tensor) -> Iterator[None]:
         """While inside, the trunk looks the batch at hand up in ``table``: the very images that the engine handed out, nothing
-        written into them. ``batch`` says (images, rows, their version) of it. Anything else goes through the network."""
-        backbone, counted = method.backbone, self.meter.count
-        through = backbone.forward_features
+        written into them, and nothing in the trunk that is not as it was. ``batch`` says (images, rows, their version) of it.
+        A batch is looked up once. Anything else goes through the network: a method may lend it prompts and ask again."""
+        backbone, counted, untouched = method.backbone, self.meter.count, glance(method.backbone)
+        through, answered = backbone.forward_features, list[Tensor]()
 
         def forward_features(x: Tensor) -> Tensor:
             now = batch()
             if now is None or x is not now[0] or x._version != now[2] or torch.is_grad_enabled():
                 return through(x)
+            if any(x is before for before in answered) or untouched is None or glance(backbone) != untouched:
+                return through(x)
+            answered[:] = [x]
             counted(len(x))
             return table[now[1].to(table.device)]
 

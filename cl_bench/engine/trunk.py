@@ -19,7 +19,7 @@ from ..records.source_digest import UNKNOWN, code_of
 from ..state import leaves, own
 from .meter import Meter
 
-__all__ = ["network_code", "trunk_digest"]
+__all__ = ["glance", "network_code", "trunk_digest"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _DRAWS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -98,6 +98,17 @@ class _Walk:
             self.add(f"{key}.{k}", value)
 
 
+@dataclass
+class _Glance(_Walk):
+    """A walk that does not read tensors."""
+
+    def add(self, key: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            written = 0 if value.is_inference() else value._version
+            value = (id(value), value.data_ptr(), written, value.requires_grad, tuple(value.shape), value.stride())
+        super().add(key, value)
+
+
 def trunk_digest(backbone: Backbone) -> str | None:
     """sha256 over what a trunk computes: classes, settings, weights and buffers of its modules; None where it is trained, in
     training mode, draws at random, or something else hangs on it (hooks that are not the engine's, a forward of its own)."""
@@ -123,6 +134,28 @@ def trunk_digest(backbone: Backbone) -> str | None:
     except _UNTOLD:
         return None
     return str(walk.hash.hexdigest())
+
+
+def glance(backbone: Backbone) -> tuple[Any, ...] | None:
+    """What :func:`trunk_digest` covers as cheaply as it can be compared within one process: settings as they are, tensors by
+    where they lie, how often they were written to and their sizes (the 1-norm: a write through ``.data`` is not counted).
+    Whoever remembers features asks before every look-up, for a method may lend the trunk prompts, scales or adapters while it
+    answers. None: nothing to compare."""
+    walk, tensors = _Glance(), list[Tensor]()
+    try:
+        for module in backbone.modules():
+            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            own_forward = "forward" in module.__dict__
+            walk.hash.update(f"{id(module)} {module.training} {[id(h) for h in hooks]} {own_forward};".encode())
+            for key, value in own(module).items():
+                if key not in ("_modules", "info", "forward_features"):
+                    walk.add(key, value)
+                    tensors += [t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
+    except _UNTOLD:
+        return None
+    with torch.no_grad():
+        sizes = tuple(float(n) for n in torch._foreach_norm([t.detach() for t in tensors], 1)) if tensors else ()
+    return walk.hash.hexdigest(), sizes
 
 
 def network_code(network: nn.Module, *others: Any) -> str:

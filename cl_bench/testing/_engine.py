@@ -18,6 +18,7 @@ from torch import Tensor
 from ..backbones import Backbone
 from ..engine import checkpoint, runner
 from ..engine.compute import Compute
+from ..engine.features import Features
 from ..engine.fit import fit, shown
 from ..engine.measure import Scored, measure
 from ..engine.meter import Meter
@@ -74,9 +75,10 @@ def deploy(method: Method, scenario: Scenario, space: LabelSpace, seed: int) -> 
         return generators()
 
 
-def measured(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], size: int = 16) -> list[Scored]:
-    """A row of the matrix."""
-    return measure(method, tests, spaces, CPU, size, 0)
+def measured(method: Method, tests: Sequence[TestSet], spaces: Sequence[LabelSpace], size: int = 16,
+             remembered: bool = False) -> list[Scored]:
+    """A row of the matrix; as a run does it, features of a trunk that nothing trains are ``remembered``."""
+    return measure(method, tests, spaces, CPU, size, 0, Features(CPU, None, Meter()) if remembered else None)
 
 
 def segment(method: Method, test: TestSet, space: LabelSpace, scenario: Scenario, state: StreamState, seed: int) -> Scored:

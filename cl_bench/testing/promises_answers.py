@@ -203,12 +203,14 @@ def identity(trial: Trial) -> str | None:
     if (batchwise := _alone(trial, trial.method)) is not None:
         return Note(f"not asked: {batchwise}")
     there = [s.predictions for s in engine.measured(trial.method, tests, spaces)]
+    kept = [s.predictions for s in engine.measured(trial.method, tests, spaces, remembered=True)]
     back = [s.predictions for s in engine.measured(trial.method, tests[::-1], spaces[::-1])][::-1]
     apart = [engine.measured(trial.method, [t], [s])[0].predictions for t, s in zip(tests, spaces, strict=True)]
     later = [engine.measured(trial.method, [replace(t, data=_twice(t))], [s])[0].predictions[len(a):]
              for t, s, a in zip(tests, spaces, there, strict=True)]
     wrong = [f"{what} ({n} of {len(b)} images)" for what, other in (
-        ("in another order of the test sets", back), ("alone", apart), ("later in its test set", later))
+        ("in another order of the test sets", back), ("alone", apart), ("later in its test set", later),
+        ("where the trunk's features are remembered", kept))
         for a, b in zip(there, other, strict=True) if (n := int((a != b).sum()))]
     return f"the same image is answered differently {'; '.join(wrong)}" if wrong else None
 
