@@ -24,6 +24,9 @@ __all__ = ["glance", "network_code", "trunk_digest"]
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _DRAWS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _MOST_OBJECTS = 100_000
+_HELD = ("_parameters", "_buffers")
+# Of a module's attributes: what is met by itself, or is told of in another way, or belongs to the one who remembers.
+_ELSEWHERE = ("_modules", "_forward_hooks", "_forward_pre_hooks", "_non_persistent_buffers_set", "info", "forward_features")
 
 
 class _Unclear(Exception):
@@ -103,10 +106,7 @@ class _Glance(_Walk):
     """A walk that does not read tensors."""
 
     def add(self, key: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            written = 0 if value.is_inference() else value._version
-            value = (id(value), value.data_ptr(), written, value.requires_grad, tuple(value.shape), value.stride())
-        super().add(key, value)
+        super().add(key, _as_it_lies(value) if isinstance(value, Tensor) else value)
 
 
 def trunk_digest(backbone: Backbone) -> str | None:
@@ -141,21 +141,31 @@ def glance(backbone: Backbone) -> tuple[Any, ...] | None:
     where they lie, how often they were written to and their sizes (the 1-norm: a write through ``.data`` is not counted).
     Whoever remembers features asks before every look-up, for a method may lend the trunk prompts, scales or adapters while it
     answers. None: nothing to compare."""
-    walk, tensors = _Glance(), list[Tensor]()
+    walk, tensors, told = _Glance(), list[Tensor](), list[Any]()
     try:
         for module in backbone.modules():
-            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-            own_forward = "forward" in module.__dict__
-            walk.hash.update(f"{id(module)} {module.training} {[id(h) for h in hooks]} {own_forward};".encode())
-            for key, value in own(module).items():
-                if key not in ("_modules", "info", "forward_features"):
+            told += [id(module), *map(id, (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))]
+            for key, value in module.__dict__.items():
+                if key in _HELD:
+                    found = [t for t in value.values() if t is not None]
+                    told += [x for t in found for x in _as_it_lies(t)]
+                    tensors += found
+                elif isinstance(value, _PLAIN) or value is None:
+                    told += [key, value]
+                elif key not in _ELSEWHERE and not (isinstance(value, dict) and not value):
                     walk.add(key, value)
-                    tensors += [t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
+                    tensors += [t for t in leaves(value) if isinstance(t, Tensor)]
     except _UNTOLD:
         return None
+    counted = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
     with torch.no_grad():
-        sizes = tuple(float(n) for n in torch._foreach_norm([t.detach() for t in tensors], 1)) if tensors else ()
-    return walk.hash.hexdigest(), sizes
+        sizes = tuple(float(n) for n in torch._foreach_norm(counted, 1)) if counted else ()
+    return walk.hash.hexdigest(), tuple(told), sizes
+
+
+def _as_it_lies(tensor: Tensor) -> tuple[Any, ...]:
+    written = 0 if tensor.is_inference() else tensor._version
+    return id(tensor), tensor.data_ptr(), written, tensor.requires_grad, tuple(tensor.shape), tensor.stride()
 
 
 def network_code(network: nn.Module, *others: Any) -> str:
