@@ -147,12 +147,12 @@ def test_a_row_of_many_test_sets_tells_a_trunk_once_and_again_when_it_was_writte
 class Lends(Frozen):
     """Asks its trunk, lends it something by what it saw, and asks again: as methods do that prompt a frozen network."""
 
-    def __init__(self, lend: Callable[[Any], Any], take_back: Callable[[Any], Any]) -> None:
+    def __init__(self, lend: Callable[[Any], Any], take_back: Callable[[Any], Any], before: bool) -> None:
         super().__init__()
-        self.lend, self.take_back = lend, take_back
+        self.lend, self.take_back, self.before = lend, take_back, before
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
-        seen = self.backbone.forward_features(x)
+        seen = self.backbone.forward_features(x) if self.before else 0
         with torch.no_grad():
             self.lend(self.backbone.model)
             prompted = self.backbone.forward_features(x)
@@ -189,10 +189,11 @@ LENT: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("how", LENT)
-def test_a_trunk_that_is_lent_something_while_it_answers_is_asked_anew(how: str) -> None:
+@pytest.mark.parametrize(("how", "before"), [
+    *((how, True) for how in LENT), *((how, False) for how in LENT if how != "of the class")])
+def test_a_trunk_that_is_lent_something_while_it_answers_is_asked_anew(how: str, before: bool) -> None:
     torch.manual_seed(0)
-    method = Lends(*LENT[how])
+    method = Lends(*LENT[how], before)
     method.backbone.model.append(Scale())
     tests, spaces = [TestSet(n, SPACE, coded(20)) for n in "ab"], [SPACE, SPACE]
     plain = measure(method, tests, spaces, COMPUTE, 6, 0)
