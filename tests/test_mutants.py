@@ -47,6 +47,9 @@ def test_the_committed_table_names_every_mutant_and_no_survivor() -> None:
     rows = re.findall(r"^\| (\w+) \| (.*) \| `(.*)` \| (.*) \|$", text, re.M)
     assert [(a, w, f) for a, w, f, _ in rows] == [(m.area, m.what, m.file) for m in MUTANTS], "run `make mutants` again"
     assert all(seen.startswith("`") or seen == "**killed (time)**" for *_, seen in rows)
+    named = re.findall(r"`(test_\w+\.py)::(\w+)", text)
+    texts = {f: (HOME / "tests" / f).read_text(encoding="utf-8") for f, _ in named}
+    assert len(named) > 100 and not [n for f, n in named if f"def {n}(" not in texts[f]]
     assert f"{len(MUTANTS)} of {len(MUTANTS)} mutants are killed" in text
 
 
@@ -59,6 +62,8 @@ def test_a_fault_is_put_in_judged_and_taken_out(new: str, fails: bool, tmp_path:
         assert there
         failed, seen, _ = mutants.tests_fail(tmp_path, mutant.tests)
     assert failed is fails and (seen == "test_part.py::test_add") is fails
+    verdict = mutants.judge(tmp_path, mutant, "test_part.py::test_of_another_name")
+    assert verdict.state == ("killed" if fails else "survived"), "a test that is no longer there sees nothing"
     assert (tmp_path / "part.py").read_text() == "def add(a, b):\n    return b + a\n"
     with changed(tmp_path, Mutant("toy", "gone", "part.py", "return c", "", ())) as there:
         assert not there
