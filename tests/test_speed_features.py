@@ -23,6 +23,7 @@ from cl_bench.engine.features import Features
 from cl_bench.engine.fit import fit
 from cl_bench.engine.measure import measure
 from cl_bench.engine.meter import Meter
+from cl_bench.engine.trunk import glance
 from cl_bench.registry import find
 
 
@@ -201,6 +202,13 @@ def test_a_trunk_that_is_lent_something_while_it_answers_is_asked_anew(how: str,
     kept = measure(method, tests, spaces, COMPUTE, 6, 0, Features(COMPUTE, None, Meter()))
     assert all((a.predictions == b.predictions).all() for a, b in zip(kept, plain, strict=True))
     assert sum(passes) >= 40, "the second answer of each batch came from the network"
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(4).to(torch.float8_e4m3fn), torch.zeros(2, 2).to_sparse()])
+def test_a_trunk_that_cannot_be_glanced_at_stops_no_run(odd: Tensor) -> None:
+    method = Frozen()
+    method.backbone.model.register_buffer("odd", odd)
+    assert glance(method.backbone) is None
 
 
 def test_a_prompted_method_answers_the_same_with_remembered_features() -> None:

@@ -155,11 +155,11 @@ def glance(backbone: Backbone) -> tuple[Any, ...] | None:
                 elif key not in _ELSEWHERE and not (isinstance(value, dict) and not value):
                     walk.add(key, value)
                     tensors += [t for t in leaves(value) if isinstance(t, Tensor)]
-    except _UNTOLD:
+        counted = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+        with torch.no_grad():
+            sizes = tuple(float(n) for n in torch._foreach_norm(counted, 1)) if counted else ()
+    except (*_UNTOLD, RuntimeError):  # tensors of a kind that has no place in memory or no norm
         return None
-    counted = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
-    with torch.no_grad():
-        sizes = tuple(float(n) for n in torch._foreach_norm(counted, 1)) if counted else ()
     return walk.hash.hexdigest(), tuple(told), sizes
 
 
