@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from .types import LabelSpace
 
 __all__ = [
-    "CosineHead", "FixedHead", "Head", "LinearHead", "PrototypeHead", "TextHead", "align_columns", "columns_of", "select",
+    "CosineHead", "FixedHead", "Head", "LinearHead", "PrototypeHead", "TextHead", "align_columns", "columns_of", "cosines",
+    "full_precision", "select",
 ]  # fmt: skip
 
 
@@ -49,6 +51,23 @@ def align_columns(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
 
 
 select = align_columns  # its earlier name, kept for methods outside this repository
+
+
+@contextmanager
+def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Inside, autocast is off, and ``tensors`` are given as float32, those of double precision as they are.
+
+    For answers that differ in the third digit: half precision would round them to the same number.
+    """
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)
+
+
+def cosines(features: Tensor, rows: Tensor) -> Tensor:
+    """Cosines (..., N, C) of features (..., N, d) and rows (..., C, d), never in half precision: bfloat16 knows none between
+    0.996 and 1, which would tie the classes that are closest."""
+    with full_precision(features, rows) as (f, r):
+        return F.normalize(f, dim=-1) @ F.normalize(r, dim=-1).mT
 
 
 class Head(nn.Module):
@@ -147,7 +166,7 @@ class CosineHead(Head):
             self.weight = self._grown(self.weight, old, fresh.to(self.weight))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        return self.scale * cosines(features, self.weight)
 
 
 class PrototypeHead(Head):
@@ -184,7 +203,7 @@ class PrototypeHead(Head):
         return self.sums / self.counts.clamp(min=1).unsqueeze(1)
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.normalize(features, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        return cosines(features, self.prototypes)
 
 
 class FixedHead(Head):
@@ -290,8 +309,8 @@ class TextHead(Head):
             raise ValueError("a text head reads class names; this label space has none")
         if not len(space):
             return features.new_zeros(len(features), 0)
-        text = self.embeddings(space).to(features)
-        return self.scale.to(features) * F.normalize(features, dim=-1) @ text.T
+        with full_precision(features, self.embeddings(space).to(features), self.scale) as (f, text, scale):
+            return scale.to(f) * F.normalize(f, dim=-1) @ text.T
 
     def forward(self, features: Tensor) -> Tensor:
         return self.over(features, self.space)

@@ -6,11 +6,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, Experience, attach
-from cl_bench.heads import Head, LinearHead
+from cl_bench.heads import Head, LinearHead, cosines
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from .._differs import Differs
@@ -92,7 +91,7 @@ class DualPrompt(Prompted):
 
     def match(self, x: Tensor) -> Tensor:
         """Cosine of each image's query to each key (N, tasks)."""
-        return F.normalize(self.query(x), dim=1) @ F.normalize(torch.stack(list(self.keys)), dim=1).T
+        return cosines(self.query(x), torch.stack(list(self.keys)))
 
     def forward(self, x: Tensor) -> Tensor:
         task = self.match(x).argmax(1)

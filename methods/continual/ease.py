@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench import Backbone, Batch, CosineHead, Experience, attach
-from cl_bench.heads import Head
+from cl_bench.heads import Head, cosines
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from .._differs import Differs
@@ -132,6 +132,6 @@ def synthesised(prototypes: Tensor, task: Tensor) -> Tensor:
 def reweighted(features: Tensor, prototypes: Tensor, task: Tensor, alpha: float) -> Tensor:
     """Logits (N, classes) of features (tasks, N, d): the cosine in a class's own subspace plus ``alpha / (tasks - 1)`` times
     those in the others."""
-    every = torch.einsum("tnd,tcd->tnc", F.normalize(features, dim=2), F.normalize(prototypes, dim=2))
+    every = cosines(features, prototypes)
     own = every.gather(0, task.expand(1, features.shape[1], -1))[0]
     return own + alpha / max(1, len(features) - 1) * (every.sum(0) - own)

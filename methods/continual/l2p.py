@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench import Backbone, Batch, UserError, attach
-from cl_bench.heads import Head, LinearHead
+from cl_bench.heads import Head, LinearHead, cosines
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
 from .._differs import Differs
@@ -92,7 +92,7 @@ class L2P(Prompted):
 
     def prompted(self, x: Tensor, together: bool) -> tuple[Tensor, Tensor]:
         """Logits, and the mean over images of the summed cosines to the chosen keys."""
-        similarity = F.normalize(self.query(x), dim=1) @ F.normalize(self.keys, dim=1).T
+        similarity = cosines(self.query(x), self.keys)
         ids = self.choose(similarity.detach(), together)
         tokens = self.prompts[ids].flatten(1, 2)  # (B, top_k * length, d)
         with self.lent(self.adapters, [tokens] * len(self.adapters.sites)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cl_bench import Backbone, Experience
-from cl_bench.heads import Head
+from cl_bench.heads import Head, full_precision
 from cl_bench.ranges import Amount, Count, Size, Whole
 
 from .._differs import Differs
@@ -81,12 +81,14 @@ class RanPAC(FirstSession):
         return Head(self.backbone.num_features)  # keeps the label space; the answers come from the regression
 
     def expand(self, features: Tensor) -> Tensor:
-        """Features (N, d) to random features (N, m)."""
-        return torch.relu(features @ self.project)
+        """Features (N, d) to random features (N, m), never in half precision: a regression's large weights of either sign
+        leave little of a sum whose parts were rounded."""
+        with full_precision(features, self.project) as (f, project):
+            return torch.relu(f @ project)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.expand(self.backbone.forward_features(x))
-        return h @ self.weight.to(h.dtype)
+        with full_precision(self.expand(self.backbone.forward_features(x))) as (h,):
+            return h @ self.weight.to(h.dtype)
 
     @torch.no_grad()
     def end(self, exp: Experience) -> None:
