@@ -5,7 +5,8 @@
 
 writes ``results/continual/<name>.md``, what the suites' files say of themselves above what ``cl-bench compare`` makes of the
 records, and ``<name>.jsonl``, one line per run with the counts that every number follows from. Several ``suite=folder``
-pairs go into one page. Suites called ``tta_...`` have theirs in ``results/tta``.
+pairs go into one page; of a suite without a folder the page's section and its lines stay as they are, for records that are
+on another machine or gone. Suites called ``tta_...`` have theirs in ``results/tta``.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def made_on(runs: RunList) -> str:
     names = ("torch", "timm", "peft", "avalanche-lib", "pytorch-lightning", "cl-bench")
     versions = [f"{n} {', '.join(sorted({str(e['packages'].get(n)) for e in envs}))}" for n in names]
     python = ", ".join(sorted({e["python"] for e in envs}))
-    commits = sorted({str((e.get("git") or {}).get("commit"))[:10] for e in envs})
+    commits = sorted({f"commit {commit[:10]}" if (commit := (e.get("git") or {}).get("commit")) else
+                      f"no checkout, code {e.get('code_digest')}" for e in envs})
     minutes = sum(r.record["cost"]["seconds"]["total"] for r in runs) / 60
     threads = ", ".join(sorted({str(e["threads"]) for e in envs}))
-    return (f"{len(runs)} runs, {minutes:.0f} minutes of runs in all, on a shared machine, CPU, {threads} thread each; "
-            f"Python {python}, {', '.join(versions)}; commit {', '.join(commits)}.")
+    where = sorted({"a shared machine, CPU" if e["device"] == "cpu" else str(e.get("card") or e["device"]) for e in envs})
+    precisions = sorted({(r.record["config"].get("compute") or {}).get("precision", "32-true") for r in runs} - {"32-true"})
+    return (f"{len(runs)} runs, {minutes:.0f} minutes of runs in all, on {' and '.join(where)}, "
+            f"{''.join(f'{p}, ' for p in precisions)}{threads} thread each; "
+            f"Python {python}, {', '.join(versions)}; {', '.join(commits)}.")
 
 
 def network(run: Run) -> str:
@@ -117,8 +122,27 @@ def line_of(run: Run) -> dict[str, Any]:
     }
 
 
-def page(name: str, parts: dict[str, Path]) -> None:
-    """Write ``results/continual/<name>.md`` and ``.jsonl``, or in ``results/tta`` where the suites are of streams."""
+END = "The runs, one per line with the counts behind every number"
+
+
+def standing(file: Path, suite: str) -> tuple[str, list[str]]:
+    """The section of a suite on the page ``file``, and its lines in the file beside it.
+
+    Raises:
+        SystemExit: where there is none.
+    """
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    found = re.search(rf"^## {re.escape(suite)}\n.*?(?=^## |^{END})", text, re.MULTILINE | re.DOTALL)
+    rows = file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines() if found else []
+    lines = [row for row in rows if json.loads(row)["suite"] == suite]
+    if found is None or not lines:
+        sys.exit(f"{file} has no section of {suite} that could stay; give the folder of its records: {suite}=FOLDER")
+    return found[0].rstrip("\n"), lines
+
+
+def page(name: str, parts: dict[str, Path | None]) -> None:
+    """Write ``results/continual/<name>.md`` and ``.jsonl``, or in ``results/tta`` where the suites are of streams. A suite
+    without a folder keeps what the page has of it."""
     out = ROOT / "results" / ("tta" if all(suite.startswith("tta_") for suite in parts) else "continual")
     told = " ".join(f"{suite}=runs/{suite}" for suite in parts)
     title = name.replace("_", "-").title()
@@ -130,6 +154,11 @@ def page(name: str, parts: dict[str, Path]) -> None:
                                   f"python benchmarks/tables_cl.py {name} {told}"]]
     lines: list[str] = []
     for suite, folder in parts.items():
+        if folder is None:
+            section, rows = standing(out / f"{name}.md", suite)
+            text += ["", section, ""]
+            lines += rows
+            continue
         runs = load_all(folder)
         unfinished = [r.id for r in runs if r.status != "finished"]
         if unfinished or runs.problems:
@@ -142,7 +171,7 @@ def page(name: str, parts: dict[str, Path]) -> None:
             text += [to_markdown(found), *(above(group) for group in found.groups if baselines(group)),
                      *filter(None, map(domains, found.groups))]
         lines += [json.dumps(line_of(r), sort_keys=True) for r in sorted(runs, key=lambda r: r.id)]
-    text.append(f"The runs, one per line with the counts behind every number: `{name}.jsonl`.")
+    text.append(f"{END}: `{name}.jsonl`.")
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -152,6 +181,7 @@ def page(name: str, parts: dict[str, Path]) -> None:
 if __name__ == "__main__":
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("name", help="of the page, e.g. split_digits")
-    given.add_argument("parts", nargs="+", help="suite=folder of its records")
+    given.add_argument("parts", nargs="+", help="suite=folder of its records, or a suite alone: what the page has of it stays")
     options = given.parse_args()
-    page(options.name, {suite: Path(folder) for suite, _, folder in (p.partition("=") for p in options.parts)})
+    given_parts = (part.partition("=") for part in options.parts)
+    page(options.name, {suite: Path(folder) if folder else None for suite, _, folder in given_parts})

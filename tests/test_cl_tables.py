@@ -63,3 +63,40 @@ def test_a_stream_has_its_error_by_domain_and_learning_has_none(tmp_path: Path) 
     head, _, row = script().domains(group).splitlines()[2:5]
     assert row.split("|")[1 + head.split("|").index(" fog ") - 1].strip() == f"{mean:.1f}"
     assert script().domains(compare(load_all(tmp_path / "learn")).groups[0]) == ""
+
+
+def test_a_suite_without_a_folder_keeps_its_section_and_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script()
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "configs" / "suite").mkdir(parents=True)
+    for suite in ("one", "two", "three"):
+        (tmp_path / "configs" / "suite" / f"{suite}.yaml").write_text(f"# About {suite}.\nname: {suite}\n")
+        write_learner(tmp_path / suite, "lora", 0, suite=suite)
+    both = {"one": tmp_path / "one", "two": tmp_path / "two"}
+    module.page("pair", both)
+    page, lines = (tmp_path / "results" / "continual" / f"pair.{kind}" for kind in ("md", "jsonl"))
+    before = page.read_text(), lines.read_text()
+    module.page("pair", {**both, "one": None})
+    assert (page.read_text(), lines.read_text()) == before
+    write_learner(tmp_path / "two", "lora", 1, suite="two")
+    module.page("pair", {**both, "one": None})
+    old, new = (text.split("## two")[0] for text in (before[0], page.read_text()))
+    assert old == new and "| **lora** | 2 |" in page.read_text()
+    assert [json.loads(row)["suite"] for row in lines.read_text().splitlines()] == ["one", "two", "two"]
+    with pytest.raises(SystemExit, match="has no section of three"):
+        module.page("pair", {**both, "three": None})
+
+
+def test_a_page_says_on_which_card_and_in_which_precision(tmp_path: Path) -> None:
+    from records import record
+
+    write_learner(tmp_path, "lora", 0)
+    module = script()
+    assert ", on a shared machine, CPU, 2 thread each; " in module.made_on(load_all(tmp_path))
+    plain = record()
+    card = {**plain["environment"], "device": "cuda", "card": "NVIDIA H100 80GB HBM3", "git": {"commit": None, "dirty": None},
+            "code_digest": "0123abcd"}
+    write_learner(tmp_path / "gpu", "lora", 0, environment=card,
+                  config={**plain["config"], "compute": {"precision": "bf16-mixed"}})
+    told = module.made_on(load_all(tmp_path / "gpu"))
+    assert ", on NVIDIA H100 80GB HBM3, bf16-mixed, 2 thread each; " in told and told.endswith("; no checkout, code 0123abcd.")

@@ -69,7 +69,7 @@ def mixed_hosts(runs: Iterable[Run]) -> list[str]:
     kinds = set()
     for run in runs:
         e = run.record.get("environment") or {}
-        parts = [str(e[key]) for key in ("host", "processor", "platform", "device") if e.get(key)]
+        parts = [str(e[key]) for key in ("host", "processor", "platform", "device", "card") if e.get(key)]
         kinds.add(", ".join([*parts, f"{e.get('threads')} threads"]))
     return sorted(kinds) if len(kinds) > 1 else []
 

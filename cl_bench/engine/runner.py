@@ -60,7 +60,7 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
         timeline = list(plan.scenario.timeline())
         for step in timeline:
             handler_of(step)
-        record = _opened(plan, fingerprint(plan), str(device))
+        record = _opened(plan, fingerprint(plan), device)
         if needs_source(plan):
             _built(plan, _without_head(plan.backbone))  # a constructor that refuses does so before the training of a source
         folder = resume or runs / new_id(plan.names["scenario"]["name"], plan.names["method"]["name"], plan.seed)
@@ -77,10 +77,11 @@ def run(plan: Plan, runs: Path, *, listen: Listener | None = None, resume: Path 
             return writer.folder
 
 
-def _opened(plan: Plan, identity: dict[str, Any], device: str) -> dict[str, Any]:
+def _opened(plan: Plan, identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What a record says from the start."""
     s, info = plan.scenario, plan.backbone.info
     learns, streams = bool(s.experiences()), bool(s.stream())
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     kind = "deployed" if learns and streams else "stream" if streams else "learn"
     return {
         "status": "running", "error": None, "started": utc_now(), "finished": None, "suite": plan.suite,
@@ -94,7 +95,7 @@ def _opened(plan: Plan, identity: dict[str, Any], device: str) -> dict[str, Any]
                         for e in s.experiences()],
         "test_sets": [{"name": t.name, "classes": list(t.space.ids), "size": len(t.data)} for t in s.test_sets()],  # type: ignore[arg-type]
         **({"tuning": plan.tuning} if plan.tuning else {}),
-        "environment": environment(device, torch.get_num_threads(), _ops_backend()),
+        "environment": environment(str(device), torch.get_num_threads(), _ops_backend(), card),
     }
 
 

@@ -325,12 +325,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None) -> dict[str, Any]:
-    """What a run ran on: python, platform, processor, device, threads, package versions (None = not installed), git, code,
-    ops."""
+def environment(device: str = "cpu", threads: int | None = None, ops_backend: str | None = None,
+                card: str | None = None) -> dict[str, Any]:
+    """What a run ran on: python, platform, processor, device, the card's model where it is a GPU, threads, package versions
+    (None = not installed), git, code, ops."""
     packages = versions(PACKAGES)
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "implementation": sys.implementation.name, "device": device, "threads": threads, "packages": packages,
+            "implementation": sys.implementation.name, "device": device, "card": card, "threads": threads, "packages": packages,
             "processor": _processor(), "git": git_state(), "code_digest": code_digest(), "ops_backend": ops_backend}
 
 
