@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from cl_bench import Experience, LabelSpace, TensorData, TestSet, UserError
 from cl_bench.data.cifar_c import cifar_c, cifar_c_labels, npy_images, read_npy
-from cl_bench.data.classes import CIFAR100
+from cl_bench.data.classes import CIFAR10, CIFAR100
 from cl_bench.data.files import existing_file, existing_folder
 from cl_bench.data.labels import whole_labels
 from cl_bench.data.parquet import LabelledImages, read_parquet
@@ -25,8 +25,6 @@ from ._domains import CorruptionStream, DomainStream
 from ._files import need_root
 
 __all__ = ["CIFAR100C", "CIFAR101", "CIFAR10C"]
-
-NAMES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def clean_images(root: str, torchvision_name: str, split: str, classes: int) -> LabelledImages:
@@ -59,7 +57,7 @@ class CIFAR10C(CorruptionStream):
 
     name: ClassVar[str] = "cifar10c"
     paper: ClassVar[str] = "Hendrycks and Dietterich, ICLR 2019"
-    classes: ClassVar[tuple[int, tuple[str, ...], str]] = (10, NAMES_10, "CIFAR10")
+    classes: ClassVar[tuple[int, tuple[str, ...], str]] = (10, CIFAR10, "CIFAR10")
     subject = "photographs"
 
     def __init__(
@@ -174,7 +172,7 @@ class CIFAR101(DomainStream):
 
     @property
     def space(self) -> LabelSpace:
-        return LabelSpace(tuple(range(10)), NAMES_10)
+        return LabelSpace(tuple(range(10)), CIFAR10)
 
     def images(self, domain: str) -> Dataset:
         return self._data

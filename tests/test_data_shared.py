@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cl_bench.backbones.cifar_resnet import CIFAR10_NAMES, cifar_resnet
+from cl_bench.backbones.cifar_resnet import cifar_resnet
 from cl_bench.data.cifar_c import CIFAR_C_CORRUPTIONS, cifar_c, cifar_c_corruptions
+from cl_bench.data.classes import CIFAR10
 from cl_bench.data.idx import read_idx_pair
 from cl_bench.data.parquet import read_parquet
 from cl_bench.data.tensor import batches
@@ -13,7 +14,7 @@ from cl_bench.data.tensor import batches
 
 def test_cifar10_and_the_published_accuracy_of_resnet20(shared):
     loaded = read_parquet(shared / "data/cifar10_5k/test-*.parquet")
-    assert loaded.names == CIFAR10_NAMES and loaded.data.y[:8].tolist() == [3, 8, 8, 0, 6, 6, 1, 6]
+    assert loaded.names == CIFAR10 and loaded.data.y[:8].tolist() == [3, 8, 8, 0, 6, 6, 1, 6]
     model = cifar_resnet(depth=20, folder=str(shared / "weights/resnet20"))
     with torch.no_grad():
         right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches(loaded.data, 200))

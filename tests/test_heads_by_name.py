@@ -13,9 +13,8 @@ from toys import tiny_backbone
 
 from cl_bench import Experience, LabelSpace, LinearHead, Method, Scenario, UserError, Wrapper
 from cl_bench.backbones._imagenet import imagenet_names
-from cl_bench.backbones.cifar_resnet import CIFAR10_NAMES
 from cl_bench.command.config import build, parse
-from cl_bench.data.classes import CIFAR100
+from cl_bench.data.classes import CIFAR10, CIFAR100
 from cl_bench.engine import protocol
 from cl_bench.engine.protocol import fingerprint
 from cl_bench.heads import FixedHead
@@ -105,7 +104,7 @@ def test_a_stream_that_nothing_could_answer_is_refused_but_for_backbones_that_re
 
 # ---------------------------------------------------------------------------------------------- the scenarios that ship
 IMAGENET = headed(tuple(f"described {k}" for k in range(1000)), imagenet_names(), 1000)
-CIFAR = headed(CIFAR10_NAMES)
+CIFAR = headed(CIFAR10)
 SHIPPED: list[tuple[Any, Any, bool]] = [
     (cifar_c, CIFAR, True), (cifar_c, IMAGENET, False), (cifar_c, headed(CIFAR100), False),
     (imagenet_c, IMAGENET, True), (imagenet_c, CIFAR, False), (imagenet_r, IMAGENET, True),

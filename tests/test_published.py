@@ -32,7 +32,8 @@ def test_the_tables_of_the_field_are_there():
     assert len(PUBLISHED) >= 25
     data = {key.partition("/")[2].partition("_b0")[0] for key in PUBLISHED}
     assert {"cifar100", "imagenet_r", "imagenet_a", "cub", "objectnet", "omnibenchmark", "vtab", "core50_ranpac",
-            "domainnet_ranpac", "imagenet_c_resnet50", "imagenet_c_vit_b_16", "mtil_order1", "mtil_order2", "x_tail"} <= data
+            "domainnet_ranpac", "cifar10_c_wrn28_10", "cifar100_c_resnext29", "imagenet_c_resnet50",
+            "imagenet_c_vit_b_16", "mtil_order1", "mtil_order2", "x_tail"} <= data
     assert sum(key.startswith("published/c3box_") for key in PUBLISHED) == 18, "nine data sets, B0 and half-base"
 
 
@@ -55,6 +56,20 @@ def test_a_published_file_is_complete(key):
         args = job.config["backbone"]["init_args"]
         kind = job.config["backbone"]["class_path"]
         assert "." in args["name"] if kind == "timm_model" else args["pretrained" if kind == "open_clip_model" else "weights"]
+    if "cifar" in key and "_c_" in key:
+        corrupted_cifar(suite.jobs)
+
+
+def corrupted_cifar(jobs: tuple[Job, ...]) -> None:
+    """What CIFAR-C is published with: batches of 200, and the values for 100 classes where a method has some."""
+    for job in jobs:
+        args = job.config["scenario"]["init_args"]
+        assert args.get("of", {"init_args": args})["init_args"]["test_batch_size"] == 200
+        method = job.config["method"]
+        presets = find("cl_bench.methods", label(method)).presets
+        preset = method.get("preset") if isinstance(method, dict) else None
+        hundred = "cifar100" in job.config["backbone"]["init_args"]["weights"]
+        assert preset == ("cifar100" if hundred and "cifar100" in presets else None)
 
 
 def test_imagenet_suites_take_published_presets_where_a_method_has_one():
@@ -72,7 +87,8 @@ def kinds(job: Job) -> set[tuple[str, ...]]:
     words = [v for v in args.values() if isinstance(v, str)]
     inner = scenario["init_args"].get("of", scenario)["class_path"]
     kind = job.config["backbone"]["class_path"]
-    network = kind if kind == "open_clip_model" else "vit" if "vit" in job.config["backbone"]["init_args"]["name"] else "resnet"
+    named = job.config["backbone"]["init_args"].get("name", kind)
+    network = kind if kind == "open_clip_model" else "vit" if "vit" in named else "resnet"
     return {("method", label(method), network, *words), ("layout", scenario["class_path"], inner)}
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.classes import CIFAR10
 from ..data.files import existing_file, existing_folder
 from ..errors import UserError
 from ..ranges import Size, Text, bounded
@@ -16,8 +17,6 @@ from .base import Backbone, Preprocess
 from .checkpoints import load_exactly, read_weights
 
 __all__ = ["cifar_resnet"]
-
-CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @bounded
@@ -56,7 +55,7 @@ def cifar_resnet(*, depth: Literal[20, 32, 44, 56, 110] = 20, folder: Text) -> B
         "sha256": digest,
         "source": f"{where.name}/{file.name}",
     }
-    return Backbone(trunk, num_features=64, head=head, classes=CIFAR10_NAMES, preprocess=how, info=info, any_layout=True).eval()
+    return Backbone(trunk, num_features=64, head=head, classes=CIFAR10, preprocess=how, info=info, any_layout=True).eval()
 
 
 class BasicBlock(nn.Module):

@@ -122,7 +122,7 @@ def _shortened(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stand_in(config: Mapping[str, Any]) -> dict[str, Any]:
     """A network of the same kind as the config's; with a head where the stream is answered by that of the weights."""
-    from ..data.layouts import WNIDS
+    from ..data.layouts import heads_of
 
     part, scenario = config["backbone"], config["scenario"]
     while isinstance(inner := (scenario.get("init_args") or {}).get("of"), Mapping):
@@ -130,6 +130,7 @@ def _stand_in(config: Mapping[str, Any]) -> dict[str, Any]:
     said = " ".join(map(str, [part["class_path"], *(part.get("init_args") or {}).values()])).lower()
     if "open_clip" in part["class_path"]:
         return {"class_path": f"{STAND_INS}.tiny_clip", "init_args": {"size": 32, "seed": 0}}
-    classes = list(WNIDS) if class_of(scenario["class_path"]).family == "test-time stream" else None
+    stream = class_of(scenario["class_path"])
+    classes = list(heads_of(name_of(GROUPS["scenarios"], stream))) if stream.family == "test-time stream" else None
     return {"class_path": f"{STAND_INS}.{'tiny_vit' if 'vit' in said else 'tiny_resnet'}",
             "init_args": {"size": 32, "classes": classes, "seed": 0}}

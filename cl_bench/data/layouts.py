@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
+from .classes import CIFAR10, CIFAR100
 from .drawn import CLASSES, PER_CLASS, class_folders, pixels
 from .layouts_named import c3box, mtil, x_tail
 
-__all__ = ["LAYOUTS", "WNIDS", "classes_of", "synthetic"]
+__all__ = ["LAYOUTS", "WNIDS", "classes_of", "heads_of", "synthetic"]
 
 WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361")  # the first of ImageNet, for heads that know classes by name
 
@@ -42,6 +45,11 @@ def classes_of(scenario: str) -> int:
     return 100 if scenario == "split_cifar100" else CLASSES
 
 
+def heads_of(scenario: str) -> tuple[str, ...]:
+    """The classes by name of a head that answers for the copy of a stream."""
+    return {"cifar10c": CIFAR10, "cifar100c": CIFAR100}.get(scenario, WNIDS)
+
+
 def _split(root: Path, options: Options) -> dict[str, Any]:
     for part, count in zip(("train", "test"), PER_CLASS, strict=True):
         class_folders(root / part, count)
@@ -50,22 +58,41 @@ def _split(root: Path, options: Options) -> dict[str, Any]:
 
 def _cifar(root: Path, options: Options) -> dict[str, Any]:
     """Parquet files as on the hub, every class of the data set: its number is not an option."""
+    _parquet(root, 100)
+    return {"root": str(root)}
+
+
+def _parquet(root: Path, classes: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
 
     for part, count in (("train", 2), ("test", 1)):
         rows, labels = [], []
-        for label in range(classes_of("split_cifar100")):
+        for label in range(classes):
             for number in range(count):
                 buffer = io.BytesIO()
                 Image.fromarray(pixels(label, number, count)).save(buffer, "PNG")
                 rows.append({"bytes": buffer.getvalue(), "path": None})
                 labels.append(label)
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        pq.write_table(pa.table({"img": pa.array(rows, kind), "fine_label": pa.array(labels, pa.int64())}),
+        column = "fine_label" if classes == 100 else "label"
+        pq.write_table(pa.table({"img": pa.array(rows, kind), column: pa.array(labels, pa.int64())}),
                        root / f"{part}-00000.parquet")
-    return {"root": str(root)}
+
+
+def _cifar_c(classes: int) -> Callable[[Path, Options], dict[str, Any]]:
+    """Arrays of one severity with every class, and the clean data set beside them."""
+    def make(root: Path, options: Options) -> dict[str, Any]:
+        (root / "corrupted").mkdir()
+        for k, corruption in enumerate(options["corruptions"]):
+            images = [pixels(label, n, 2, k) for n in range(2) for label in range(classes)]
+            np.save(root / "corrupted" / f"{corruption}.npy", np.stack(images))
+        np.save(root / "corrupted/labels.npy", np.tile(np.arange(classes), 2))
+        _parquet(root, classes)
+        return {"root": str(root / "corrupted"), "clean_root": str(root)}
+
+    return make
 
 
 def _core50(root: Path, options: Options) -> dict[str, Any]:
@@ -125,6 +152,8 @@ LAYOUTS: dict[str, Callable[[Path, Options], dict[str, Any]]] = {
     "office_home": _domains("Art", "Clipart", "Product", "Real World"),
     "pacs": _domains("photo", "art_painting", "cartoon", "sketch"),
     "imagenet_c": _imagenet_c,
+    "cifar10c": _cifar_c(10),
+    "cifar100c": _cifar_c(100),
     "mtil": mtil,
     "x_tail": x_tail,
 }
