@@ -25,6 +25,8 @@ from cl_bench.method import Method
 from cl_bench.registry import GROUPS, entries, find
 from cl_bench.rng import Rng
 from cl_bench.testing import ToyScenario
+from cl_bench.testing.toy import class_names
+from cl_bench.testing.trial import streams
 from cl_bench.types import LabelSpace, StreamFacts
 
 WHERE = os.environ.get("CL_BENCH_GPU_TESTS", "cuda")
@@ -33,18 +35,22 @@ pytestmark = [
     pytest.mark.skipif(WHERE == "cuda" and not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 METHODS = entries(GROUPS["methods"])
-TEST_TIME = [n for n, e in METHODS.items() if ".test_time." in e.target]
+TEST_TIME = [n for n, e in METHODS.items() if streams(e.load())]
 LEARNS = [n for n in METHODS if n not in TEST_TIME]
 # Published defaults that are made for thousands of steps or images: here one pass over some dozens is asked for.
 QUICK: dict[str, dict[str, Any]] = {"rmt": {"warmup": 64}, "memo": {"views": 2}, "cotta": {"augmentations": 2},
                                     "cotta_calibrated": {"augmentations": 2}}
-SPACE = LabelSpace((0, 1, 2, 3), ("0", "1", "2", "3"))
+SPACE = LabelSpace((0, 1, 2, 3), class_names((0, 1, 2, 3)))
 
 
 def built(name: str, scenario: ToyScenario, compute: Compute, cache: Path) -> Method:
-    """The method on the first embedded backbone that it accepts, its classifier trained for one epoch where it adapts."""
+    """The method on the first embedded backbone that it accepts, its classifier trained for one epoch where it adapts; those
+    that read the classes' names are given CLIP."""
     cls = METHODS[name].load()
     makers = ("glyph_vit", "glyph_resnet") if scenario.learns else ("glyph_resnet", "glyph_vit")
+    if ".vision_language." in METHODS[name].target:
+        pytest.importorskip("open_clip")
+        makers = ("glyph_clip", *makers)
     for maker in makers:
         base = ready_backbone(find("cl_bench.backbones", maker)(), scenario, SourceRecipe(epochs=1), compute, 0, fits=False,
                               cache=cache)

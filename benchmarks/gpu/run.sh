@@ -84,14 +84,14 @@ run() { # run NAME LIMIT: the part of that name
   part "$1" "$2" env XDG_CACHE_HOME="$cache" "$python" "benchmarks/gpu/$1.py" --device "$device" --out "$out"
 }
 
-run learning 140
-run repeat 60
+run learning 185
+run repeat 50
 wait "$builder"
 say "$(cat "$work/build.done")"
 grep -q "^\(cuda\|cpu\)$" "$work/build.log" || tail -n 25 "$work/build.log"
-part tests 100 env XDG_CACHE_HOME="$cache" "$python" benchmarks/gpu/gpu_tests.py --device "$device" --out "$out" --cache "$work/pytest"
-run operators 75
-run streams 75
+part tests 110 env XDG_CACHE_HOME="$cache" "$python" benchmarks/gpu/gpu_tests.py --device "$device" --out "$out" --cache "$work/pytest"
+run operators 80
+run streams 70
 run seeds 75
 "$python" benchmarks/gpu/table.py "$out" >"$out/README.md" && cat "$out/README.md"
 say "all parts are through; $out holds $(ls "$out" | tr '\n' ' ')"
