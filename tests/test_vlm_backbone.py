@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -267,3 +269,40 @@ def test_experts_beside_a_block_whose_norm_comes_last_are_added_before_that_norm
         got = experts(block, x)
     torch.testing.assert_close(got, wanted)
     assert not torch.allclose(got, plain) and not block.output.LayerNorm._forward_pre_hooks
+
+
+# ---------------------------------------------------------------------------- patches
+def test_a_patch_is_projected_as_an_image_that_is_this_patch_all_over(clip: VisionLanguageBackbone, two_tower: Path) -> None:
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        whole, patches = clip.patch_features(x)
+        torch.testing.assert_close(whole, clip.forward_features(x))
+        tower: Any = clip.model
+        tokens = tower.ln_post(tower.transformer(tower._embeds(clip.preprocess(x))))
+        torch.testing.assert_close(patches, tokens[:, 1:] @ tower.proj)
+        timm = open_clip_model(f"local-dir:{two_tower}")
+        x, tower = torch.rand(2, 3, 32, 32), timm.model
+        whole, patches = timm.patch_features(x)
+        torch.testing.assert_close(whole, timm.forward_features(x))
+        torch.testing.assert_close(patches, tower.head(tower.trunk.forward_features(timm.preprocess(x))[:, 1:]))
+
+
+def test_each_place_of_a_map_is_a_patch_and_a_tower_that_pools_otherwise_has_none(fresh: VisionLanguageBackbone) -> None:
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+
+    x, tower = torch.rand(2, 3, 64, 64), TimmModel("convnext_atto", 64, 64, pool="avg", proj="linear").eval()
+    fresh.model, fresh._how = tower, dataclasses.replace(fresh._how, size=64)
+    with torch.no_grad():
+        whole, patches = fresh.patch_features(x)
+        torch.testing.assert_close(whole, fresh.forward_features(x))
+        places = tower.trunk.head.norm(tower.trunk.forward_features(fresh.preprocess(x)))
+        torch.testing.assert_close(patches, tower.head(places.flatten(2).transpose(1, 2)))
+        assert patches.shape == (2, 4, 64)
+    for other in (ModifiedResNet((1, 1, 1, 1), 64, 2, image_size=64, width=8),
+                  TimmModel("convnext_atto", 64, 64, pool="rot_attn", proj="")):  # fmt: skip
+        fresh.model = other.eval()
+        with pytest.raises(UserError, match="has an image tower without patches"):
+            fresh.patch_features(x)
+        with pytest.raises(UserError, match="has an image tower without patches"):
+            find("cl_bench.methods", "kapt")(fresh)

@@ -116,6 +116,7 @@ def learned(name: str, clip: Any, **options: Any) -> Any:
         ("clip_lora", {"iterations": 3}), ("codyra_clip", {"iterations": 4}), ("rail", {"hidden": 50}),
         ("rail", {"form": "dual"}), ("clip_adapter", {"epochs": 1}), ("rapf", {"epochs": 1}), ("coop", {"epochs": 1}),
         ("clip_svd", {"epochs": 1}), ("ramt", {"epochs": 1}), ("maple", {"epochs": 1}), ("coprompt", {"epochs": 1}),
+        ("kapt", {"epochs": 1}),
         ("proof", {"epochs": 1}), ("engine", {"epochs": 1}), ("moe_adapters", {"iterations": 2, "experts": 3, "code_steps": 3}),
     ],
 )  # fmt: skip
@@ -137,7 +138,7 @@ def test_wise_ft_with_alpha_zero_and_adapters_without_steps_are_the_model_as_it_
             ("wise_ft", {"iterations": 2, "alpha": 0.0, "lr": 1e-3}), ("clip_lora", {"iterations": 1, "lr": 0.0}),
             ("codyra_clip", {"iterations": 1, "lr": 0.0}), ("clip_adapter", {"ratio": 0.0}),
             ("clip_svd", {"epochs": 1, "lr": 0.0}), ("ramt", {"epochs": 1, "lr": 0.0}),
-            ("moe_adapters", {"iterations": 1, "lr": 0.0, "experts": 3, "code_steps": 1}),
+            ("moe_adapters", {"iterations": 1, "lr": 0.0, "experts": 3, "code_steps": 1}), ("kapt", {"epochs": 1, "lr": 0.0}),
         ):  # fmt: skip
             got = learned(name, copy.deepcopy(clip), **options).predict(images, SPACE)
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)

@@ -85,6 +85,10 @@ class VisionLanguageBackbone(Backbone):
                 )
         return tokenizer(list(texts), context_length=limit).to(self.mean.device)
 
+    def token_count(self, text: str) -> int:
+        """How many tokens a text is, those of start and end among them; 0 where the tokenizer does not tell."""
+        return _length(self.tokenizer(), text)
+
     def tokenizer(self) -> Any:
         """OpenCLIP's tokenizer of this model."""
         try:
@@ -227,6 +231,35 @@ class VisionLanguageBackbone(Backbone):
         if isinstance(trunk := getattr(tower, "trunk", None), nn.Module):
             return trunk(x)
         return tower._pool(tower.transformer(tower._embeds(x)))[0] if hasattr(tower, "_embeds") else tower(x)
+
+    def patch_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images -> their features (N, num_features), as :meth:`forward_features` has them, and those of their patches, or of
+        the places of a network's last map (N, L, num_features): what the tower ends with, norm, pooling and projection, of
+        an image that is this patch all over. Not normalised.
+
+        Raises:
+            UserError: the tower is neither OpenCLIP's own vision transformer nor a network of timm's that pools by itself.
+        """
+        tower: Any = self.model
+        x = self.preprocess(x).to(next(tower.parameters()).dtype)
+        trunk: Any = getattr(tower, "trunk", None)
+        if hasattr(tower, "_embeds"):
+            tokens, before = tower.transformer(tower._embeds(x)), 1
+        elif hasattr(trunk, "forward_head") and not hasattr(tower.head, "pool"):
+            tokens, before = trunk.forward_features(x), int(getattr(trunk, "num_prefix_tokens", 0))
+        else:
+            raise UserError(f"{self.info['name']} has an image tower without patches among which one can choose; use a vision "
+                            "transformer, such as glyph_clip or ViT-B-16.")
+
+        def ended(t: Tensor) -> Tensor:
+            return _projected(tower, t) if trunk is None else tower.head(trunk.forward_head(t))
+
+        if tokens.ndim == 4:
+            channels = -1 if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else 1
+            each = tokens.movedim(channels, -1).flatten(0, 2)[:, None, None].movedim(-1, channels)
+        else:
+            each = tokens[:, before:].flatten(0, 1)[:, None].expand(-1, before + 1, -1)
+        return ended(tokens), ended(each).unflatten(0, (len(x), -1))
 
     # ------------------------------------------------------------------ plain files
     def whole_state(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -82,27 +82,33 @@ class Clip(Method):
 
     # ------------------------------------------------------------------ frozen towers
     @torch.no_grad()
-    def features_once(self, exp: Experience) -> TensorData:
+    def features_once(self, exp: Experience, encode: Callable[[Tensor], Tensor] | None = None) -> TensorData:
         """Image features (n, d), not normalised, and labels of an experience, encoded once: they are kept for as long as its
-        data are held by somebody and the image tower stays as it is."""
+        data are held by somebody and the image tower stays as it is. ``encode``: images -> what else than features to keep."""
         kept = self.__dict__.setdefault("kept_features", WeakKeyDictionary())
         tower = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()]
         if exp.data not in kept or kept[exp.data][0] != tower:
             self.backbone.eval()
-            kept[exp.data] = tower, TensorData(self.backbone.encoded(exp.data), labels_of(exp.data).to(self.device))
+            parts = [encode(b.x) for b in batches(exp.data, 256, device=self.device)] if encode else []
+            found = torch.cat(parts) if encode else self.backbone.encoded(exp.data)
+            kept[exp.data] = tower, TensorData(found, labels_of(exp.data).to(self.device))
         return kept[exp.data][1]
 
     @torch.no_grad()
     def raw_texts(self, space: LabelSpace, template: int = 0) -> Tensor:
         """Features (C, d), not normalised, of the names in one of the space's sentences; kept while the text tower stays."""
-        kept = self.__dict__.setdefault("kept_texts", {})
         sentence = (space.templates or self.head.templates)[template]
-        key = (space.names, sentence, self.backbone.text_version())
+        texts = [sentence.format(n.replace("_", " ")) for n in space.names]
+        return self.kept_text((space.names, sentence), lambda: self.backbone.encode_tokens(self.backbone.tokenize(texts)))
+
+    def kept_text(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` says under a key, made anew once the text tower is another."""
+        kept, version = self.__dict__.setdefault("kept_texts", {}), self.backbone.text_version()
+        if kept.get("of") != version:
+            kept.clear()
+            kept["of"] = version
         if key not in kept:
-            if any(k[2] != key[2] for k in kept):
-                kept.clear()
-            texts = [sentence.format(n.replace("_", " ")) for n in space.names]
-            kept[key] = self.backbone.encode_tokens(self.backbone.tokenize(texts))
+            kept[key] = make()
         return kept[key]
 
     # ------------------------------------------------------------------ answering

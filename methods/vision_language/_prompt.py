@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_bench import UserError
 from cl_bench.backbones.vision_language import VisionLanguageBackbone
@@ -44,3 +46,16 @@ def replaced(backbone: VisionLanguageBackbone, tokens: Tensor, context: Tensor) 
     vectors = backbone.embed_tokens(tokens)
     context = context.expand(len(tokens), -1, -1).to(vectors)
     return torch.cat([vectors[:, :1], context, vectors[:, 1 + context.shape[1]:]], 1)
+
+
+def coop_rates(parameters: list[nn.Parameter], lr: float, total: int, epochs: int) -> dict[str, Any]:
+    """CoOp's optimizer: SGD with momentum 0.9 and decay 5e-4; of ``total`` steps a first epoch, where there are epochs, at
+    1e-5, the others along a cosine that ends at 0."""
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
+    first = max(1, total // max(1, epochs)) if epochs else 0
+    steps = torch.optim.lr_scheduler
+    if first:
+        constant = steps.ConstantLR(optimizer, 1e-5 / lr if lr else 1.0, total_iters=first)
+    falling = steps.CosineAnnealingLR(optimizer, max(1, total - first))
+    schedule = steps.SequentialLR(optimizer, [constant, falling], [first]) if first else falling
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

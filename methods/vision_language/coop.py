@@ -13,7 +13,7 @@ from cl_bench import Backbone, Batch, Experience, LabelSpace
 from cl_bench.ranges import Amount, Count, Size, Whole
 
 from ._clip import Clip, contrast
-from ._prompt import prompt_tokens, prompted, start_context
+from ._prompt import coop_rates, prompt_tokens, prompted, start_context
 
 __all__ = ["Coop"]
 
@@ -68,14 +68,7 @@ class Coop(Clip):
         return contrast(images, self.text(self.current), batch.y, self.current, self.backbone.logit_scale)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD([self.context], lr=self.lr, momentum=0.9, weight_decay=5e-4)
-        first = max(1, self.total // max(1, self.epochs)) if self.epochs else 0
-        steps = torch.optim.lr_scheduler
-        if first:
-            constant = steps.ConstantLR(optimizer, 1e-5 / self.lr if self.lr else 1.0, total_iters=first)
-        falling = steps.CosineAnnealingLR(optimizer, max(1, self.total - first))
-        schedule = steps.SequentialLR(optimizer, [constant, falling], [first]) if first else falling
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return coop_rates([self.context], self.lr, self.total, self.epochs)
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         if not (self.learned or self.start):  # a drawn context says nothing before it was trained
