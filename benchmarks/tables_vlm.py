@@ -15,17 +15,22 @@ every number follows from.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cl_bench.numbers.matrix import AccuracyMatrix
+from cl_bench.numbers.zero_shot import zero_shot, zero_shot_change
 from cl_bench.records.results import Run, load_all
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {"transfer": "Transfer", "average_all": "Average", "last_accuracy": "Last", "zero_shot_accuracy": "zero-shot",
            "zero_shot_change": "zero-shot change", "forgetting": "forgetting"}  # fmt: skip
 HELD_OUT = "held out, change"
+JOINT = ", of all"  # ends the name of a test set that image_sets asks for a second time, among all classes
 VIEWS = {"task": "each set among its own classes", "all": "among the classes of all sets that are taught",
          "seen": "among the classes seen so far"}  # fmt: skip
 
@@ -36,9 +41,36 @@ def about(suite: str) -> str:
     return "\n".join(line[1:].strip() for line in lines[: next(k for k, line in enumerate(lines) if not line.startswith("#"))])
 
 
-def held_out(run: Run) -> float | None:
+class Seen(NamedTuple):
+    """A run as one section shows it: its record, and what was asked there (``run.json``'s ``matrix`` and ``metrics``)."""
+
+    record: Mapping[str, Any]
+    matrix: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+def views(run: Run) -> dict[str, Seen]:
+    """A run by the spaces that it answers in: one, or with ``joint`` each set's own and that of all sets."""
+    fields = run.record["fingerprint"]["fields"]
+    if not fields.get("scenario.joint"):
+        return {fields.get("answers", ""): Seen(run.record, run.record.get("matrix") or {}, run.record["metrics"])}
+    whole = AccuracyMatrix.from_json(run.record["matrix"])
+    found = {}
+    for view in ("task", "all"):
+        shown = [k for k, name in enumerate(whole.columns)
+                 if whole.learned[k] is None or name.endswith(JOINT) == (view == "all")]  # type: ignore[index]
+        m = AccuracyMatrix(whole.rows, [whole.columns[k].removesuffix(JOINT) for k in shown], whole.correct[:, shown],
+                           whole.total[:, shown], [whole.learned[k] for k in shown], whole.before)  # type: ignore[arg-type, index]
+        numbers = {"transfer": m.transfer(), "average_all": m.average_all(), "last_accuracy": m.last(),
+                   "zero_shot_accuracy": zero_shot(m), "zero_shot_change": zero_shot_change(m),
+                   "forgetting": m.forgetting("best")}  # fmt: skip
+        found[view] = Seen(run.record, m.to_json(), {k: v for k, v in numbers.items() if math.isfinite(v)})
+    return found
+
+
+def held_out(run: Seen) -> float | None:
     """Points by which accuracy on the test sets that nothing teaches differs between the last row and the first, their mean."""
-    m = run.record["matrix"]
+    m = run.matrix
     never = [k for k, taught in enumerate(m["learned"]) if taught is None]
     if not never or not m.get("before"):
         return None
@@ -46,18 +78,18 @@ def held_out(run: Run) -> float | None:
     return sum(b - a for a, b in zip(first, last, strict=True)) / len(never)
 
 
-def told(run: Run, name: str) -> float | None:
+def told(run: Seen, name: str) -> float | None:
     """A column's number for one run."""
-    return held_out(run) if name == HELD_OUT else run.record["metrics"].get(name)
+    return held_out(run) if name == HELD_OUT else run.metrics.get(name)
 
 
-def columns(found: dict[str, list[Run]]) -> dict[str, str]:
+def columns(found: dict[str, list[Seen]]) -> dict[str, str]:
     """The columns that some run has a number for."""
     every = [r for runs in found.values() for r in runs]
     return {k: v for k, v in {**COLUMNS, HELD_OUT: HELD_OUT}.items() if any(told(r, k) is not None for r in every)}
 
 
-def row(label: str, runs: list[Run], shown: dict[str, str]) -> str:
+def row(label: str, runs: list[Seen], shown: dict[str, str]) -> str:
     """One method: means over its runs, what its zero-shot accuracy changed by in each, and what a run took."""
     cells = []
     for name in shown:
@@ -68,12 +100,23 @@ def row(label: str, runs: list[Run], shown: dict[str, str]) -> str:
     return f"| {label} | {len(runs)} | " + " | ".join(cells) + f" | {each} | {took:.0f} |"
 
 
-def changes(runs: list[Run]) -> dict[int, float]:
+def changes(runs: list[Seen]) -> dict[int, float]:
     """Points that accuracy on domains not learned yet moved by, by seed."""
-    return {r.record["seed"]: v for r in runs if (v := r.record["metrics"].get("zero_shot_change")) is not None}
+    return {r.record["seed"]: v for r in runs if (v := r.metrics.get("zero_shot_change")) is not None}
 
 
-def retention(found: dict[str, list[Run]]) -> list[str]:
+def computed(runs: list[Seen]) -> tuple[str, str]:
+    """What the seconds of these runs are, and a sentence on the device and the precision, where they are not a CPU's own."""
+    devices = {str(r.record.get("environment", {}).get("device", "cpu")).partition(":")[0] for r in runs}
+    kinds = {r.record["environment"].get("card") or "GPU" for r in runs if "cuda" in devices}
+    precisions = {r.record["fingerprint"]["fields"].get("compute.precision", "32-true") for r in runs}
+    if devices == {"cpu"}:
+        return "processor seconds", "" if precisions == {"32-true"} else f"Computed in {', '.join(sorted(precisions))}."
+    return ("seconds by the clock, of which several runs shared the GPU,",
+            f"Computed on {', '.join(sorted(kinds))} in {', '.join(sorted(precisions))}.")
+
+
+def retention(found: dict[str, list[Seen]]) -> list[str]:
     """Sentences that set CoDyRA beside sequential LoRA and full fine-tuning, order by order."""
     dense = "no pruning"  # CoDyRA with a threshold of 0
     by_name = {dense if "kappa_max=0.0)" in label else label.partition("(")[0]: changes(runs) for label, runs in found.items()}
@@ -95,7 +138,7 @@ def retention(found: dict[str, list[Run]]) -> list[str]:
     return out
 
 
-def stream_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
+def stream_page(found: dict[str, list[Seen]]) -> tuple[list[str], list[dict[str, Any]]]:
     """Error by domain, calibration, passes and processor time of each method, and the lines of the record beside it."""
     domains = [e["name"] for e in next(iter(found.values()))[0].record["stream"]]
     ranked = sorted(found.items(), key=lambda pair: pair[1][0].record["metrics"]["mean_error"])
@@ -110,37 +153,39 @@ def stream_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, 
         kept.append({"method": label, "seed": r["seed"], "mean_error": told[0], "by_domain": each, "ece": told[-1],
                      "forward_images": cost["forward_images"], "steps": cost["steps"], "busy_seconds": busy})  # fmt: skip
     count = sum(e["total"] for e in next(iter(found.values()))[0].record["stream"])
-    head = " | ".join(["mean", *domains, "ECE", "images through the tower, k", "processor time, s"])
-    page = [f"Error in percent over one stream of {count} images (seed {ranked[0][1][0].record['seed']}).", "",
+    clock, where = computed([r for runs in found.values() for r in runs])
+    head = " | ".join(["mean", *domains, "ECE", "images through the tower, k",
+                       "processor time, s" if clock.startswith("processor") else "time by the clock, GPU shared, s"])
+    page = [f"Error in percent over one stream of {count} images (seed {ranked[0][1][0].record['seed']}). {where}".strip(), "",
             f"| method | {head} |", "|---|" + "--:|" * (len(domains) + 4), *rows, ""]  # fmt: skip
     return page, kept
 
 
-def learning_page(found: dict[str, list[Run]]) -> tuple[list[str], list[dict[str, Any]]]:
+def learning_page(found: dict[str, list[Seen]]) -> tuple[list[str], list[dict[str, Any]]]:
     """Means of each method, best Last first, what CoDyRA keeps, and the lines of the record beside it."""
-    ranked = sorted(found.items(), key=lambda pair: -sum(r.record["metrics"]["last_accuracy"] for r in pair[1]) / len(pair[1]))
+    ranked = sorted(found.items(), key=lambda pair: -sum(r.metrics["last_accuracy"] for r in pair[1]) / len(pair[1]))
     seeds = sorted({r.record["seed"] for runs in found.values() for r in runs})
     shown = columns(found)
     head = " | ".join(shown.values())
+    clock, where = computed([r for runs in found.values() for r in runs])
     page = [f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
-            "Beside them the zero-shot change in each of these orders, and processor seconds of a run.", "",
+            f"Beside them the zero-shot change in each of these orders, and {clock} of a run. {where}".strip(), "",
             f"| method | n | {head} | by order | s |", "|---|--:|" + "--:|" * (len(shown) + 2),
             *(row(*pair, shown) for pair in ranked), "", *retention(found), ""]  # fmt: skip
-    kept = [{"method": label, "seed": r.record["seed"], "matrix": r.record["matrix"],
-             **{k: r.record["metrics"].get(k) for k in COLUMNS}}
+    kept = [{"method": label, "seed": r.record["seed"], "matrix": r.matrix,
+             **{k: r.metrics.get(k) for k in COLUMNS}}
             for label, runs in sorted(found.items()) for r in sorted(runs, key=lambda r: r.record["seed"])]  # fmt: skip
     return page, kept
 
 
-def sections(folder: Path) -> dict[str, dict[str, list[Run]]]:
+def sections(folder: Path) -> dict[str, dict[str, list[Seen]]]:
     """Finished runs by what was asked and by method: the scenario's name, and how it is answered."""
-    found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     for run in load_all(folder):
         if run.status == "finished":
-            fields = run.record["fingerprint"]["fields"]
             name = run.scenario.partition("(")[0]  # its options are in the suite's file
-            title = ", ".join([name, *([VIEWS[fields["answers"]]] if "answers" in fields else [])])
-            found[title][run.record["method"]["label"]].append(run)
+            for view, seen in views(run).items():
+                found[", ".join([name, *([VIEWS[view]] if view else [])])][run.record["method"]["label"]].append(seen)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -36,6 +36,7 @@ EMBEDDED = "embedded:digits"
 KEYS = ("folder", "classes", "names", "test_shots")
 HELD = 2**28  # bytes of images up to which a part of a set is kept in memory
 LAYOUT = "the folders that sets names"
+JOINT = ", of all"  # after the name of a set that is asked for a second time
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class ImageSets(Scenario):
         test_shots: test images of a class, always the same ones; 0 = all.
         order: of the sets that are taught: None = as given, a number (RandomState) or a list of positions.
         answers: ``task``, ``all`` or ``seen``.
+        joint: with ``task``, measure every set that is taught a second time, among the classes of all of them (test set "NAME,
+            of all"): what was trained once is answered in both spaces. The record's means are then over both;
+            ``benchmarks/tables_vlm.py`` tells them apart. A method is not told which set an image is of.
         templates: sentences with {} for a name; training reads the first.
         size: side of the images in pixels: short side resized, centre cropped.
         name: what tables call the data.
@@ -94,10 +98,11 @@ class ImageSets(Scenario):
         templates: list[str] | None = None,
         size: Pixels = 224,
         name: str = "",
+        joint: bool = False,
     ) -> None:
         self.root, self.sets, self.held_out, self.shots, self.test_shots = root, sets, held_out, shots, test_shots
         self.seed, self.order, self.answers, self.templates, self.size = seed, order, answers, templates, size
-        self.name = name
+        self.name, self.joint = name, joint
         self._where = need_root(root, "ImageSets", LAYOUT)
         self._said = {key: _said(key, value, self._where) for key, value in (sets or {}).items()}
         if unknown := [n for n in held_out or () if n not in self._said]:
@@ -107,7 +112,12 @@ class ImageSets(Scenario):
             raise UserError("ImageSets teaches nothing: give sets a name and a folder for each, not all of them held_out.")
         if odd := [t for t in templates or () if "{}" not in t]:
             raise UserError(f"a template has {{}} where the name goes; {odd[0]!r} has none.")
-        if answers == "task":
+        if joint and answers != "task":
+            raise UserError(f"joint asks for answers among all classes beside those of each set, and answers is {answers}; "
+                            "leave one of them out.")
+        if joint and (clash := [n for n in self._said if n.endswith(JOINT)]):
+            raise UserError(f'with joint no set may be called "{clash[0]}": a name that ends in "{JOINT}" is taken.')
+        if answers == "task" and not joint:
             self.gives = type(self).gives | {"task_id"}
         class_order(order, len(self.taught))
 
@@ -170,16 +180,17 @@ class ImageSets(Scenario):
         return [Experience(n, self._spaces[n], self._part(n, "train")) for n in self.ordered]
 
     def test_sets(self) -> Sequence[TestSet]:
-        return [TestSet(n, self._spaces[n], self._part(n, "test"), of=n if n in self.taught else "")
-                for n in (*self.ordered, *(self.held_out or ()))]
+        asked = [TestSet(n, self._spaces[n], self._part(n, "test"), of=n if n in self.taught else "")
+                 for n in (*self.ordered, *(self.held_out or ()))]
+        return [*asked, *(replace(t, name=t.name + JOINT) for t in asked if t.of and self.joint)]
 
     def space_for(self, test: TestSet, seen: LabelSpace) -> LabelSpace:
-        if self.answers == "task" or not test.of:
+        if not test.of or (self.answers == "task" and not (self.joint and test.name.endswith(JOINT))):
             return test.space
         joint = LabelSpace()
         for name in self.ordered:
             joint = joint | self._spaces[name]
-        return joint if self.answers == "all" else seen
+        return seen if self.answers == "seen" else joint
 
     def protocol(self) -> Mapping[str, Any]:
         tested = sorted((*self.taught, *(self.held_out or ())))
@@ -189,6 +200,7 @@ class ImageSets(Scenario):
             "held_out": sorted(self.held_out or ()), "shots": self.shots, "test_shots": self.test_shots, "size": self.size,
             "draw": "few-shot by seed", "order_policy": order_policy(self.order),
             "names": {n: [*self._spaces[n].names] for n in tested}, "templates": [*self._spaces[tested[0]].templates],
+            **({"joint": True} if self.joint else {}),
         }  # fmt: skip
 
     @cached_property

@@ -68,6 +68,20 @@ def test_classes_of_one_name_are_one_class_and_what_is_held_out_is_never_taught(
     assert joint.space.ids == (0, 1, 2, 3, 4, 5)
 
 
+def test_what_is_trained_once_can_be_asked_in_both_spaces(root: Path) -> None:
+    s, own, joint = made(root, joint=True), made(root), made(root, answers="all")
+    tests = {t.name: t for t in s.test_sets()}
+    assert [*tests] == ["photo", "sketch", "trees", "hub", "photo, of all", "sketch, of all", "trees, of all"]
+    for name in ("photo", "sketch", "trees"):
+        first, second = tests[name], tests[f"{name}, of all"]
+        assert first.data is second.data and first.of == second.of == name
+        assert s.space_for(first, first.space) == own.space_for(first, first.space) == first.space
+        assert s.space_for(second, first.space).ids == joint.space_for(first, first.space).ids == (0, 1, 2, 3)
+    assert s.space_for(tests["hub"], s.space) == tests["hub"].space
+    assert "task_id" in own.gives and "task_id" not in s.gives, "no set is told where some are asked among all"
+    assert {k: v for k, v in s.protocol().items() if k != "joint"} == own.protocol()
+
+
 def test_training_images_follow_the_seed_and_test_images_do_not(root: Path) -> None:
     one, two, turned = made(root), made(root, seed=1), made(root, order=[2, 0, 1])
     assert [e.name for e in turned.experiences()] == ["trees", "photo", "sketch"]
@@ -93,6 +107,8 @@ def test_their_stream_needs_no_training_images_and_shuffles_each_set(root: Path)
     ({"sets": sets(x={"folder": "nowhere"})}, "nowhere"),
     ({"sets": sets(x={"folder": "photo", "test_shots": -1})}, "test_shots is a number of images"),
     ({"templates": ["a photo"]}, "'a photo' has none"),
+    ({"joint": True, "answers": "all"}, "answers is all; leave one of them out"),
+    ({"joint": True, "sets": sets(**{"x, of all": {"folder": "photo"}})}, 'no set may be called "x, of all"'),
 ])  # fmt: skip
 def test_what_cannot_be_right_is_told_when_it_is_made(root: Path, options: dict[str, object], told: str) -> None:
     with pytest.raises(UserError, match=told):

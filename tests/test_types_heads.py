@@ -201,6 +201,17 @@ def test_a_text_head_answers_for_any_named_space_by_cosine_and_scale() -> None:
     assert torch.isinf(linear.over(f, LabelSpace((1, 2)))[0, 1]) and torch.equal(linear.over(f, linear.space), linear(f))
 
 
+def test_a_text_head_answers_in_float32_whatever_the_precision() -> None:
+    near = torch.tensor([[1.0, 0.0], [0.999, 0.0447]])
+    head, space = TextHead(2, lambda names, templates: near, scale=5.0), LabelSpace((0, 1), ("a", "b"))
+    f = torch.tensor([[1.0, 0.02], [1.0, 0.03]])
+    plain = head.over(f, space)
+    assert plain.argmax(1).tolist() == [0, 1], "their cosines differ by 0.0002 of themselves"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.over(f, space), plain)
+    assert head.over(f.bfloat16(), space).dtype == torch.float32 and head.over(f.double(), space).dtype == torch.float64
+
+
 def test_a_text_head_encodes_a_space_once_until_it_is_told() -> None:
     words = Words()
     head, space = text_head(words), LabelSpace((0, 1), ("a", "b"))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from cl_bench import Experience, LabelSpace, StreamFacts
 from cl_bench.cli import main
 from cl_bench.data.digits import digits
+from cl_bench.engine.compute import Compute
 from cl_bench.registry import entries, find
 from cl_bench.testing import _engine as engine
 
@@ -108,9 +109,7 @@ def learned(name: str, clip: Any, **options: Any) -> Any:
     return method.eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
+LEARNING = [
         ("clip_finetune", {"iterations": 3}), ("wise_ft", {"iterations": 3}), ("lwf_vr", {"iterations": 3, "sentences": 20}),
         ("lwf_vr", {"iterations": 3, "texts": "classes"}), ("zscl", {"iterations": 3, "references": 16, "average_every": 2}),
         ("clip_lora", {"iterations": 3}), ("codyra_clip", {"iterations": 4}), ("rail", {"hidden": 50}),
@@ -118,8 +117,10 @@ def learned(name: str, clip: Any, **options: Any) -> Any:
         ("clip_svd", {"epochs": 1}), ("ramt", {"epochs": 1}), ("maple", {"epochs": 1}), ("coprompt", {"epochs": 1}),
         ("kapt", {"epochs": 1}),
         ("proof", {"epochs": 1}), ("engine", {"epochs": 1}), ("moe_adapters", {"iterations": 2, "experts": 3, "code_steps": 3}),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), LEARNING)
 def test_it_answers_for_classes_learned_and_not(name: str, options: dict[str, Any], clip: Any, images: torch.Tensor) -> None:
     before = [p.clone() for p in clip.parameters()]
     method = learned(name, copy.deepcopy(clip), **options)
@@ -129,6 +130,15 @@ def test_it_answers_for_classes_learned_and_not(name: str, options: dict[str, An
         assert torch.equal(logits, method.predict(images, wider))
     assert logits.shape == (6, 4) and bool(logits.isfinite().all())
     assert all(torch.equal(a, b) for a, b in zip(before, clip.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "options"), LEARNING)
+def test_it_learns_and_answers_in_bfloat16_mixed(name: str, options: dict[str, Any], clip: Any, images: torch.Tensor,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(engine, "CPU", Compute(device="cpu", precision="bf16-mixed"))
+    method = learned(name, copy.deepcopy(clip), **options)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert bool(method.predict(images, SPACE).isfinite().all())
 
 
 def test_wise_ft_with_alpha_zero_and_adapters_without_steps_are_the_model_as_it_came(clip: Any, images: torch.Tensor) -> None:

@@ -88,6 +88,28 @@ def test_each_scenario_has_a_section_and_what_nothing_teaches_a_column(script: M
     assert "python benchmarks/tables_vlm.py vlm_real runs/vlm_real real" in text
 
 
+def test_a_run_that_was_asked_in_both_spaces_has_a_row_in_both_sections(script: ModuleType, tmp_path: Path) -> None:
+    names = ("a", "b", "held", "a, of all", "b, of all")
+    matrix = AccuracyMatrix(("before learning", "a", "b"), names, np.array([[50, 40, 60, 20, 10], [80, 44, 60, 70, 13],
+                            [74, 90, 54, 60, 80]]), np.full((3, 5), 100), (1, 2, None, 1, 2), before=True)  # fmt: skip
+    run = records.record("image_sets", "rail", 3, label="rail", matrix=matrix, metrics=records.metrics_of_matrix(matrix),
+                         fields={"answers": "task", "scenario.joint": True, "compute.precision": "bf16-mixed"})
+    run["environment"] |= {"device": "cuda:0", "card": "Some GPU"}
+    records.write(tmp_path / "runs", "rail-3", run)
+    (script.ROOT / "configs" / "suite" / "vlm_real.yaml").write_text("# About it.\nname: vlm_real\n")
+    own, joint = (part.splitlines() for part in script.write("vlm_real", tmp_path / "runs", "real").split("## ")[1:])
+    assert own[0] == "image_sets, each set among its own classes"
+    assert joint[0] == "image_sets, among the classes of all sets that are taught"
+    for part, cells in ((own, "44.0 | 67.0 | 72.7 | 50.0 | 0.5 | 6.0 | -6.0 | +0.5"),
+                        (joint, "13.0 | 56.2 | 64.7 | 30.0 | 0.0 | 10.0 | -6.0 | +0.0")):
+        (row,) = [line for line in part if line.startswith("| rail ")]
+        assert row.startswith(f"| rail | 1 | {cells} |")
+        assert any("seconds by the clock, of which several runs shared the GPU" in line and "on Some GPU in bf16-mixed." in line
+                   for line in part)
+    lines = [json.loads(x) for x in (script.ROOT / "results" / "vision_language" / "real.jsonl").read_text().splitlines()]
+    assert [line["matrix"]["columns"] for line in lines] == [["a", "b", "held"], ["held", "a", "b"]]
+
+
 def test_memory_is_what_was_alive_at_once() -> None:
     def twice() -> None:
         for _ in range(2):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Experience, LabelSpace, Method, TensorData, TextHead, UserError, batches
 from cl_bench.backbones.vision_language import VisionLanguageBackbone
 from cl_bench.data.tensor import labels_of
-from cl_bench.heads import columns_of
+from cl_bench.heads import columns_of, full_precision
 from cl_bench.ranges import Amount, Count, Whole
 from cl_bench.state import moved
 
@@ -145,6 +145,12 @@ def need_text(name: str, backbone: Backbone) -> None:
     if not isinstance(backbone, VisionLanguageBackbone):
         raise UserError(f"{name} needs a backbone with a text side, and {backbone.info['name'] or 'this one'} has none; use "
                         "glyph_clip or open_clip_model.")
+
+
+def scaled_cosines(images: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Answers (N, C) of images (N, d) and texts (C, d), both of unit length, never in half precision."""
+    with full_precision(images, text, scale) as (f, t, s):
+        return s * f @ t.T
 
 
 def contrast(images: Tensor, text: Tensor, y: Tensor, space: LabelSpace, scale: Tensor | float,

@@ -78,7 +78,7 @@ class Experts(Adapter):
             spread = F.softplus(first @ self.noise[self.router].to(first)) + 1e-2
             logits = logits + torch.randn_like(logits) * spread
         best, at = logits.topk(self.top, dim=1)
-        return torch.zeros_like(logits).scatter(1, at, best.softmax(1))
+        return torch.zeros_like(logits).scatter(1, at, best.softmax(1).to(logits))
 
     def mixture(self, x: Tensor) -> Tensor:
         """Tokens (N, L, d) to what the experts add."""
@@ -88,7 +88,7 @@ class Experts(Adapter):
         for e in weights.detach().sum(0).nonzero().flatten().tolist():
             rows = weights[:, e].nonzero().flatten()
             h = F.dropout(F.relu(self.down[e](x[rows])), self.dropout, self.learning)
-            out = out.index_add(0, rows, 0.1 * weights[rows, e, None, None] * self.up[e](h))
+            out = out.index_add(0, rows, (0.1 * weights[rows, e, None, None] * self.up[e](h)).to(out))
         return out
 
     def forward(self, layer: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from cl_bench import Backbone, Batch, Experience, LabelSpace
 from cl_bench.ranges import Amount, Count, Size, Whole
 
-from ._clip import Clip, contrast
+from ._clip import Clip, contrast, scaled_cosines
 from ._prompt import coop_rates, prompt_tokens, prompted, start_context
 
 __all__ = ["Coop"]
@@ -74,4 +74,4 @@ class Coop(Clip):
         if not (self.learned or self.start):  # a drawn context says nothing before it was trained
             return super().predict(x, space)
         f = F.normalize(self.backbone.forward_features(x), dim=-1)
-        return self.backbone.logit_scale * f @ self.text(space).T
+        return scaled_cosines(f, self.text(space), self.backbone.logit_scale)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cl_bench import Backbone, Batch, LabelSpace
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._clip import Clip, contrast
+from ._clip import Clip, contrast, scaled_cosines
 from ._prompt import prompt_tokens, replaced, start_context
 
 __all__ = ["Maple"]
@@ -86,7 +86,7 @@ class Maple(Clip):
         if not self.learned:
             return super().predict(x, space)
         image, text = F.normalize(self.image_features(x), dim=-1), F.normalize(self.text_features(space), dim=-1)
-        return self.backbone.logit_scale * image @ text.T
+        return scaled_cosines(image, text, self.backbone.logit_scale)
 
 
 class Slow:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_bench import AdapterSet, Backbone, Batch, Experience, LabelSpace, attach, batches
 from cl_bench.ranges import Amount, Count, Positive, Share, Size, Whole
 
-from ._clip import Clip, contrast
+from ._clip import Clip, contrast, scaled_cosines
 from ._experts import Autoencoder, Experts
 
 __all__ = ["MoeAdapters"]
@@ -105,7 +105,7 @@ class MoeAdapters(Clip):
         for router in of.unique().tolist():
             rows = of == router
             self.route(router)
-            out[rows] = (self.backbone.logit_scale * self.images(x[rows]) @ self.told(space, router).T).to(out)
+            out[rows] = scaled_cosines(self.images(x[rows]), self.told(space, router), self.backbone.logit_scale).to(out)
         self.route(-1)
         return out
 

@@ -13,7 +13,7 @@ from cl_bench import Backbone, Batch, Experience, LabelSpace
 from cl_bench.heads import columns_of
 from cl_bench.ranges import Amount, Count, Positive, Share, Whole
 
-from ._clip import Clip
+from ._clip import Clip, scaled_cosines
 
 __all__ = ["Rapf"]
 
@@ -104,7 +104,7 @@ class Rapf(Clip):
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         z = self.backbone.forward_features(x)  # before any learning the map is random: the feature itself answers
         f = F.normalize(self.adapter(z) if self.means else z, dim=-1)
-        return self.backbone.logit_scale * f @ self.prompts(space).T if len(space) else z.new_zeros(len(z), 0)
+        return scaled_cosines(f, self.prompts(space), self.backbone.logit_scale) if len(space) else z.new_zeros(len(z), 0)
 
 
 def hard_pairs(text: Tensor, old: list[int], new: list[int], threshold: float) -> list[tuple[int, int]]:
