@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -27,7 +28,7 @@ def columns_of(labels: Tensor, space: LabelSpace) -> Tensor:
     """
     if len(space) == 0:
         raise ValueError("the label space is empty")
-    ids, order = torch.tensor(space.ids, device=labels.device).sort()
+    ids, order = _table(space.ids, labels.device)
     whole = labels.to(torch.int64)
     at = torch.searchsorted(ids, whole).clamp_(max=len(space) - 1)
     columns = torch.where((ids[at] == whole) & (whole == labels), order[at], -1)
@@ -41,13 +42,31 @@ def align_columns(logits: Tensor, have: LabelSpace, want: LabelSpace) -> Tensor:
     """Logits over ``have`` (N, len(have)) re-ordered to ``want`` (N, len(want)); classes unknown to the head get -inf."""
     if have.ids == want.ids:
         return logits
-    at = {label: k for k, label in enumerate(have.ids)}
-    known = [k for k, label in enumerate(want.ids) if label in at]
+    known, where = _places(have.ids, want.ids, logits.device)
     if len(known) == len(want):
-        return logits[:, [at[i] for i in want.ids]]
+        return logits[:, where]
     out = logits.new_full((len(logits), len(want)), -torch.inf)
-    out[:, known] = logits[:, [at[want.ids[k]] for k in known]]
+    out[:, known] = logits[:, where]
     return out
+
+
+# Kept on the device: a list that every step copies to a GPU would wait there for all steps before it.
+@lru_cache(maxsize=256)
+def _table(ids: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ids in rising order, and their columns."""
+    with torch.inference_mode(False):
+        ordered, columns = torch.tensor(ids).sort()
+        return ordered.to(device), columns.to(device)
+
+
+@lru_cache(maxsize=256)
+def _places(have: tuple[int, ...], want: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of the classes in ``want`` that ``have`` has: their columns there, and here."""
+    at = {label: k for k, label in enumerate(have)}
+    known = [k for k, label in enumerate(want) if label in at]
+    with torch.inference_mode(False):
+        columns = torch.tensor([at[want[k]] for k in known], dtype=torch.int64)
+        return torch.tensor(known, dtype=torch.int64).to(device), columns.to(device)
 
 
 select = align_columns  # its earlier name, kept for methods outside this repository

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .data.tensor import TensorData, as_float
+from .data.tensor import TensorData, as_float, sent
 from .types import Batch
 
 __all__ = ["Archive", "Memory", "Reservoir", "as_uint8"]
@@ -63,7 +63,7 @@ class Memory(nn.Module):
     def draw_rows(self, n: int, generator: torch.Generator) -> Tensor:
         """Row numbers of ``min(n, samples)`` distinct stored images."""
         rows = torch.randperm(len(self), generator=generator, device=generator.device)[:n]
-        return rows.to(self.y.device)
+        return sent(rows, self.y.device)
 
     def read(self, rows: Tensor) -> Batch:
         """The stored images and labels at ``rows``."""
@@ -94,8 +94,8 @@ def _write(old: Tensor, at: Tensor, new: Tensor, grows: bool = False) -> Tensor:
     ``grows``, wider and NaN-padded."""
     if not len(at):
         return old
-    new, at = new.to(old), at.to(old.device)
     shape = [max(len(old), int(at.max()) + 1), *new.shape[1:]]
+    new, at = new.to(old), sent(at, old.device)
     if grows and old.ndim == 2:
         shape[1] = max(shape[1], old.shape[1])
     out = old.new_full(shape, torch.nan) if grows else old.new_zeros(shape)
@@ -124,9 +124,9 @@ class Reservoir(Memory):
         self.seen += len(y)
         last: dict[int, int] = {int(s): k for k, s in enumerate(slot.tolist()) if s < self.size}  # later ones win
         if last:
-            rows = torch.tensor(list(last.values()), device=y.device)
-            picked = {k: v[rows.to(v.device)] for k, v in extras.items()}
-            self._put(torch.tensor(list(last)), x[rows], y[rows], picked)
+            rows = torch.tensor(list(last.values()))
+            picked = {k: v[sent(rows, v.device)] for k, v in extras.items()}
+            self._put(torch.tensor(list(last)), x[sent(rows, x.device)], y[sent(rows, y.device)], picked)
 
 
 class Archive(nn.Module):

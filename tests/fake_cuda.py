@@ -2,8 +2,9 @@
 
 `torch._subclasses.fake_tensor.FakeTensorMode` makes the tensors; the mode below decides, operation by operation, what goes
 there. It raises where tensors of two devices meet and where a generator of the host draws for the GPU, and notes where the host
-would wait for the GPU: it reads a value, or a size that depends on values. So that the program goes on, a value that is read is
-0, a mask holds everywhere, and what comes back to the host is zeros.
+would wait for the GPU: it reads a value, or a size that depends on values, or copies numbers to it (which waits for all that
+the GPU was asked to do before). So that the program goes on, a value that is read is 0, a mask holds everywhere, and what comes
+back to the host is zeros.
 
 Autograd's engine asks for a driver, so that its own work is stood in for: every leaf that a loss reaches gets an empty gradient
 of its shape. Hooks on gradients and ``backward`` of autograd functions are not run here; they are on a GPU
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cl_bench import heads
 from cl_bench.engine import fit, measure, stream
 from cl_bench.engine import trainer as engine_trainer
 
@@ -58,18 +61,21 @@ class TwoDevices(AssertionError):
 
 class Card(TorchDispatchMode):
     """Operations of the GPU without one. ``waits``: (file:function, what) for each place where the host would wait,
-    ``count`` how often."""
+    ``count`` how often; ``copies``: how often each place copies something to the GPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.waits: set[tuple[str, str]] = set()
         self.count = 0
+        self.copies: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         device = kwargs.get("device")
         to_card = device is not None and torch.device(device).type == "cuda"
+        if self.arrives(func._schema.name.removeprefix("aten::"), args, kwargs, to_card):
+            self.copies[self.place()] += 1
         if not to_card and FakeTensor not in types:
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
@@ -101,6 +107,14 @@ class Card(TorchDispatchMode):
         if name == "copy_":
             return not isinstance(args[0], FakeTensor)
         return device is not None and torch.device(device).type == "cpu"
+
+    def arrives(self, name: str, args: Any, kwargs: Any, to_card: bool) -> bool:
+        """Whether numbers of the host go to the GPU: tensors that are copied there, or an index of the host's."""
+        if name == "copy_":
+            return isinstance(args[0], FakeTensor) and not isinstance(args[1], FakeTensor)
+        if name in INDEXED and isinstance(args[0], FakeTensor):
+            return any(isinstance(i, Tensor) and not isinstance(i, FakeTensor) for i in args[1])
+        return name == "_to_copy" and to_card and not isinstance(args[0], FakeTensor) and not kwargs.get("non_blocking")
 
     def sized(self, name: str, args: Any, kwargs: Any) -> Any:
         x = args[0]
@@ -204,10 +218,18 @@ def card(monkeypatch: Any) -> Iterator[Card]:
     monkeypatch.setattr(torch.autograd, "grad", grad)
     monkeypatch.setattr(Tensor, "backward", lambda self, *a, **k: backward(self))
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)  # without a driver there is no memory to pin
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *a: (2**36, 2**36))
     torch._C._ensureCUDADeviceGuardSet()  # as FakeTensorMode does where there is no GPU
-    with mode.fake, mode:
-        yield mode
+    kept = (heads._table, heads._places)  # of a GPU that is not there, nothing may stay
+    for table in kept:
+        table.cache_clear()
+    try:
+        with mode.fake, mode:
+            yield mode
+    finally:
+        for table in kept:
+            table.cache_clear()
 
 
 class OnCard(CPUAccelerator):

@@ -22,6 +22,7 @@ from toys import coded
 
 from cl_bench import Backbone, CosineHead, Experience, LinearHead, PrototypeHead, TensorData
 from cl_bench.corruptions import EXTRA, STANDARD, corrupt
+from cl_bench.data.tensor import sent
 from cl_bench.engine.compute import Compute
 from cl_bench.engine.feed import Pool, TrainingFeed
 from cl_bench.engine.fit import fit
@@ -178,6 +179,73 @@ def test_a_step_of_learning_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.undo()
         counts.append(mode.count)
     assert counts[0] == counts[1] > 0
+
+
+# Who copies something to the GPU with every step of learning or batch of a stream, and why.
+COPIES: dict[str, str] = {
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in sorted(METHODS)])
+def test_a_step_copies_nothing_to_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches copy as often as one: a copy waits for all that the GPU was asked before, and the next step comes late."""
+    if name in ELSEWHERE or name == "avalanche_strategy":
+        pytest.skip("Avalanche copies its own batches" if name == "avalanche_strategy" else "sizes are values on the GPU")
+    where, counts = METHODS[name].target, []
+    kinds = {".vision_language.": ("glyph_clip",), ".test_time.": ("glyph_resnet", "glyph_vit")}
+    choice = next((trunks for kind, trunks in kinds.items() if kind in where), ("small_vit", "glyph_vit", "glyph_resnet"))
+    base = next(base for base in map(trunk, choice) if accepted(name, base, monkeypatch))
+    for batches in (1, 3):
+        with engine(monkeypatch) as mode:
+            batchwise(name, on_the_card(name, base), batches, mode)
+        monkeypatch.undo()
+        counts.append(dict(mode.copies))
+    more = {place: (counts[0].get(place, 0), n) for place, n in counts[1].items() if n > counts[0].get(place, 0)}
+    strangers = {place: n for place, n in more.items() if place not in COPIES and place.partition(":")[0] not in COPIES}
+    assert not strangers, f"copied with every batch: {strangers}; keep it there, send it (cl_bench.data.tensor.sent) or list it"
+
+
+def accepted(name: str, base: Backbone, monkeypatch: pytest.MonkeyPatch) -> bool:
+    try:
+        with engine(monkeypatch) as mode:
+            batchwise(name, on_the_card(name, base), 1, mode)
+    except UserError:  # a method that needs another kind of network says so
+        return False
+    finally:
+        monkeypatch.undo()
+    return True
+
+
+def batchwise(name: str, method: Method, batches: int, mode: Card) -> None:
+    """A second experience, or a segment of a stream, of so many batches; what was copied before is forgotten."""
+    cls = type(method)
+    if not (cls.adapts or ".test_time." in METHODS[name].target):
+        method.batch_size = 8
+        for k in range(2):
+            mode.copies.clear()
+            fit(method, Experience(f"e{k}", SPACE, coded_like_digits(8 * batches)), COMPUTE, k, max_epochs=1)
+        return
+    scenario = ToyScenario(learns=False, answers="all", train=4, test=4 * batches)
+    method.eval()
+    method.rng = Rng(3)
+    with torch.enable_grad():
+        method.deploy(scenario.source if "source" in cls.needs else None, StreamFacts(scenario.test_batch_size, SPACE))
+    method.to("cuda")
+    mode.copies.clear()
+    stream_step(method, scenario.stream()[0], SPACE, scenario, COMPUTE, Meter(), StreamState(), 0)
+
+
+def test_a_copy_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with card(monkeypatch) as mode:
+        x, rows = torch.rand(4, device="cuda"), torch.arange(2)
+        for copied in (lambda: rows.to("cuda"), lambda: x[rows], lambda: torch.tensor([1, 2], device="cuda"),
+                       lambda: x[:2].copy_(torch.rand(2))):
+            before = sum(mode.copies.values())
+            copied()
+            assert sum(mode.copies.values()) > before
+        before = sum(mode.copies.values())
+        sent(rows, CUDA)
+        assert sum(mode.copies.values()) == before
 
 
 def coded_like_digits(n: int) -> TensorData:

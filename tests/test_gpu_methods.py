@@ -91,6 +91,27 @@ def test_a_method_learns_and_answers(name: str, tmp_path: Path) -> None:
     assert [s.total for s in scored] == [12, 12] and not any(s.nonfinite for s in scored)
 
 
+@pytest.mark.skipif(WHERE == "cpu", reason="a host does not wait for itself")
+@pytest.mark.parametrize("name", ["finetune", "linear_probe", "lora", "lwf"])
+def test_a_step_of_learning_waits_for_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second step of a fit to the start of its last, the host hands over one after another."""
+    scenario, compute, cls = ToyScenario(train=20, test=6), Compute(device=WHERE), METHODS[name].load()
+    method = built(name, scenario, compute, tmp_path)
+    method.batch_size = 8
+    began = cls.on_train_batch_start
+
+    def watched(self: Method, batch: Any, batch_idx: int) -> Any:
+        torch.cuda.set_sync_debug_mode("error" if 1 <= batch_idx < 4 else "default")
+        return began(self, batch, batch_idx)
+
+    monkeypatch.setattr(cls, "on_train_batch_start", watched)
+    try:
+        for k, exp in enumerate(scenario.experiences()):
+            fit(method, exp, compute, k, max_epochs=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("name", TEST_TIME)
 def test_a_method_adapts_and_answers(name: str, tmp_path: Path) -> None:
     cls, compute = METHODS[name].load(), Compute(device=WHERE)

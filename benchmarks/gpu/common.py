@@ -28,7 +28,7 @@ class Part:
         parser.add_argument("--out", type=Path, required=True)
         parser.add_argument("--cache", type=Path, default=None, help="pytest's cache folder")
         parser.add_argument("--full", action="store_true", help="full sizes on a CPU too (of a part that is worth it there)")
-        parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="of the operators: these alone")
+        parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="of operators and networks: these alone")
         self.options = parser.parse_args()
         self.name = name
         self.device = torch.device(self.options.device)

@@ -127,21 +127,28 @@ def main() -> None:
     part = Part("learning", __doc__ or "")
     large, side = (512, 224) if part.full else (2, 224)
     batch, turns = (64, 3) if part.full else (2, 1)
+
+    def attempt(what: str, do: Callable[[], None], needs: float = 5.0) -> None:
+        if not part.options.only or any(all(word in what for word in case.split()) for case in part.options.only):
+            part.attempt(what, do, needs)
+        else:
+            part.skip(what, "not asked for")
+
     small = images(3200 if part.full else 128, 32, part.device)
-    part.attempt("ResNet-20", lambda: compare(part, "ResNet-20, 32 px", resnet20(), small, 32, 2 if part.full else 1, turns,
-                                              with_avalanche=True))
+    attempt("ResNet-20", lambda: compare(part, "ResNet-20, 32 px", resnet20(), small, 32, 2 if part.full else 1, turns,
+                                         with_avalanche=True))
     data = images(large, side, part.device)
     rows: list[tuple[str, Callable[[], Backbone]]] = [("ViT-B/16", vit), ("ResNet-50", resnet50)]
     for precision in ("32-true", "bf16-mixed"):
         for name, make in rows if part.full or precision == "32-true" else rows[1:]:
             epochs = (2 if precision == "32-true" else 4) if part.full else 1
-            part.attempt(f"{name} {precision}", lambda n=name, m=make, p=precision, e=epochs: compare(  # type: ignore[misc]
+            attempt(f"{name} {precision}", lambda n=name, m=make, p=precision, e=epochs: compare(  # type: ignore[misc]
                 part, n, m(), data, batch, e, turns, p, with_avalanche=p == "32-true"), needs=15)
     for name, make in rows:
         if not part.full:
             part.skip(f"{name} compiled", "on a GPU only")
             continue
-        part.attempt(f"{name} compiled", lambda n=name, m=make: compare(  # type: ignore[misc]
+        attempt(f"{name} compiled", lambda n=name, m=make: compare(  # type: ignore[misc]
             part, n, m(), data, batch, 6, 2, "bf16-mixed", compiled=True), needs=45)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.tensor import sent
 from ..rng import Rng
 
 __all__ = ["augment", "draw_augmentations", "pixel_chunk"]
@@ -95,11 +96,11 @@ def _colour(v: Tensor, draws: Tensor) -> Tensor:
             rows = [k for k, o in enumerate(order) if o[rank] == kind]
             if not rows:
                 continue
-            f = factors[rows, kind].view(-1, 1, 1, 1, 1)
             if len(rows) == len(order):
-                v = _adjust(v, name, f)
+                v = _adjust(v, name, factors[:, kind].view(-1, 1, 1, 1, 1))
             else:
-                v[rows] = _adjust(v[rows], name, f)
+                at = sent(torch.tensor(rows), v.device)
+                v[at] = _adjust(v[at], name, factors[at, kind].view(-1, 1, 1, 1, 1))
     return v
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..data.tensor import sent
+
 __all__ = ["CategoryBalancedMemory"]
 
 
@@ -58,8 +60,8 @@ class CategoryBalancedMemory(nn.Module):
             return
         if len(self.x) == 0:
             self.x = torch.zeros(self.size, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
-        slots = torch.tensor(list(self.pending), device=batch.device)
-        rows = torch.tensor(list(self.pending.values()), device=batch.device)
+        slots = sent(torch.tensor(list(self.pending)), batch.device)
+        rows = sent(torch.tensor(list(self.pending.values())), batch.device)
         self.x[slots] = batch[rows].detach()
         self.pending = {}
 
@@ -69,7 +71,7 @@ class CategoryBalancedMemory(nn.Module):
 
     def ages(self) -> Tensor:
         """Ages divided by the capacity, (n,), on the images' device."""
-        return torch.tensor([item[2] / self.size for item in self.items], device=self.x.device, dtype=self.x.dtype)
+        return sent(torch.tensor([item[2] / self.size for item in self.items], dtype=self.x.dtype), self.x.device)
 
     def _score(self, entropy: float, age: float) -> float:
         unsure = entropy / math.log(self.classes) if self.classes > 1 else 0.0

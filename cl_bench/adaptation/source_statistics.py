@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import batches
-from ..data.tensor import as_float
+from ..data.tensor import as_float, sent
 from ..heads import columns_of
 from ..memory import as_uint8
 from ..rng import Rng
@@ -108,6 +108,6 @@ class Replay(nn.Module):
         """The next labelled batch."""
         if not self.order:
             self.order = torch.randperm(self.samples, generator=rng.on("cpu")).tolist()
-        rows = torch.tensor(self.order[: self.batch]).to(self.x.device, non_blocking=True)
+        rows = sent(torch.tensor(self.order[: self.batch]), self.x.device)
         self.order = self.order[self.batch :]
         return Batch(as_float(self.x[rows]), self.y[rows])

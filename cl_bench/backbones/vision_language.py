@@ -16,11 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.tensor import sent
 from ..errors import UserError
 from ..heads import Head, TextHead
 from .base import Backbone
 
 __all__: list[str] = []
+
+_TOKENS: dict[tuple[str, str, int, tuple[str, ...]], Tensor] = {}  # of texts that every step reads again
+KEPT_TOKENS = 1024  # lists of texts
 
 # What transformers reads of a text tower beside its weights.
 _TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt")
@@ -77,13 +81,18 @@ class VisionLanguageBackbone(Backbone):
         """
         tokenizer = self.tokenizer()
         limit = self.context_length
-        for text in texts:
-            if (length := _length(tokenizer, text)) > limit:
-                raise UserError(
-                    f'"{text[:60]}" is {length} tokens long where {self.info["name"]} reads {limit}: '
-                    "shorten the name or template."
-                )
-        return tokenizer(list(texts), context_length=limit).to(self.mean.device)
+        key = (self._context_name, self._config_source, limit, tuple(texts))
+        if key not in _TOKENS:
+            for text in texts:
+                if (length := _length(tokenizer, text)) > limit:
+                    raise UserError(
+                        f'"{text[:60]}" is {length} tokens long where {self.info["name"]} reads {limit}: '
+                        "shorten the name or template."
+                    )
+            if len(_TOKENS) >= KEPT_TOKENS:
+                _TOKENS.clear()
+            _TOKENS[key] = tokenizer(list(texts), context_length=limit)
+        return sent(_TOKENS[key].clone(), self.mean.device)
 
     def token_count(self, text: str) -> int:
         """How many tokens a text is, those of start and end among them; 0 where the tokenizer does not tell."""

@@ -16,7 +16,7 @@ from ..types import Batch, Transform
 from .labels import labels_of, whole_labels
 
 __all__ = ["TensorData", "as_float", "batch_sizes", "batches", "concat", "images_for_method", "labels_of",
-           "view_for_method"]
+           "sent", "view_for_method"]
 
 
 class TensorData(Dataset):
@@ -226,6 +226,16 @@ def images_for_method(data: Dataset) -> Dataset:
 def as_float(x: Tensor) -> Tensor:
     """uint8 images, (C, H, W) or a batch of them, to float32 in [0, 1]; everything else passes untouched."""
     return x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 and x.ndim >= 3 else x
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on ``device``, without waiting for a GPU: what every step draws on the host, such as row numbers.
+
+    A plain copy to a GPU waits for all that it was asked before, and the next step is handed over late.
+    """
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def concat(parts: list[Dataset]) -> Dataset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -82,9 +83,12 @@ class Pool:
 
     def batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows, images float in [0, 1] where they are bytes) for the rows of ``order`` (n,), on the device."""
+        if not len(order):
+            return
         if self.held is not None:
+            located = self._located(order)
             for rows in (order.to(self.device) if len(self.held) == 1 else order).split(self.size):
-                yield rows, as_float(self._gather(rows))
+                yield rows, as_float(self.held[0][rows] if len(self.held) == 1 else self._gather(len(rows), next(located)))
             return
         pin, chunks = self.device.type == "cuda", order.split(self.size)
         loader = DataLoader(_Images(self.data), batch_sampler=[c.tolist() for c in chunks],  # type: ignore[call-arg]
@@ -92,20 +96,34 @@ class Pool:
         for rows, x in zip(chunks, loader, strict=True):
             yield rows, as_float(x.to(self.device, non_blocking=pin))
 
-    def _gather(self, rows: Tensor) -> Tensor:
+    def _located(self, order: Tensor) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
+        """For each batch of ``order``, the data sets that it is of (those alone: a row of the matrix stays linear in the number
+        of test sets): which, their places in the batch, and their rows. Found on the host and copied to the device together:
+        a mask there, or a copy for each batch, would wait for all that was asked of it before."""
+        if len(self.data) == 1:
+            return
+        of = torch.bucketize(order, self._ends, right=True)
+        row = order - torch.tensor(self.starts)[of]
+        found: list[tuple[int, int, Tensor, Tensor]] = []
+        for batch, (which, rows) in enumerate(zip(of.split(self.size), row.split(self.size), strict=True)):
+            for k in which.unique().tolist():
+                at = (which == k).nonzero().flatten()
+                found.append((batch, k, at, rows[at]))
+        counts = [len(at) for _, _, at, _ in found]
+        moved = [torch.cat([f[part] for f in found]).to(self.device).split(counts) for part in (2, 3)]  # type: ignore[misc]
+        entries = iter([(f[0], (f[1], at, rows)) for f, at, rows in zip(found, *moved, strict=True)])
+        for _, group in groupby(entries, key=lambda e: e[0]):
+            yield [entry for _, entry in group]
+
+    def _gather(self, count: int, located: list[tuple[int, Tensor, Tensor]]) -> Tensor:
         held = self.held
         assert held is not None
-        if len(held) == 1:
-            return held[0][rows]
-        out: Tensor | None = None
-        of = torch.bucketize(rows, self._ends, right=True)  # on the host: a mask on a GPU would wait for it
-        for k in of.unique().tolist():  # those of the batch alone: a row of the matrix stays linear in the number of test sets
-            at = (of == k).nonzero().flatten()
-            part = held[k][(rows[at] - self.starts[k]).to(self.device)]
-            if out is None:
-                out = part.new_empty(len(rows), *part.shape[1:])
-            out[at.to(self.device)] = part
-        assert out is not None
+        first, _, rows = located[0]
+        if len(located) == 1:
+            return held[first][rows]
+        out = held[first].new_empty(count, *held[first].shape[1:])
+        for k, at, rows in located:
+            out[at] = held[k][rows]
         return out
 
 
@@ -176,6 +194,8 @@ class TrainingFeed:
         self.batch = first = 0 if at is None else at.batch
         self.epoch_order = self.generators["order"].get_state()
         order = torch.randperm(sum(self.sizes), generator=self.generators["order"])
+        if self.held is not None:
+            order = order.to(self.device)  # once: a batch's own rows, copied to a GPU, would wait for all steps before it
         read = self._read(list(order.split(self.sizes))[first:])
         for k in range(first, len(self.sizes)):
             self.batch = k

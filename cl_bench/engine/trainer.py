@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.trainer.connectors import callback_connector
 
 from .compute import Compute, resolve_device
 
@@ -54,12 +56,39 @@ def make_trainer(compute: Compute, epochs: int, callbacks: Sequence[Callback] = 
     elif device.type == "cuda":
         card = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         where = {"accelerator": _Warm(), "devices": 1, "strategy": _Stays(card)}
-    return Trainer(
-        **where, max_epochs=epochs, precision=compute.precision,  # type: ignore[arg-type]
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, inference_mode=False, callbacks=list(callbacks), use_distributed_sampler=False,
-        plugins=list(plugins),
-    )
+    with _known_extensions():
+        return Trainer(
+            **where, max_epochs=epochs, precision=compute.precision,  # type: ignore[arg-type]
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            num_sanity_val_steps=0, inference_mode=False, callbacks=list(callbacks), use_distributed_sampler=False,
+            plugins=list(plugins),
+        )
+
+
+@lru_cache(maxsize=8)
+def _factories(group: str) -> tuple[Any, ...]:
+    """What installed packages offer Lightning as callbacks for every Trainer."""
+    return tuple(entry.load() for entry in entry_points(group=group))
+
+
+@contextmanager
+def _known_extensions() -> Iterator[None]:
+    """Lightning asks every installed package for callbacks whenever a Trainer is made, which is most of the time that making
+    one takes; a run makes one per experience and asks once."""
+    name = "_load_external_callbacks"
+    asked = getattr(callback_connector, name, None)
+
+    def known(group: str) -> list[Any]:
+        offered = [factory() for factory in _factories(group)]
+        return [c for part in offered for c in (part if isinstance(part, list) else [part])]
+
+    if asked is not None:  # another Lightning may have another way
+        setattr(callback_connector, name, known)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            setattr(callback_connector, name, asked)
 
 
 @lru_cache(maxsize=1)
