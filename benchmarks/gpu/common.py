@@ -75,13 +75,20 @@ def machine(device: torch.device, full: bool = False) -> dict[str, Any]:
     """What was computed on."""
     facts: dict[str, Any] = {
         "device": device.type, "torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count(),
-        "processor": platform.machine(), "rehearsal": not full,
+        "processor": platform.machine(), "rehearsal": not full, "commit": commit(),
     }
     if device.type == "cpu":
         facts |= {"processor": processor(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         facts |= {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": driver()}
     return facts
+
+
+def commit() -> str:
+    """The commit that the checkout stands at, where git tells it."""
+    asked = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"],
+                           capture_output=True, text=True)
+    return asked.stdout.strip() or "not known"
 
 
 def keep_figures(out: Path, part: str, doc: str | None, rows: list[dict[str, Any]], load: bool = True, **more: Any) -> None:

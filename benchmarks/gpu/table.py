@@ -38,12 +38,13 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def section(part: dict[str, Any]) -> list[str]:
-    """What a part says: its name, what it is about, the machine, its rows, what was left out."""
+    """What a part says: its name, what it is about, the machine, its rows, what was left out, what was noted by hand."""
     facts = ", ".join(f"{k} {cell(v)}" for k, v in part["machine"].items() if k != "rehearsal")
     lines = [f"## {part['part']}", "", *(["**A rehearsal without a GPU: its times say nothing.**", ""]
                                          if part["machine"]["rehearsal"] else []), part["about"], "", facts, ""]
     lines += tables(part["rows"])
-    return lines + [f"- left out: {s}" for s in part["skipped"]] + ([""] if part["skipped"] else [])
+    said = [f"- left out: {s}" for s in part["skipped"]] + [f"- {s}" for s in part.get("notes", [])]
+    return lines + said + ([""] if said else [])
 
 
 def page(folder: Path) -> str:
