@@ -50,8 +50,8 @@ class LabelSpace:
         if self.names and len(self.names) != len(self.ids):
             raise ValueError(f"{len(self.ids)} ids but {len(self.names)} names")
         for template in self.templates:
-            if "{}" not in template:
-                raise ValueError(f"a template has {{}} where the name goes; {template!r} has none")
+            if not takes_name(template):
+                raise ValueError(f"a template has {{}} where the name goes, once and no other brace; {template!r} has not")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +76,11 @@ class LabelSpace:
         left = [k for k, i in enumerate(self.ids) if i not in gone]
         names = tuple(self.names[k] for k in left) if self.names else ()
         return LabelSpace(tuple(self.ids[k] for k in left), names, self.templates)
+
+
+def takes_name(template: str) -> bool:
+    """Whether a sentence has one ``{}``, where a name goes, and no other brace, which ``str.format`` would stumble over."""
+    return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
 
 
 @dataclass(frozen=True, slots=True)

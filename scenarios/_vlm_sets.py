@@ -48,14 +48,19 @@ class NamedSets(Scenario):
     test_batch_size = 128
 
     def __init__(self, root: str, shots: Whole, seed: Seed, order: str | LegacySeed | list[int] | None, answers: Answers,
-                 sets: list[str] | None, size: Pixels) -> None:  # fmt: skip
+                 sets: list[str] | None, held_out: list[str] | None, size: Pixels) -> None:  # fmt: skip
         self._root = need_root(root, type(self).__name__, self.layout)
         self.root, self.shots, self.seed, self.answers, self.size = root, shots, seed, answers, size
-        self.order, self.sets = order, sets  # type: ignore[assignment]
+        self.order, self.sets, self.held_out = order, sets, held_out  # type: ignore[assignment]
         if isinstance(order, str) and order not in self.orders:
             raise UserError(f"order {order!r}: use one of {', '.join(self.orders)}, a number, or a list.")
         if unknown := [s for s in sets or () if s not in self.published]:
             raise UserError(f"there is no set {unknown[0]!r}; use some of {', '.join(self.published)}.")
+        known = tuple(n for n in self.published if sets is None or n in sets)
+        if unknown := [s for s in held_out or () if s not in known]:
+            raise UserError(f"held_out names {unknown[0]!r}, which is none of the sets {', '.join(known)}.")
+        if not set(known) - set(held_out or ()):
+            raise UserError(f"{type(self).__name__} teaches nothing: some of its sets must not be held_out.")
         if answers == "task":
             self.gives = type(self).gives | {"task_id"}
         self._loaded: dict[str, Loaded] = {}
@@ -77,12 +82,17 @@ class NamedSets(Scenario):
 
     @property
     def ordered(self) -> tuple[str, ...]:
-        """The sets in the order of arrival."""
+        """The sets that are taught, in the order of arrival."""
         if isinstance(self.order, str):
             names = self.orders[self.order]
         else:
             names = tuple(self.published[k] for k in class_order(self.order, len(self.published)))  # type: ignore[arg-type]
-        return tuple(n for n in names if self.sets is None or n in self.sets)
+        return tuple(n for n in names if (self.sets is None or n in self.sets) and n not in (self.held_out or ()))
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The sets that are taught, in the order of arrival, and those that nothing teaches."""
+        return (*self.ordered, *dict.fromkeys(self.held_out or ()))
 
     def spaces(self) -> dict[str, LabelSpace]:
         """Each set's classes; ids count through the published order, so that they do not depend on the order of arrival."""
@@ -101,11 +111,20 @@ class NamedSets(Scenario):
 
     @property
     def space(self) -> LabelSpace:
+        return self._joint(self.tested)
+
+    def _joint(self, names: Sequence[str]) -> LabelSpace:
         whole = LabelSpace()
         spaces = self.spaces()
-        for name in self.ordered:
+        for name in names:
             whole = whole | spaces[name]
         return whole
+
+    def space_for(self, test: TestSet, seen: LabelSpace) -> LabelSpace:
+        """A set that nothing teaches is answered among its own classes."""
+        if not test.of or self.answers == "task":
+            return test.space
+        return self._joint(self.ordered) if self.answers == "all" else seen
 
     def experiences(self) -> Sequence[Experience]:
         spaces = self.spaces()
@@ -113,17 +132,19 @@ class NamedSets(Scenario):
 
     def test_sets(self) -> Sequence[TestSet]:
         spaces = self.spaces()
-        return [TestSet(n, spaces[n], Shifted(data, torch.arange(len(data)), spaces[n].ids[0]), of=n)  # type: ignore[arg-type]
-                for n in self.ordered for data in (self._of(n).test,)]
+        return [TestSet(n, spaces[n], Shifted(data, torch.arange(len(data)), spaces[n].ids[0]),  # type: ignore[arg-type]
+                        of=n if n in self.ordered else "")
+                for n in self.tested for data in (self._of(n).test,)]  # fmt: skip
 
     def protocol(self) -> Mapping[str, Any]:
         spaces = self.spaces()
         return {
-            "data": {n: [digest_of(self._of(n).train), digest_of(self._of(n).test)] for n in sorted(self.ordered)},
+            "data": {n: [digest_of(self._of(n).train), digest_of(self._of(n).test)] for n in sorted(self.tested)},
             "shots": self.shots, "draw": "first of a permutation per class, by seed", "size": self.size,
             "order_policy": self.order if isinstance(self.order, str) else order_policy(self.order),
-            "names": {n: [*spaces[n].names] for n in sorted(self.ordered)},
-            "templates": {n: [*spaces[n].templates] for n in sorted(self.ordered)},
+            "names": {n: [*spaces[n].names] for n in sorted(self.tested)},
+            "templates": {n: [*spaces[n].templates] for n in sorted(self.tested)},
+            **({"held_out": sorted(self.held_out)} if self.held_out else {}),
         }  # fmt: skip
 
     def _of(self, name: str) -> Loaded:

@@ -21,6 +21,7 @@ from cl_bench.data.files import existing_file, existing_folder
 from cl_bench.data.folder import ImageFiles, class_dirs, in_folders
 from cl_bench.data.pixels import rgb_picture
 from cl_bench.ranges import Count, LegacySeed, Pixels, Whole
+from cl_bench.types import takes_name
 
 from ._files import need_root, same_classes
 from ._vlm_words import C3BOX
@@ -71,8 +72,8 @@ class C3box(ClassIncremental):
         size: Pixels = 224,
     ) -> None:
         super().__init__(base=base, increment=increment, order=order, answers=answers, per_class=per_class)
-        if wrong := [s for s in sentences or () if "{}" not in s]:
-            raise UserError(f'the sentence "{wrong[0]}" has no place for a name: put {{}} where it goes.')
+        if wrong := [s for s in sentences or () if not takes_name(s)]:
+            raise UserError(f'the sentence "{wrong[0]}" has no place for a name: put one {{}} there, and no other brace.')
         self._root = need_root(root, "c3box", "CIFAR-100" if data == "cifar224" else LAYOUT)
         self.data, self.root, self.names, self.sentences, self.size = data, root, names, sentences, size
 

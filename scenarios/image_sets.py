@@ -19,6 +19,7 @@ from cl_bench.data.folder import ImageFiles, class_dirs, in_folders
 from cl_bench.data.labels import labels_of
 from cl_bench.data.parquet import read_parquet
 from cl_bench.ranges import Count, LegacySeed, Pixels, Seed, Whole
+from cl_bench.types import takes_name
 
 from ._data import Deferred, Picked, digest_of, numbers
 from ._files import drawn_part, listed, need_root, same_classes
@@ -110,8 +111,8 @@ class ImageSets(Scenario):
         self.taught = tuple(n for n in self._said if n not in (held_out or ()))
         if not self.taught:
             raise UserError("ImageSets teaches nothing: give sets a name and a folder for each, not all of them held_out.")
-        if odd := [t for t in templates or () if "{}" not in t]:
-            raise UserError(f"a template has {{}} where the name goes; {odd[0]!r} has none.")
+        if odd := [t for t in templates or () if not takes_name(t)]:
+            raise UserError(f"a template has {{}} where the name goes, once and no other brace; {odd[0]!r} has not.")
         if joint and answers != "task":
             raise UserError(f"joint asks for answers among all classes beside those of each set, and answers is {answers}; "
                             "leave one of them out.")

@@ -57,7 +57,8 @@ class Mtil(NamedSets):
         seed: of the few-shot draw.
         order: "I" or "II" as published, a number, or a list of positions.
         answers: ``task`` as published; ``all`` answers among all classes.
-        sets: some of the sets; None = all. size: side of the images in pixels.
+        sets: some of the sets; None = all. held_out: those of them that nothing teaches, measured among their own classes.
+        size: side of the images in pixels.
     """
 
     name: ClassVar[str] = "mtil"
@@ -74,9 +75,10 @@ class Mtil(NamedSets):
         order: str | LegacySeed | list[int] | None = "I",
         answers: Answers = "task",
         sets: list[str] | None = None,
+        held_out: list[str] | None = None,
         size: Pixels = 224,
     ) -> None:
-        super().__init__(root, shots, seed, order, answers, sets, size)
+        super().__init__(root, shots, seed, order, answers, sets, held_out, size)
 
     def templates(self, name: str) -> tuple[str, ...]:
         return TEMPLATES[name]

@@ -52,7 +52,8 @@ class XTail(NamedSets):
         seed: of the draw.
         order: "published", a number or a list of positions.
         answers: ``all`` as published; ``task`` answers each set among its own classes.
-        sets: some of the sets; None = all. size: side of the images in pixels.
+        sets: some of the sets; None = all. held_out: those of them that nothing teaches, measured among their own classes.
+        size: side of the images in pixels.
     """
 
     name: ClassVar[str] = "x_tail"
@@ -70,10 +71,11 @@ class XTail(NamedSets):
         order: str | LegacySeed | list[int] | None = "published",
         answers: Answers = "all",
         sets: list[str] | None = None,
+        held_out: list[str] | None = None,
         size: Pixels = 224,
     ) -> None:
         self.prompts = prompts
-        super().__init__(root, shots, seed, order, answers, sets, size)
+        super().__init__(root, shots, seed, order, answers, sets, held_out, size)
 
     def templates(self, name: str) -> tuple[str, ...]:
         return (GENERIC,) if self.prompts == "generic" else (SETS[name][3],)

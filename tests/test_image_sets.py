@@ -106,7 +106,7 @@ def test_their_stream_needs_no_training_images_and_shuffles_each_set(root: Path)
     ({"sets": sets(x={"folder": "photo", "class": ["dog"]})}, 'the set "x" needs folder, .* it has "class"'),
     ({"sets": sets(x={"folder": "nowhere"})}, "nowhere"),
     ({"sets": sets(x={"folder": "photo", "test_shots": -1})}, "test_shots is a number of images"),
-    ({"templates": ["a photo"]}, "'a photo' has none"),
+    ({"templates": ["a photo"]}, "'a photo' has not"), ({"templates": ["a {} {x}"]}, "'a {} {x}' has not"),
     ({"joint": True, "answers": "all"}, "answers is all; leave one of them out"),
     ({"joint": True, "sets": sets(**{"x, of all": {"folder": "photo"}})}, 'no set may be called "x, of all"'),
 ])  # fmt: skip

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from golden_vectors import core
 
 from cl_bench import Experience, LabelSpace, UserError
+from cl_bench.command.config import parse
 from cl_bench.data.digits import digits
 from cl_bench.registry import find
 from cl_bench.testing import _engine as engine
@@ -173,6 +174,13 @@ def test_names_are_the_classifier_of_another_method(clip: Any, images: torch.Ten
     torch.testing.assert_close(rows, clip.encode_text(SPACE.names, ("a photo of a {}.",)))
     assert not rows.requires_grad and method.head is method.inner.head
     assert method.predict(images, SPACE).shape == (6, 3)
+
+
+def test_the_host_is_named_on_a_command_line_as_in_a_file() -> None:
+    words = ["--scenario", "vlm_glyphs", "--method", "lingocl", "--method.host", "lora", "--method.args", "{rank: 4}"]
+    assert parse(words)["method"]["init_args"]["host"] == "lora"
+    with pytest.raises(UserError, match=r"method\.host is a name and takes no options such as rank"):
+        parse([*words, "--method.host.rank", "4"])
 
 
 def test_frozen_names_take_the_place_of_a_models_own_text_side(clip: Any, images: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_bench import UserError
+from cl_bench import LabelSpace, UserError
 from cl_bench.data.described import described, sentences, true_of
 from cl_bench.data.layouts import synthetic
 from cl_bench.data.tensor import labels_of
@@ -242,3 +242,35 @@ def test_synthetic_copies_are_read_as_the_data_sets_are(tmp_path: Path) -> None:
     for s in (mtil, x_tail):
         assert {len(e.space) for e in s.experiences()} == {4, 10}
         assert all(set(labels_of(e.data).tolist()) == set(e.space.ids) for e in s.experiences())
+
+
+@pytest.mark.parametrize("sentence", ["a photo", "a {} {}", "a {} {x}", "a {0}", "a {} }"])
+def test_a_sentence_has_one_place_for_a_name_wherever_it_is_given(sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has not"):
+        LabelSpace((0,), ("a",), (sentence,))
+    with pytest.raises(UserError, match="has no place for a name"):
+        scenario("c3box", data="cars", root=str(tmp_path), sentences=[sentence])
+    clip = find("cl_bench.backbones", "glyph_clip")()
+    for name in ("zero_shot", "lingocl"):
+        with pytest.raises(UserError, match="has no place for a name"):
+            find("cl_bench.methods", name)(clip, template=sentence)
+
+
+def test_sets_that_nothing_teaches_are_measured_among_their_own_classes(tmp_path: Path) -> None:
+    from cl_bench import run
+
+    given = synthetic("mtil", tmp_path / "mtil", {"sets": ["dtd", "eurosat", "pets"]}) | {"size": 16}
+    s = scenario("mtil", **given, held_out=["dtd"], answers="all")
+    assert [e.name for e in s.experiences()] == ["eurosat", "pets"]
+    assert [(t.name, t.of) for t in s.test_sets()] == [("eurosat", "eurosat"), ("pets", "pets"), ("dtd", "")]
+    first, _, last = s.test_sets()
+    assert s.space_for(first, first.space).ids == tuple(range(4, 12)) and s.space_for(last, first.space) == last.space
+    assert s.protocol()["held_out"] == ["dtd"] and "held_out" not in scenario("mtil", **given).protocol()
+    (found,) = run("mtil", "zero_shot", scenario_args={**given, "held_out": ["dtd"]}, backbone="glyph_clip",
+                   runs=tmp_path / "runs")
+    assert found.record["matrix"]["learned"] == [1, 2, None]
+    for wrong, told in ((["mnist"], "held_out names 'mnist'"), (["dtd", "eurosat", "pets"], "Mtil teaches nothing")):
+        with pytest.raises(UserError, match=told):
+            scenario("mtil", **given, held_out=wrong)
+    split = scenario("x_tail", **synthetic("x_tail", tmp_path / "x_tail", {}), held_out=["mnist", "dtd"])
+    assert [t.of for t in split.test_sets()][-2:] == ["", ""] and len(split.experiences()) == 8

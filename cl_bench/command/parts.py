@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from ..errors import UserError
 from ..ranges import hints
@@ -180,7 +180,8 @@ def _options(name: str, target: Any, accepted: Mapping[str, Parameter], given: M
     options: dict[str, Any] = {}
     for key, parameter in accepted.items():
         if key in given:
-            options[key] = _PLAIN.read(f"{name}.{key}", parameter.hint, given[key])
+            value = given[key] if key not in NESTED else _bare(f"{name}.{key}", parameter.hint, given[key])
+            options[key] = _PLAIN.read(f"{name}.{key}", parameter.hint, value)
         elif parameter.default is inspect.Parameter.empty:
             if not parameter.typed:
                 raise UserError(f"{target.__name__} must give its parameter {key!r} a type and a default, "
@@ -191,6 +192,16 @@ def _options(name: str, target: Any, accepted: Mapping[str, Parameter], given: M
         elif _is_plain(parameter.default):
             options[key] = parameter.default
     return options
+
+
+def _bare(name: str, hint: Any, value: Any) -> Any:
+    """The name alone of a part that a class builds itself: where its parameter takes text, and no part."""
+    takes_text = (get_args(hint)[0] if get_origin(hint) is Annotated else hint) is str
+    if not takes_text or not isinstance(value, Mapping) or not isinstance(value.get("class_path"), str):
+        return value
+    if options := value.get("init_args"):
+        raise UserError(f"{name} is a name and takes no options such as {next(iter(options))}; its class says where they go.")
+    return value["class_path"]
 
 
 def _is_plain(value: Any) -> bool:

@@ -62,7 +62,7 @@ def torchvision_data(
         # AssertionError, pickle's own) is nowhere promised.
         raise UserError(
             f'{name} is not complete in "{where}" ({_first_line(error)}): '
-            f"put {_WANTED[name]} there, or use download=True."
+            f"put {_WANTED[name]} there."
         ) from error
     pixels = torch.as_tensor(np.asarray(data.data))
     # Grey (N, H, W) becomes three equal channels; colour is kept as (N, H, W, 3).

@@ -11,6 +11,7 @@ from cl_bench import Backbone, Batch, Experience, LabelSpace, LinearHead, Method
 from cl_bench.heads import CosineHead, FixedHead
 from cl_bench.ranges import Positive, Text
 from cl_bench.registry import find
+from cl_bench.types import takes_name
 
 from ._clip import Clip
 from ._language import LanguageHead, Words
@@ -43,6 +44,8 @@ class Lingocl(Method):
     def __init__(self, backbone: Backbone, *, host: Text = "finetune", args: dict[str, Any] | None = None,
                  words: Text = "glyph_clip", template: Text = "a photo of a {}.",
                  scale: Positive = 1 / 0.07) -> None:  # fmt: skip
+        if not takes_name(template):
+            raise UserError(f'the template "{template}" has no place for a name: put one {{}} there, and no other brace.')
         inner: Method = find("cl_bench.methods", host)(backbone, **(args or {}))
         own = type(inner.head) is TextHead and not isinstance(inner, Clip)  # made by the backbone, not read by the method
         if inner.adapts or not (own or type(inner.head) in (LinearHead, CosineHead, FixedHead)):

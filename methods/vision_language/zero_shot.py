@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cl_bench import Backbone, Experience, LabelSpace
+from cl_bench import Backbone, Experience, LabelSpace, UserError
 from cl_bench.ranges import Count
+from cl_bench.types import takes_name
 
 from ._clip import Clip
 
@@ -29,6 +30,8 @@ class ZeroShot(Clip):
     reference: ClassVar[str] = "no adaptation"
 
     def __init__(self, backbone: Backbone, *, template: str = "", batch_size: Count = 64) -> None:
+        if template and not takes_name(template):
+            raise UserError(f'the template "{template}" has no place for a name: put one {{}} there, and no other brace.')
         super().__init__(backbone, lr=0.0, batch_size=batch_size, iterations=1)
         self.template = template
         self.backbone.requires_grad_(False)
