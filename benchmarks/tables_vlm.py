@@ -5,11 +5,14 @@
     cl-bench suite tta_vlm --runs runs/tta_vlm
     python benchmarks/tables_vlm.py tta_vlm runs/tta_vlm
     cl-bench suite vlm_real --runs runs/vlm_real
-    python benchmarks/tables_vlm.py vlm_real runs/vlm_real real
+    python benchmarks/tables_vlm.py vlm_real runs/vlm_real real_gpu
+    cl-bench suite vlm_real_small --runs runs/vlm_real_small
+    python benchmarks/tables_vlm.py vlm_real_small runs/vlm_real_small real --keep
 
 writes ``results/vision_language/<suite>.md`` (or what a third word says), what the suite's file says of itself above the means
 over its runs, a section for each scenario where it has several, and ``.jsonl``, one line per run with the matrix that
-every number follows from.
+every number follows from. With ``--keep`` the runs that are in that ``.jsonl`` and not in the folder stay on the page; where
+runs of a method were made by different versions of its code the page says which.
 """
 
 from __future__ import annotations
@@ -48,6 +51,40 @@ class Seen(NamedTuple):
     matrix: Mapping[str, Any]
     metrics: Mapping[str, Any]
 
+    @property
+    def seconds(self) -> float:
+        """Busy seconds of all phases."""
+        return float(sum(self.record["cost"]["busy_seconds"].values()))
+
+    @property
+    def code(self) -> str:
+        """The start of the digest of the method's code; "" in a line that is older than this field."""
+        return str(self.record["method"].get("source_digest") or "")[:12]
+
+
+def ran(run: Seen) -> dict[str, Any]:
+    """What a line says of how its run was made, beside its numbers."""
+    told = run.record.get("environment", {})
+    return {"code": run.code, "seconds": round(run.seconds, 1), "device": str(told.get("device", "cpu")).partition(":")[0],
+            "card": told.get("card"), "precision": run.record["fingerprint"]["fields"].get("compute.precision", "32-true")}
+
+
+def kept(line: Mapping[str, Any]) -> Seen:
+    """The run that a line of a page's ``.jsonl`` tells of, with what the page shows."""
+    stream = line.get("busy_seconds", 0.0)
+    record: dict[str, Any] = {
+        "seed": line["seed"], "method": {"label": line["method"], "source_digest": line.get("code")}, "stream": [],
+        "environment": {"device": line.get("device", "cpu"), "card": line.get("card")},
+        "fingerprint": {"fields": {"compute.precision": line.get("precision", "32-true")}},
+        "cost": {"busy_seconds": {"adapt": stream, "all else": line["seconds"] - stream}},
+    }
+    if "matrix" in line:
+        return Seen(record, line["matrix"], {k: line[k] for k in COLUMNS if line[k] is not None})
+    record["stream"] = [{"name": name, "correct": c, "total": t} for name, (c, t) in line["counts"].items()]
+    record["cost"] |= {k: line[k] for k in ("forward_images", "steps")}
+    record["metrics"] = {k: line[k] for k in ("mean_error", "ece")}
+    return Seen(record, {}, record["metrics"])
+
 
 def views(run: Run) -> dict[str, Seen]:
     """A run by the spaces that it answers in: one, or with ``joint`` each set's own and that of all sets."""
@@ -59,7 +96,7 @@ def views(run: Run) -> dict[str, Seen]:
     for view in ("task", "all"):
         shown = [k for k, name in enumerate(whole.columns)
                  if whole.learned[k] is None or name.endswith(JOINT) == (view == "all")]  # type: ignore[index]
-        m = AccuracyMatrix(whole.rows, [whole.columns[k].removesuffix(JOINT) for k in shown], whole.correct[:, shown],
+        m = AccuracyMatrix(whole.rows, tuple(whole.columns[k].removesuffix(JOINT) for k in shown), whole.correct[:, shown],
                            whole.total[:, shown], [whole.learned[k] for k in shown], whole.before)  # type: ignore[arg-type, index]
         numbers = {"transfer": m.transfer(), "average_all": m.average_all(), "last_accuracy": m.last(),
                    "zero_shot_accuracy": zero_shot(m), "zero_shot_change": zero_shot_change(m),
@@ -90,13 +127,13 @@ def columns(found: dict[str, list[Seen]]) -> dict[str, str]:
 
 
 def row(label: str, runs: list[Seen], shown: dict[str, str]) -> str:
-    """One method: means over its runs, what its zero-shot accuracy changed by in each, and what a run took."""
+    """One method: means over its runs, what its zero-shot accuracy changed by in each, and what the quickest took."""
     cells = []
     for name in shown:
         values = [v for r in runs if (v := told(r, name)) is not None]
         cells.append(f"{sum(values) / len(values):.1f}" if values else "–")
     each = ", ".join(f"{changes(runs)[seed]:+.1f}" for seed in sorted(changes(runs))) or "–"
-    took = sum(sum(r.record["cost"]["busy_seconds"].values()) for r in runs) / len(runs)
+    took = min(r.seconds for r in runs)  # what else a machine does lengthens a run, and shortens none
     return f"| {label} | {len(runs)} | " + " | ".join(cells) + f" | {each} | {took:.0f} |"
 
 
@@ -112,8 +149,21 @@ def computed(runs: list[Seen]) -> tuple[str, str]:
     precisions = {r.record["fingerprint"]["fields"].get("compute.precision", "32-true") for r in runs}
     if devices == {"cpu"}:
         return "processor seconds", "" if precisions == {"32-true"} else f"Computed in {', '.join(sorted(precisions))}."
-    return ("seconds by the clock, of which several runs shared the GPU,",
+    return ("seconds by the clock, the GPU being shared,",
             f"Computed on {', '.join(sorted(kinds))} in {', '.join(sorted(precisions))}.")
+
+
+def versions(found: dict[str, list[Seen]]) -> list[str]:
+    """Sentences on the methods whose runs were made by more than one version of their code."""
+    out = list[str]()
+    for label, runs in found.items():
+        by_code: dict[str, list[int]] = defaultdict(list)
+        for r in sorted(runs, key=lambda r: r.record["seed"]):
+            by_code[r.code or "one that the line does not name"].append(r.record["seed"])
+        if len(by_code) > 1:
+            each = "; ".join(f"{code}: {', '.join(map(str, seeds))}" for code, seeds in by_code.items())
+            out.append(f"Versions of the code of {label.partition('(')[0]} by seed: {each}.")
+    return out
 
 
 def retention(found: dict[str, list[Seen]]) -> list[str]:
@@ -142,7 +192,7 @@ def stream_page(found: dict[str, list[Seen]]) -> tuple[list[str], list[dict[str,
     """Error by domain, calibration, passes and processor time of each method, and the lines of the record beside it."""
     domains = [e["name"] for e in next(iter(found.values()))[0].record["stream"]]
     ranked = sorted(found.items(), key=lambda pair: pair[1][0].record["metrics"]["mean_error"])
-    rows, kept = [], list[dict[str, Any]]()
+    rows, lines = [], list[dict[str, Any]]()
     for label, runs in ranked:
         r = runs[0].record
         each = {e["name"]: 100 * (1 - e["correct"] / e["total"]) for e in r["stream"]}
@@ -150,15 +200,16 @@ def stream_page(found: dict[str, list[Seen]]) -> tuple[list[str], list[dict[str,
         told = [r["metrics"]["mean_error"], *(each[d] for d in domains), r["metrics"]["ece"]]
         passes, busy = cost["forward_images"] / 1000, cost["busy_seconds"]["adapt"]
         rows.append(f"| {label} | " + " | ".join(f"{v:.1f}" for v in told) + f" | {passes:.1f} | {busy:.1f} |")
-        kept.append({"method": label, "seed": r["seed"], "mean_error": told[0], "by_domain": each, "ece": told[-1],
-                     "forward_images": cost["forward_images"], "steps": cost["steps"], "busy_seconds": busy})  # fmt: skip
+        lines.append({"method": label, "seed": r["seed"], "mean_error": told[0], "by_domain": each, "ece": told[-1],
+                      "forward_images": cost["forward_images"], "steps": cost["steps"], "busy_seconds": busy,
+                      "counts": {e["name"]: [e["correct"], e["total"]] for e in r["stream"]}, **ran(runs[0])})  # fmt: skip
     count = sum(e["total"] for e in next(iter(found.values()))[0].record["stream"])
     clock, where = computed([r for runs in found.values() for r in runs])
     head = " | ".join(["mean", *domains, "ECE", "images through the tower, k",
                        "processor time, s" if clock.startswith("processor") else "time by the clock, GPU shared, s"])
     page = [f"Error in percent over one stream of {count} images (seed {ranked[0][1][0].record['seed']}). {where}".strip(), "",
             f"| method | {head} |", "|---|" + "--:|" * (len(domains) + 4), *rows, ""]  # fmt: skip
-    return page, kept
+    return page, lines
 
 
 def learning_page(found: dict[str, list[Seen]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -169,13 +220,13 @@ def learning_page(found: dict[str, list[Seen]]) -> tuple[list[str], list[dict[st
     head = " | ".join(shown.values())
     clock, where = computed([r for runs in found.values() for r in runs])
     page = [f"Percent; means over the runs made (seeds {', '.join(map(str, seeds))}), each with its own order of the domains.",
-            f"Beside them the zero-shot change in each of these orders, and {clock} of a run. {where}".strip(), "",
+            f"Beside them the zero-shot change in each of these orders, and {clock} of its quickest run. {where}".strip(), "",
             f"| method | n | {head} | by order | s |", "|---|--:|" + "--:|" * (len(shown) + 2),
-            *(row(*pair, shown) for pair in ranked), "", *retention(found), ""]  # fmt: skip
-    kept = [{"method": label, "seed": r.record["seed"], "matrix": r.matrix,
-             **{k: r.metrics.get(k) for k in COLUMNS}}
-            for label, runs in sorted(found.items()) for r in sorted(runs, key=lambda r: r.record["seed"])]  # fmt: skip
-    return page, kept
+            *(row(*pair, shown) for pair in ranked), "", *retention(found), *versions(found), ""]  # fmt: skip
+    lines = [{"method": label, "seed": r.record["seed"], "matrix": r.matrix,
+              **{k: r.metrics.get(k) for k in COLUMNS}, **ran(r)}
+             for label, runs in sorted(found.items()) for r in sorted(runs, key=lambda r: r.record["seed"])]  # fmt: skip
+    return page, lines
 
 
 def sections(folder: Path) -> dict[str, dict[str, list[Seen]]]:
@@ -189,20 +240,36 @@ def sections(folder: Path) -> dict[str, dict[str, list[Seen]]]:
     return found
 
 
-def write(suite: str, folder: Path, name: str = "") -> str:
+def with_kept(parts: dict[str, dict[str, list[Seen]]], old: Path) -> dict[str, dict[str, list[Seen]]]:
+    """`parts`, and what the lines of `old` tell of the same sections, methods and seeds that they have no run of."""
+    alone = next(iter(parts)) if len(parts) == 1 else ""  # a page of one section does not name it in its lines
+    whole: dict[str, dict[str, list[Seen]]] = defaultdict(lambda: defaultdict(list))
+    for line in map(json.loads, old.read_text(encoding="utf-8").splitlines()):
+        title, label = line.get("section", alone), line["method"]
+        if line["seed"] not in {r.record["seed"] for r in parts.get(title, {}).get(label, ())}:
+            whole[title][label].append(kept(line))
+    for title, found in parts.items():
+        for label, runs in found.items():
+            whole[title][label] += runs
+    return dict(whole)
+
+
+def write(suite: str, folder: Path, name: str = "", keep: bool = False) -> str:
     """The page of a suite's finished runs, written with its record."""
     parts = sections(folder)
+    where = ROOT / "results" / "vision_language"
+    if keep:
+        parts = with_kept(parts, where / f"{name or suite}.jsonl")
     if not parts:
         raise SystemExit(f"no run in {folder} has finished: run cl-bench suite {suite} --runs {folder}")
     page, lines = list[str](), list[dict[str, Any]]()
     for title, found in parts.items():
-        part, kept = stream_page(found) if next(iter(found.values()))[0].record["stream"] else learning_page(found)
+        part, told = stream_page(found) if next(iter(found.values()))[0].record["stream"] else learning_page(found)
         page += [*([f"## {title}", ""] if len(parts) > 1 else []), *part]
-        lines += [{"section": title, **line} if len(parts) > 1 else line for line in kept]
-    words = " ".join([suite, f"runs/{suite}", *([name] if name else [])])
+        lines += [{"section": title, **line} if len(parts) > 1 else line for line in told]
+    words = " ".join([suite, f"runs/{suite}", *([name] if name else []), *(["--keep"] if keep else [])])
     top = [f"# {name or suite}", "", f"    cl-bench suite {suite} --runs runs/{suite}",
            f"    python benchmarks/tables_vlm.py {words}", "", about(suite), ""]  # fmt: skip
-    where = ROOT / "results" / "vision_language"
     where.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*top, *page])
     (where / f"{name or suite}.md").write_text(text, encoding="utf-8")
@@ -211,4 +278,5 @@ def write(suite: str, folder: Path, name: str = "") -> str:
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:4]))
+    given = [word for word in sys.argv[1:] if word != "--keep"]
+    print(write(given[0], Path(given[1]), given[2] if given[2:] else "", "--keep" in sys.argv))

@@ -104,10 +104,39 @@ def test_a_run_that_was_asked_in_both_spaces_has_a_row_in_both_sections(script: 
                         (joint, "13.0 | 56.2 | 64.7 | 30.0 | 0.0 | 10.0 | -6.0 | +0.0")):
         (row,) = [line for line in part if line.startswith("| rail ")]
         assert row.startswith(f"| rail | 1 | {cells} |")
-        assert any("seconds by the clock, of which several runs shared the GPU" in line and "on Some GPU in bf16-mixed." in line
-                   for line in part)
+        said = "\n".join(part)
+        assert "seconds by the clock, the GPU being shared, of its quickest run. Computed on Some GPU in bf16-mixed." in said
     lines = [json.loads(x) for x in (script.ROOT / "results" / "vision_language" / "real.jsonl").read_text().splitlines()]
     assert [line["matrix"]["columns"] for line in lines] == [["a", "b", "held"], ["held", "a", "b"]]
+
+
+def test_runs_of_an_earlier_page_stay_beside_new_ones_and_versions_of_code_are_told(script: ModuleType, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        learned(tmp_path / "old", "rail", seed, 57)
+        learned(tmp_path / "old", "coop", seed, 61)
+    first, before = page(script, "vlm_glyphs", tmp_path / "old")
+    learned(tmp_path / "new", "rail", 1, 50)
+    record = tmp_path / "new" / "rail-6-1" / "run.json"
+    run = json.loads(record.read_text())
+    run["method"]["source_digest"] = "f" * 64
+    record.write_text(json.dumps(run))
+    text = script.write("vlm_glyphs", tmp_path / "new", keep=True)
+    where = script.ROOT / "results" / "vision_language"
+    lines = [json.loads(line) for line in (where / "vlm_glyphs.jsonl").read_text().splitlines()]
+    assert [line for line in lines if (line["method"], line["seed"]) != ("rail(lr=0.1)", 1)] == [
+        line for line in before if (line["method"], line["seed"]) != ("rail(lr=0.1)", 1)]  # fmt: skip
+    assert "| coop(lr=0.1) | 2 | 61.0 |" in text and "| rail(lr=0.1) | 2 | 53.5 |" in text, "50 in the place of seed 1's 57"
+    assert "Versions of the code of rail by seed:" in text and "; ffffffffffff: 1." in text and "code of coop" not in text
+    assert "Versions" not in first and "vlm_glyphs runs/vlm_glyphs --keep" in text
+
+
+def test_a_stream_of_an_earlier_page_keeps_its_row(script: ModuleType, tmp_path: Path) -> None:
+    for method in ("source", "tent"):
+        records.write_adapter(tmp_path / method, method, 0)
+    text, _ = page(script, "tta_vlm", tmp_path / "tent")
+    (tent,) = [line for line in text.splitlines() if line.startswith("| tent ")]
+    both = script.write("tta_vlm", tmp_path / "source", keep=True).splitlines()
+    assert [line for line in both if line.startswith("| tent ")] == [tent]
 
 
 def test_memory_is_what_was_alive_at_once() -> None:
