@@ -1,4 +1,4 @@
-"""The networks of continual test-time adaptation on CIFAR-C against a second forward pass written from the weights' names."""
+"""The networks of test-time adaptation on CIFAR-C against a second forward pass written from the weights' names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_bench.backbones.cifar_group_norm import CifarResNetGN, cifar_resnet_gn
 from cl_bench.backbones.cifar_wide import CifarResNeXt, CifarWideResNet, cifar_resnext, cifar_wide_resnet
 from cl_bench.data.classes import CIFAR10, CIFAR100
 from cl_bench.errors import UserError
@@ -21,6 +22,9 @@ def lively(trunk: nn.Module, head: str, features: int, classes: int) -> State:
     torch.manual_seed(0)
     setattr(trunk, head, nn.Linear(features, classes))
     for module in trunk.modules():
+        if isinstance(module, nn.GroupNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
         if isinstance(module, nn.BatchNorm2d):
             for value in (module.weight, module.running_var):
                 nn.init.uniform_(value, 0.5, 1.5)  # type: ignore[arg-type]
@@ -65,6 +69,24 @@ def next_(s: State, x: Tensor, n: int, groups: int) -> Tensor:
     return F.linear(pooled, s["classifier.weight"].double(), s["classifier.bias"].double())
 
 
+def grouped(s: State, x: Tensor, n: int, groups: int) -> Tensor:
+    def norm_(name: str, x: Tensor) -> Tensor:
+        return F.group_norm(x, groups, s[f"{name}.weight"].double(), s[f"{name}.bias"].double())
+
+    x = conv(s, "conv1", x)
+    for k in (1, 2, 3):
+        for i in range(n):
+            at, stride = f"layer{k}.{i}", 2 if k > 1 and i == 0 else 1
+            y = conv(s, f"{at}.conv1", norm_(f"{at}.bn1", x).relu(), stride)
+            y = conv(s, f"{at}.conv2", norm_(f"{at}.bn2", y).relu())
+            if stride == 2:
+                x = F.avg_pool2d(x, 2)
+                x = torch.cat([x, torch.zeros_like(x)], 1)
+            x = x + y
+    pooled = F.avg_pool2d(norm_("bn", x).relu(), 8).flatten(1)
+    return F.linear(pooled, s["fc.weight"].double(), s["fc.bias"].double())
+
+
 def answers(backbone: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         out: Tensor = backbone.double()(x)
@@ -92,13 +114,25 @@ def test_a_resnext_computes_what_its_paper_says(tmp_path):
     assert backbone.classes == CIFAR100
 
 
+def test_a_network_with_group_norm_computes_what_its_authors_code_does(tmp_path):
+    state = lively(CifarResNetGN(3, 4), "fc", 64, 10)
+    torch.save({"net": state, "err_cls": 0.1}, tmp_path / "resnet.pth")
+    backbone = cifar_resnet_gn(weights=str(tmp_path / "resnet.pth"), depth=20, groups=4)
+    x = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(answers(backbone, x), grouped(state, (x - 0.5) / 0.5, 3, 4), rtol=1e-10, atol=1e-10)
+    assert backbone.classes == CIFAR10
+    with pytest.raises(UserError, match=r"resnet26_gn\.pth"):
+        cifar_resnet_gn(weights=str(tmp_path / "none.pth"))
+
+
 @pytest.mark.parametrize(("made", "head", "count"), [
     (lambda: cifar_wide_resnet(), (640, 10), 36_479_194),
     (lambda: cifar_wide_resnet(depth=40, width=2), (128, 100), 2_255_156),
     (lambda: cifar_resnext(), (1024, 100), 6_900_132),
+    (lambda: cifar_resnet_gn(), (64, 10), 366_938),
 ])
-def test_they_are_as_large_as_robustbenchs(made: Any, head: tuple[int, int], count: int) -> None:
-    """Counted in RobustBench's own classes, with their heads."""
+def test_they_are_as_large_as_the_published(made: Any, head: tuple[int, int], count: int) -> None:
+    """Counted in RobustBench's and TTA-lib's own classes, with their heads."""
     assert sum(p.numel() for p in made().parameters()) + head[0] * head[1] + head[1] == count
 
 

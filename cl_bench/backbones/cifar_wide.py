@@ -46,7 +46,7 @@ def cifar_wide_resnet(*, weights: Text | None = None, depth: Literal[16, 22, 28,
         trunk = CifarWideResNet((depth - 4) // 6, width)
     half = (0.5,) * 3
     how = Preprocess(32, half, half, "bilinear") if normalised else Preprocess(32, (0.0,) * 3, (1.0,) * 3, "bilinear")
-    return _backbone(trunk, "fc", 64 * width, how, weights, sha256, seed,
+    return loaded(trunk, "fc", 64 * width, how, weights, sha256, seed,
                      {"name": f"cifar_wide_resnet{depth}_{width}", "args": {"normalised": normalised}})
 
 
@@ -72,16 +72,18 @@ def cifar_resnext(*, weights: Text | None = None, depth: Literal[29, 38, 47, 56]
     """
     with seeded(seed):
         trunk = CifarResNeXt((depth - 2) // 9, cardinality, base_width)
-    return _backbone(trunk, "classifier", 1024, Preprocess(32, (0.5,) * 3, (0.5,) * 3, "bilinear"), weights, sha256, seed,
+    return loaded(trunk, "classifier", 1024, Preprocess(32, (0.5,) * 3, (0.5,) * 3, "bilinear"), weights, sha256, seed,
                      {"name": f"cifar_resnext{depth}_{cardinality}x{base_width}", "args": {}})
 
 
-def _backbone(trunk: nn.Module, head_name: str, features: int, how: Preprocess, weights: str | None, sha256: str | None,
-              seed: int, info: dict[str, Any]) -> Backbone:
+def loaded(trunk: nn.Module, head_name: str, features: int, how: Preprocess, weights: str | None, sha256: str | None, seed: int,
+           info: dict[str, Any], hint: str = HINT) -> Backbone:
+    """The backbone of a trunk and of a file of its weights, in which the head is called ``head_name``; without a file, of the
+    trunk as it is. ``hint`` says what the file should be."""
     head = None
     info["source"] = f"random, seed {seed}"
     if weights is not None:
-        file = existing_file(Path(weights).expanduser(), HINT)
+        file = existing_file(Path(weights).expanduser(), hint)
         state, digest = read_weights(file, sha256)
         # robustbench's wrappers keep the normalisation beside the weights, its files with or without it.
         for name, stands_for in (("mu", how.mean), ("sigma", how.std)):
