@@ -152,7 +152,7 @@ def test_a_backbone_without_a_text_side_is_refused() -> None:
             find("cl_bench.methods", name)(tiny_backbone())
 
 
-@pytest.mark.parametrize("method", ["zero_shot", "finetune"])
+@pytest.mark.parametrize("method", ["zero_shot", "finetune", "ewc"])
 def test_the_matrix_has_a_row_before_learning_and_cells_to_come(
     method: str, clip: VisionLanguageBackbone, tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ class VisionLanguageBackbone(Backbone):
 
     def text_version(self) -> tuple[int, ...]:
         """Numbers that change whenever a weight of the text side is written, or is another tensor."""
-        return tuple(n for p in self.language.parameters() for n in (p.data_ptr(), p._version))
+        return tuple(n for p in self.language.parameters() for n in (_place(p), p._version))
 
     # ------------------------------------------------------------------ texts
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -302,6 +302,11 @@ class VisionLanguageBackbone(Backbone):
         save_file({k: v.contiguous().clone() for k, v in self.whole_state().items()}, where / "open_clip_model.safetensors")
         (where / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         return where
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor lies; inside of torch.func's transforms, which lend tensors without memory, which object it is."""
+    return id(tensor) if torch._C._functorch.is_functorch_wrapped_tensor(tensor) else tensor.data_ptr()
 
 
 def through(transformer: Any, x: Tensor, mask: Tensor | None, deeper: Sequence[Tensor], at: int) -> Tensor:
