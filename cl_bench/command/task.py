@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import os
@@ -82,10 +84,32 @@ class Task:
 
 
 def _free() -> None:
-    """What a run held of a GPU, which other processes may share, is given back."""
+    """What a run held is given back: the method that the engine's Trainer for measuring still has, of a GPU what other
+    processes may share, and of the host what Python and its C library keep of freed memory, by which a process grew by a
+    network with every run."""
+    global _held
+    if (trainers := sys.modules.get("cl_bench.engine.trainer")) is not None:
+        trainers.tester.cache_clear()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        import gc
-
+    card = torch is not None and torch.cuda.is_initialized()
+    grown = _resident() > _held + GROWTH  # not after a small run, which leaves little: all objects are walked through
+    if card or grown:
         gc.collect()
+    if torch is not None and card:
         torch.cuda.empty_cache()
+    if grown:
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc alone
+            trim(0)
+        _held = _resident()
+
+
+GROWTH = 64 * 2**20  # bytes
+_held = 0
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has; 0 where Linux does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
