@@ -79,16 +79,13 @@ class VisionLanguageBackbone(Backbone):
         Raises:
             UserError: a text is longer than the context, or the tokenizer cannot be read.
         """
-        tokenizer = self.tokenizer()
-        limit = self.context_length
+        tokenizer, limit = self.tokenizer(), self.context_length
         key = (self._context_name, self._config_source, limit, tuple(texts))
         if key not in _TOKENS:
             for text in texts:
                 if (length := _length(tokenizer, text)) > limit:
-                    raise UserError(
-                        f'"{text[:60]}" is {length} tokens long where {self.info["name"]} reads {limit}: '
-                        "shorten the name or template."
-                    )
+                    raise UserError(f'"{text[:60]}" is {length} tokens long where {self.info["name"]} reads {limit}: '
+                                    "shorten the name or template.")
             if len(_TOKENS) >= KEPT_TOKENS:
                 _TOKENS.clear()
             _TOKENS[key] = tokenizer(list(texts), context_length=limit)
