@@ -57,7 +57,8 @@ class Mtil(NamedSets):
         seed: of the few-shot draw.
         order: "I" or "II" as published, a number, or a list of positions.
         answers: ``task`` as published; ``all`` answers among all classes.
-        sets: some of the sets; None = all. held_out: those of them that nothing teaches, measured among their own classes.
+        sets: some of the sets; None = all.
+        held_out: those of them that nothing teaches, measured among their own classes.
         size: side of the images in pixels.
     """
 

@@ -52,7 +52,8 @@ class XTail(NamedSets):
         seed: of the draw.
         order: "published", a number or a list of positions.
         answers: ``all`` as published; ``task`` answers each set among its own classes.
-        sets: some of the sets; None = all. held_out: those of them that nothing teaches, measured among their own classes.
+        sets: some of the sets; None = all.
+        held_out: those of them that nothing teaches, measured among their own classes.
         size: side of the images in pixels.
     """
 
