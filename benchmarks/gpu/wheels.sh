@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch, into the ignored folder .whl/, the pure-Python packages that a bare GPU machine lacks:  benchmarks/gpu/wheels.sh
+# Fetch, into the ignored folder .whl/, the packages that a bare GPU machine lacks:  benchmarks/gpu/wheels.sh
 # For a machine with torch, torchvision, timm, peft, pytorch-lightning, torchmetrics, safetensors, numpy, scipy, scikit-learn,
 # pytest and hypothesis, and no network. Avalanche's needs that its Naive strategy never calls are stood in for
 # (avalanche_side.py), not carried.

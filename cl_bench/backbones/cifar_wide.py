@@ -47,7 +47,7 @@ def cifar_wide_resnet(*, weights: Text | None = None, depth: Literal[16, 22, 28,
     half = (0.5,) * 3
     how = Preprocess(32, half, half, "bilinear") if normalised else Preprocess(32, (0.0,) * 3, (1.0,) * 3, "bilinear")
     return loaded(trunk, "fc", 64 * width, how, weights, sha256, seed,
-                     {"name": f"cifar_wide_resnet{depth}_{width}", "args": {"normalised": normalised}})
+                  {"name": f"cifar_wide_resnet{depth}_{width}", "args": {"normalised": normalised}})
 
 
 @bounded
@@ -73,7 +73,7 @@ def cifar_resnext(*, weights: Text | None = None, depth: Literal[29, 38, 47, 56]
     with seeded(seed):
         trunk = CifarResNeXt((depth - 2) // 9, cardinality, base_width)
     return loaded(trunk, "classifier", 1024, Preprocess(32, (0.5,) * 3, (0.5,) * 3, "bilinear"), weights, sha256, seed,
-                     {"name": f"cifar_resnext{depth}_{cardinality}x{base_width}", "args": {}})
+                  {"name": f"cifar_resnext{depth}_{cardinality}x{base_width}", "args": {}})
 
 
 def loaded(trunk: nn.Module, head_name: str, features: int, how: Preprocess, weights: str | None, sha256: str | None, seed: int,
@@ -90,7 +90,7 @@ def loaded(trunk: nn.Module, head_name: str, features: int, how: Preprocess, wei
             found = state.pop(name, None)
             if found is not None and not torch.allclose(found.flatten().double(), torch.tensor(stands_for).double(), atol=1e-6):
                 raise UserError(f'The weights in "{file}" want images with {name} {found.flatten().tolist()}, not '
-                                f"{list(stands_for)}: give --backbone.normalised, or name the network they are of.")
+                                f"{list(stands_for)}: name the network they are of, or its --backbone.normalised.")
         count = len(state[f"{head_name}.bias"]) if f"{head_name}.bias" in state else 10
         head = nn.Linear(features, count)
         setattr(trunk, head_name, head)  # while loading, so that messages name the weights as the file does

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from cl_bench import Backbone, Batch, Experience, LabelSpace, UserError
 from cl_bench.ranges import Amount, Count, Size, Text, Whole
 
-from ._clip import Clip, contrast
+from ._clip import Clip, contrast, scaled_cosines
 from ._descriptions import pieces, read_descriptions
 from ._prompt import coop_rates, prompt_tokens, prompted, start_context
 from ._salience import Salience
@@ -129,4 +129,4 @@ class Kapt(Clip):
 
     def predict(self, x: Tensor, space: LabelSpace) -> Tensor:
         parts = self.whole_and_patches(x)
-        return self.backbone.logit_scale * self.salience(parts[:, 0], parts[:, 1:]) @ self.text(space).T
+        return scaled_cosines(self.salience(parts[:, 0], parts[:, 1:]), self.text(space), self.backbone.logit_scale)
