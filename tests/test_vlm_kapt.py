@@ -14,38 +14,22 @@ import torch
 import torch.nn.functional as F
 from golden_vectors import core
 from test_resume import OFTEN, numbers, resume, stop
+from vlm_toys import SPACE, clip, experience, images
 
-from cl_bench import Experience, LabelSpace, UserError
+from cl_bench import LabelSpace, UserError
 from cl_bench.cli import main
 from cl_bench.command.config import parse, plan_from
-from cl_bench.data.digits import digits
 from cl_bench.engine.fit import FitPosition
 from cl_bench.engine.runner import run
 from cl_bench.records.results import load
 from cl_bench.registry import find
 from cl_bench.testing import _engine as engine
 
+__all__ = ["clip", "images"]  # pytest finds the fixtures here
+
 SETS = sys.modules[find("cl_bench.scenarios", "vlm_glyphs").__module__].DOMAINS
-SPACE = LabelSpace((0, 1, 2), ("digit zero", "digit one", "digit two"))
 TOLD = {"digit zero": "A closed ring, a ring that is round.", "digit one": "A stroke: an upright stroke.",
         "digit two": "A hook and a base."}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    return find("cl_bench.backbones", "glyph_clip")()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    data = digits("test")
-    return torch.stack([data.x[data.y == c][k] for k in range(2) for c in range(3)]).float() / 255
-
-
-def experience(labels: tuple[int, ...], each: int = 6) -> Experience:
-    data = digits("train")
-    rows = torch.cat([(data.y == c).nonzero().flatten()[:each] for c in labels])
-    return Experience("e", LabelSpace(labels, tuple(SPACE.names[c] for c in labels)), data.subset(rows))
 
 
 def built(clip: Any, **options: Any) -> Any:

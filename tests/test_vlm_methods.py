@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from vlm_toys import SPACE, clip, images
 
 from cl_bench import Experience, LabelSpace, StreamFacts
 from cl_bench.cli import main
@@ -17,21 +18,11 @@ from cl_bench.engine.compute import Compute
 from cl_bench.registry import entries, find
 from cl_bench.testing import _engine as engine
 
-SPACE = LabelSpace((0, 1, 2), ("digit zero", "digit one", "digit two"))
+__all__ = ["clip", "images"]  # pytest finds the fixtures here
+
 EPISODIC = ("zero", "mta", "tps", "sts", "tpt", "c_tpt", "r_tpt")
 ONLINE = ("tda", "dmn", "onzeta", "boostadapter", "ecalp", "tfup")
 OPTIONS = {"onzeta": {}, "ecalp": {}, "tfup": {"pool": 4, "shots": 1}}  # of those that see one view
-
-
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    return find("cl_bench.backbones", "glyph_clip")()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    data = digits("test")
-    return torch.stack([data.x[data.y == c][k] for k in range(2) for c in range(3)]).float() / 255
 
 
 def deployed(name: str, clip: Any, **options: Any) -> Any:

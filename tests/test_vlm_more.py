@@ -12,31 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_vectors import core
+from vlm_toys import SPACE, clip, experience, images
 
-from cl_bench import Experience, LabelSpace, UserError
+from cl_bench import UserError
 from cl_bench.command.config import parse
-from cl_bench.data.digits import digits
 from cl_bench.registry import find
 from cl_bench.testing import _engine as engine
 
-SPACE = LabelSpace((0, 1, 2), ("digit zero", "digit one", "digit two"))
-
-
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    return find("cl_bench.backbones", "glyph_clip")()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    data = digits("test")
-    return torch.stack([data.x[data.y == c][k] for k in range(2) for c in range(3)]).float() / 255
-
-
-def experience(labels: tuple[int, ...], each: int = 6) -> Experience:
-    data = digits("train")
-    rows = torch.cat([(data.y == c).nonzero().flatten()[:each] for c in labels])
-    return Experience("e", LabelSpace(labels, tuple(SPACE.names[c] for c in labels)), data.subset(rows))
+__all__ = ["clip", "images"]  # pytest finds the fixtures here
 
 
 def built(name: str, clip: Any, **options: Any) -> Any:

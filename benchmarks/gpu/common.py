@@ -86,9 +86,10 @@ def machine(device: torch.device, full: bool = False) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit that the checkout stands at, where git tells it."""
-    asked = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"],
-                           capture_output=True, text=True)
-    return asked.stdout.strip() or "not known"
+    from cl_bench.records.results import git_state
+
+    state = git_state(Path(__file__).parent)
+    return f"{state['commit'][:7]}{'-dirty' if state['dirty'] else ''}" if state["commit"] else "not known"
 
 
 def keep_figures(out: Path, part: str, doc: str | None, rows: list[dict[str, Any]], load: bool = True, **more: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -104,16 +103,17 @@ class Pool:
             return
         of = torch.bucketize(order, self._ends, right=True)
         row = order - torch.tensor(self.starts)[of]
-        found: list[tuple[int, int, Tensor, Tensor]] = []
-        for batch, (which, rows) in enumerate(zip(of.split(self.size), row.split(self.size), strict=True)):
-            for k in which.unique().tolist():
-                at = (which == k).nonzero().flatten()
-                found.append((batch, k, at, rows[at]))
-        counts = [len(at) for _, _, at, _ in found]
-        moved = [torch.cat([f[part] for f in found]).to(self.device).split(counts) for part in (2, 3)]  # type: ignore[misc]
-        entries = iter([(f[0], (f[1], at, rows)) for f, at, rows in zip(found, *moved, strict=True)])
-        for _, group in groupby(entries, key=lambda e: e[0]):
-            yield [entry for _, entry in group]
+        sets, places, numbers = [], [], []
+        for which, rows in zip(of.split(self.size), row.split(self.size), strict=True):
+            sets.append(which.unique().tolist())
+            here = [(which == k).nonzero().flatten() for k in sets[-1]]
+            places += here
+            numbers += [rows[at] for at in here]
+        counts = [len(at) for at in places]
+        moved = (iter(torch.cat(parts).to(self.device).split(counts)) for parts in (places, numbers))
+        at_next, rows_next = moved
+        for batch in sets:
+            yield [(k, next(at_next), next(rows_next)) for k in batch]
 
     def _gather(self, count: int, located: list[tuple[int, Tensor, Tensor]]) -> Tensor:
         held = self.held

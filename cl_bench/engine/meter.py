@@ -126,6 +126,11 @@ def held_memory() -> int | None:
     """Bytes held now: on the GPU if one is in use, else by this process; None where the platform does not say."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.memory_allocated())
+    return resident()
+
+
+def resident() -> int | None:
+    """Bytes of the host's memory that this process holds now; None where the platform does not say."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
